@@ -1,0 +1,165 @@
+//! Which tokens did the revision change?
+//!
+//! [`Aligner::align`] compares an original and a revised sequence and returns an [`Alignment`]: one mask per sequence (what was
+//! [removed](Alignment::removed), what was [added](Alignment::added)) and the [spans](Alignment::spans) behind them.
+//! Items are anything that is `Eq + Hash + Ord`: token ids, words, characters.
+//!
+//! # Which aligner?
+//!
+//! * [`Aligner::Levenshtein`], the default, is what the FIGA paper's reference code uses. It makes as few insertions, deletions
+//!   *and substitutions* as possible, and where several edit scripts are equally short it picks the one that
+//!   `Levenshtein.editops(original, revised)` of the Python packages Levenshtein and RapidFuzz picks.
+//! * The diffs ([`Myers`](Aligner::Myers), [`Patience`](Aligner::Patience), [`Histogram`](Aligner::Histogram),
+//!   [`Hunt`](Aligner::Hunt)) know insertions and deletions only, so their masks differ. `Myers` is minimal in that sense; `Patience`
+//!   and `Histogram` anchor on rare items, which reads well when whole sentences move.
+//!
+//! ```
+//! use figa_loss::{Aligner, EditTag, editops};
+//!
+//! let original = ["Sydney", "is", "the", "capital", "."];
+//! let revised = ["Canberra", "is", "the", "federal", "capital", "."];
+//! let alignment = Aligner::Levenshtein.align(&original, &revised);
+//! assert_eq!(alignment.removed(), [true, false, false, false, false]);
+//! assert_eq!(alignment.added(), [true, false, false, true, false, false]);
+//!
+//! let ops = editops(&original, &revised);
+//! assert_eq!(ops[1].tag, EditTag::Insert);
+//! assert_eq!((ops[1].src_pos, ops[1].dest_pos), (3, 3));
+//! ```
+
+mod diff;
+mod levenshtein;
+
+use std::hash::Hash;
+use std::ops::Range;
+
+pub use levenshtein::{distance, editops};
+
+/// What an edit does, in the vocabulary of RapidFuzz and python-Levenshtein.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EditTag {
+    /// One item of the source gives way to one of the destination.
+    Replace,
+    /// An item of the destination is new.
+    Insert,
+    /// An item of the source is gone.
+    Delete,
+}
+
+/// One step of an edit script from `source` to `dest`, as [`editops`] returns it.
+///
+/// Both positions count in the unedited sequences. An insert happens in front of `source[src_pos]`; a delete leaves the script at
+/// `dest[dest_pos]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EditOp {
+    /// Replace, insert or delete.
+    pub tag: EditTag,
+    /// Position in the source.
+    pub src_pos: usize,
+    /// Position in the destination.
+    pub dest_pos: usize,
+}
+
+/// A maximal run of edits of one kind: `original[span.original]` became `revised[span.revised]`.
+///
+/// An [`EditTag::Insert`] has an empty `original` range, an [`EditTag::Delete`] an empty `revised` range. The two ranges of an
+/// [`EditTag::Replace`] are equally long under [`Aligner::Levenshtein`]; under a diff they need not be.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Span {
+    /// Replace, insert or delete.
+    pub tag: EditTag,
+    /// The items that are no longer there.
+    pub original: Range<usize>,
+    /// The items that are new.
+    pub revised: Range<usize>,
+}
+
+/// How to find the changes; see [which aligner?](crate::align#which-aligner)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Aligner {
+    /// Fewest insertions, deletions and substitutions, with the ties of python-Levenshtein.
+    #[default]
+    Levenshtein,
+    /// Fewest insertions and deletions.
+    Myers,
+    /// Anchors on items that occur once on both sides.
+    Patience,
+    /// Anchors on the rarest items, as `git diff --histogram` does.
+    Histogram,
+    /// Hunt's longest common subsequence over matching positions.
+    Hunt,
+}
+
+impl Aligner {
+    /// Aligns `original` with `revised`. Empty sequences are fine.
+    pub fn align<T: Eq + Hash + Ord>(self, original: &[T], revised: &[T]) -> Alignment {
+        let spans = match self {
+            Aligner::Levenshtein => join(&editops(original, revised)),
+            Aligner::Myers => diff::spans(similar::Algorithm::RawMyers, original, revised),
+            Aligner::Patience => diff::spans(similar::Algorithm::Patience, original, revised),
+            Aligner::Histogram => diff::spans(similar::Algorithm::Histogram, original, revised),
+            Aligner::Hunt => diff::spans(similar::Algorithm::Hunt, original, revised),
+        };
+        Alignment::new(original.len(), revised.len(), spans)
+    }
+}
+
+/// The changes between two sequences. The items that neither mask marks are the same on both sides, in the same order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alignment {
+    removed: Vec<bool>,
+    added: Vec<bool>,
+    spans: Vec<Span>,
+}
+
+impl Alignment {
+    fn new(original_len: usize, revised_len: usize, spans: Vec<Span>) -> Self {
+        let mut removed = vec![false; original_len];
+        let mut added = vec![false; revised_len];
+        for span in &spans {
+            removed[span.original.clone()].fill(true);
+            added[span.revised.clone()].fill(true);
+        }
+        Self { removed, added, spans }
+    }
+
+    /// One flag per original item: was it deleted or substituted?
+    pub fn removed(&self) -> &[bool] {
+        &self.removed
+    }
+
+    /// One flag per revised item: was it inserted, or did it take another's place?
+    pub fn added(&self) -> &[bool] {
+        &self.added
+    }
+
+    /// The changes in order; what lies between them was kept.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+}
+
+/// Joins edits that continue each other into spans.
+fn join(ops: &[EditOp]) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    for op in ops {
+        let (src, dest) = match op.tag {
+            EditTag::Replace => (1, 1),
+            EditTag::Insert => (0, 1),
+            EditTag::Delete => (1, 0),
+        };
+        match spans.last_mut() {
+            Some(last) if last.tag == op.tag && last.original.end == op.src_pos && last.revised.end == op.dest_pos => {
+                last.original.end += src;
+                last.revised.end += dest;
+            }
+            _ => spans.push(Span {
+                tag: op.tag,
+                original: op.src_pos..op.src_pos + src,
+                revised: op.dest_pos..op.dest_pos + dest,
+            }),
+        }
+    }
+    spans
+}

@@ -1,0 +1,46 @@
+//! From a record to the rows of a batch, by way of one worked example.
+//!
+//! 1. An [`SpaRecord`] holds an instruction, the model's original answer and a minimally revised one. [`SpaRecord::read`] loads a file of them.
+//! 2. A [`PromptTemplate`] renders what stands in front of both answers.
+//! 3. A [`PairEncoder`] tokenizes prompt and answer together, aligns the tokens of the two answers, and gives each token its label and weight:
+//!    an [`EncodedPair`] of two [`Example`]s.
+//! 4. [`collate`] pads examples to a [`Batch`], which becomes tensors with [`Batch::to_tensors`](Batch::to_tensors) (feature `torch`).
+//!
+//! ```
+//! use figa_loss::tokenizers::{Tokenizer, models::wordlevel::WordLevel, pre_tokenizers::whitespace::WhitespaceSplit};
+//! use figa_loss::{PairEncoder, PromptTemplate, SpaRecord, collate};
+//!
+//! // A tokenizer of six words. A real one comes from `Tokenizer::from_file("tokenizer.json")`.
+//! let vocab = ["</s>", "Colour?", "The", "sky", "is", "green", "blue"];
+//! let vocab = vocab.iter().enumerate().map(|(id, token)| (token.to_string(), id as u32)).collect();
+//! let model = WordLevel::builder().vocab(vocab).unk_token("</s>".into()).build().unwrap();
+//! let mut tokenizer = Tokenizer::new(model);
+//! tokenizer.with_pre_tokenizer(Some(WhitespaceSplit));
+//!
+//! let mut encoder = PairEncoder::new(tokenizer, "</s>")?;
+//! encoder.template = PromptTemplate::Plain;
+//! let pair = encoder.encode(&SpaRecord {
+//!     instruction: "Colour?".into(),
+//!     original_output: "The sky is green".into(),
+//!     revised_output: "The sky is blue".into(),
+//!     ..SpaRecord::default()
+//! })?;
+//! let batch = collate([&pair.original, &pair.revised], encoder.eos_id())?;
+//!
+//! // prompt, The, sky, is, green or blue, </s>
+//! assert_eq!(batch.labels, [-100, 2, 3, 4, 5, 0, -100, 2, 3, 4, 6, 0]);
+//! assert_eq!(batch.weights, [0.0, 0.0, 0.0, 0.0, -0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]);
+//! # Ok::<(), figa_loss::Error>(())
+//! ```
+
+mod collate;
+mod encode;
+mod prompt;
+mod record;
+
+#[cfg(feature = "torch")]
+pub use collate::BatchTensors;
+pub use collate::{Batch, collate};
+pub use encode::{EncodedPair, Example, PairEncoder};
+pub use prompt::PromptTemplate;
+pub use record::SpaRecord;

@@ -1,0 +1,104 @@
+//! Rows become a right-padded batch, and the batch becomes tensors.
+
+use super::encode::Example;
+use crate::error::{Error, Result};
+use crate::weights::IGNORE_INDEX;
+
+/// Rows padded on the right to the longest of them. Every list holds `batch_size * seq_len` entries, row after row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Number of rows, `B`.
+    pub batch_size: usize,
+    /// Tokens per row, `S`.
+    pub seq_len: usize,
+    /// Token ids; `pad_id` in the padding.
+    pub input_ids: Vec<i64>,
+    /// True for tokens, false for padding.
+    pub attention_mask: Vec<bool>,
+    /// [`IGNORE_INDEX`] in prompt and padding.
+    pub labels: Vec<i64>,
+    /// 0 in prompt and padding.
+    pub weights: Vec<f32>,
+}
+
+/// Pads examples to one batch.
+///
+/// The attention mask follows from the lengths, so `pad_id` may be any id, that of EOS included. No examples give a batch of 0 x 0.
+///
+/// # Errors
+/// [`Error::RowLength`] if the lists of an example differ in length.
+pub fn collate<'a>(examples: impl IntoIterator<Item = &'a Example>, pad_id: u32) -> Result<Batch> {
+    let examples: Vec<&Example> = examples.into_iter().collect();
+    let (batch_size, seq_len) = (examples.len(), examples.iter().map(|e| e.input_ids.len()).max().unwrap_or(0));
+    let size = batch_size * seq_len;
+    let mut batch = Batch {
+        batch_size,
+        seq_len,
+        input_ids: Vec::with_capacity(size),
+        attention_mask: Vec::with_capacity(size),
+        labels: Vec::with_capacity(size),
+        weights: Vec::with_capacity(size),
+    };
+    for (index, example) in examples.into_iter().enumerate() {
+        let expected = example.input_ids.len();
+        for (part, actual) in [("labels", example.labels.len()), ("weights", example.weights.len())] {
+            if actual != expected {
+                return Err(Error::RowLength { index, part, expected, actual });
+            }
+        }
+        let end = (index + 1) * seq_len;
+        batch.input_ids.extend(example.input_ids.iter().map(|&id| i64::from(id)));
+        batch.attention_mask.resize(index * seq_len + expected, true);
+        batch.labels.extend_from_slice(&example.labels);
+        batch.weights.extend_from_slice(&example.weights);
+        batch.input_ids.resize(end, i64::from(pad_id));
+        batch.attention_mask.resize(end, false);
+        batch.labels.resize(end, IGNORE_INDEX);
+        batch.weights.resize(end, 0.0);
+    }
+    Ok(batch)
+}
+
+/// A [`Batch`] on a device. All four tensors have the shape `[B, S]`.
+#[cfg(feature = "torch")]
+#[derive(Debug)]
+pub struct BatchTensors {
+    /// int64.
+    pub input_ids: tch::Tensor,
+    /// bool, true for tokens. A causal model needs no mask here: the padding is on the right.
+    pub attention_mask: tch::Tensor,
+    /// int64.
+    pub labels: tch::Tensor,
+    /// float32.
+    pub weights: tch::Tensor,
+}
+
+#[cfg(feature = "torch")]
+impl Batch {
+    /// Copies the batch to a device.
+    ///
+    /// # Errors
+    /// [`Error::Value`] if a list does not have `batch_size * seq_len` entries, [`Error::Torch`] if the device has no room.
+    pub fn to_tensors(&self, device: tch::Device) -> Result<BatchTensors> {
+        Ok(BatchTensors {
+            input_ids: self.tensor("batch.input_ids", &self.input_ids, device)?,
+            attention_mask: self.tensor("batch.attention_mask", &self.attention_mask, device)?,
+            labels: self.tensor("batch.labels", &self.labels, device)?,
+            weights: self.tensor("batch.weights", &self.weights, device)?,
+        })
+    }
+
+    fn tensor<T: tch::kind::Element>(
+        &self,
+        argument: &'static str,
+        data: &[T],
+        device: tch::Device,
+    ) -> Result<tch::Tensor> {
+        if data.len() != self.batch_size * self.seq_len {
+            let actual = format!("{} entries for {} x {}", data.len(), self.batch_size, self.seq_len);
+            return Err(Error::Value { argument, expected: "batch_size * seq_len entries", actual });
+        }
+        let shape = [self.batch_size as i64, self.seq_len as i64];
+        Ok(tch::Tensor::f_from_slice(data)?.f_reshape(shape)?.f_to_device(device)?)
+    }
+}

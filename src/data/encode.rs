@@ -1,0 +1,146 @@
+//! A record becomes two rows: the original response with its penalties and the revised one with its rewards.
+
+use std::ops::Range;
+
+use tokenizers::{Encoding, Tokenizer};
+
+use super::prompt::PromptTemplate;
+use super::record::SpaRecord;
+use crate::align::Aligner;
+use crate::error::{Error, Result};
+use crate::weights::{FigaWeights, IGNORE_INDEX, Side, TokenLabel, label_tokens};
+
+/// One row of a batch. All four lists have one entry per token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Example {
+    /// Prompt, response and EOS.
+    pub input_ids: Vec<u32>,
+    /// The token's own id in the response, [`IGNORE_INDEX`] in the prompt; unshifted, as in Hugging Face.
+    pub labels: Vec<i64>,
+    /// The signed weight of each token.
+    pub weights: Vec<f32>,
+    /// Why it has that weight.
+    pub token_labels: Vec<TokenLabel>,
+}
+
+/// The two rows of a record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncodedPair {
+    /// The row that is penalised where the revision removed something.
+    pub original: Example,
+    /// The row that is rewarded where the revision added something.
+    pub revised: Example,
+}
+
+/// Turns records into rows. Change its public fields to configure it.
+///
+/// * Prompt and response are tokenized in one go, as the model will see them. A token belongs to the response if it covers at least one of its
+///   bytes, so a token that straddles the boundary counts as response.
+/// * The response's tokens alone are aligned, EOS included, and before anything is cut: a token keeps its true label even if
+///   `max_length` cuts its counterpart off.
+/// * One EOS ends each row. A tokenizer that appends special tokens of its own has them replaced by it; a BOS in front stays.
+#[derive(Debug, Clone)]
+pub struct PairEncoder {
+    tokenizer: Tokenizer,
+    eos_id: u32,
+    /// The prompt in front of both responses; [`PromptTemplate::Alpaca`] by default.
+    pub template: PromptTemplate,
+    /// How to find the changes; [`Aligner::Levenshtein`] by default.
+    pub aligner: Aligner,
+    /// What the changes weigh.
+    pub weights: FigaWeights,
+    /// Rows are cut after so many tokens; `None`, the default, cuts nothing.
+    pub max_length: Option<usize>,
+}
+
+impl PairEncoder {
+    /// An encoder with default settings. Padding and truncation that the tokenizer's file may ask for are switched off.
+    ///
+    /// # Errors
+    /// [`Error::MissingToken`] if the tokenizer does not know `eos_token`.
+    pub fn new(mut tokenizer: Tokenizer, eos_token: &str) -> Result<Self> {
+        let eos_id = tokenizer.token_to_id(eos_token).ok_or_else(|| Error::MissingToken { token: eos_token.into() })?;
+        tokenizer.with_padding(None).with_truncation(None).map_err(Error::Tokenizer)?;
+        Ok(Self {
+            tokenizer,
+            eos_id,
+            template: PromptTemplate::default(),
+            aligner: Aligner::default(),
+            weights: FigaWeights::default(),
+            max_length: None,
+        })
+    }
+
+    /// The id of the end-of-sequence token. It also serves as the `pad_id` of [`collate`](super::collate): padding is told by length, never by id.
+    pub fn eos_id(&self) -> u32 {
+        self.eos_id
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Encodes, aligns and weighs one record.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if tokenization fails, [`Error::PromptTooLong`] if `max_length` leaves no token of a response, [`Error::Value`]
+    /// for weights that are not finite.
+    pub fn encode(&self, record: &SpaRecord) -> Result<EncodedPair> {
+        self.weights.validate()?;
+        let prompt = self.template.render(record);
+        let original = self.row(&prompt, &record.original_output)?;
+        let revised = self.row(&prompt, &record.revised_output)?;
+        let alignment = self.aligner.align(original.response(), revised.response());
+        let finish = |row: Row, side| {
+            let labels = label_tokens(&alignment, side, row.response(), &self.eos_id);
+            self.finish(row, side, &labels)
+        };
+        Ok(EncodedPair { original: finish(original, Side::Original)?, revised: finish(revised, Side::Revised)? })
+    }
+
+    fn row(&self, prompt: &str, response: &str) -> Result<Row> {
+        let encoding = self.tokenizer.encode(format!("{prompt}{response}"), true).map_err(Error::Tokenizer)?;
+        let response = response_tokens(&encoding, prompt.len());
+        let mut ids = encoding.get_ids()[..response.end].to_vec();
+        ids.push(self.eos_id);
+        Ok(Row { ids, prompt_tokens: response.start })
+    }
+
+    fn finish(&self, row: Row, side: Side, response_labels: &[TokenLabel]) -> Result<Example> {
+        let Row { ids: mut input_ids, prompt_tokens } = row;
+        let mut token_labels = vec![TokenLabel::Ignored; prompt_tokens];
+        token_labels.extend_from_slice(response_labels);
+        if let Some(max_length) = self.max_length {
+            if prompt_tokens >= max_length {
+                return Err(Error::PromptTooLong { side, prompt_tokens, max_length });
+            }
+            input_ids.truncate(max_length);
+            token_labels.truncate(max_length);
+        }
+        let weights = token_labels.iter().map(|&label| self.weights.weight(side, label)).collect();
+        let labels = input_ids.iter().map(|&id| i64::from(id)).enumerate();
+        let labels = labels.map(|(i, id)| if i < prompt_tokens { IGNORE_INDEX } else { id }).collect();
+        Ok(Example { input_ids, labels, weights, token_labels })
+    }
+}
+
+/// The ids of prompt, response and EOS.
+struct Row {
+    ids: Vec<u32>,
+    prompt_tokens: usize,
+}
+
+impl Row {
+    fn response(&self) -> &[u32] {
+        &self.ids[self.prompt_tokens..]
+    }
+}
+
+/// The tokens that cover text behind byte `boundary`; special tokens that the tokenizer put around the text are outside.
+fn response_tokens(encoding: &Encoding, boundary: usize) -> Range<usize> {
+    let special = encoding.get_special_tokens_mask();
+    let end = special.iter().rposition(|&special| special == 0).map_or(encoding.len(), |last| last + 1);
+    let covers = |i: &usize| special[*i] == 0 && encoding.get_offsets()[*i].1 > boundary;
+    (0..end).find(covers).unwrap_or(end)..end
+}

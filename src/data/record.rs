@@ -1,0 +1,67 @@
+//! Records and the files that hold them.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// One record of SPA, the format of the FIGA paper's data: an instruction, and an answer before and after its minimal revision.
+///
+/// All fields are strings, `input` may be absent, other fields are ignored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaRecord {
+    /// What the model was asked.
+    pub instruction: String,
+    /// The material the instruction works on; empty where there is none.
+    #[serde(default)]
+    pub input: String,
+    /// The ground truth. The loss does not use it.
+    pub output: String,
+    /// The model's own answer.
+    pub original_output: String,
+    /// The answer after as small a change as makes it good.
+    pub revised_output: String,
+}
+
+impl SpaRecord {
+    /// Reads all records of a file: a `.json` file holds one array, a `.jsonl` file one record a line (blank lines are allowed).
+    ///
+    /// # Errors
+    /// [`Error::Format`] for another name, [`Error::Io`] when the file cannot be read, [`Error::Record`] with path, line and column for
+    /// the first broken record.
+    pub fn read(path: impl AsRef<Path>) -> Result<Vec<Self>> {
+        let path = path.as_ref();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let lines = match extension {
+            Some("jsonl") => true,
+            Some("json") => false,
+            _ => return Err(Error::Format { path: path.into() }),
+        };
+        let bytes = fs::read(path).map_err(|source| Error::Io { path: path.into(), source })?;
+        let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes); // byte order mark
+        if lines {
+            parse_lines(path, bytes)
+        } else {
+            serde_json::from_slice(bytes).map_err(|error| broken(path, 0, &error))
+        }
+    }
+}
+
+fn parse_lines(path: &Path, bytes: &[u8]) -> Result<Vec<SpaRecord>> {
+    bytes
+        .split(|&byte| byte == b'\n')
+        .enumerate()
+        .filter(|(_, line)| !line.trim_ascii().is_empty())
+        .map(|(index, line)| serde_json::from_slice(line).map_err(|error| broken(path, index, &error)))
+        .collect()
+}
+
+/// An error in a text that starts after `lines_before` lines of the file.
+fn broken(path: &Path, lines_before: usize, error: &serde_json::Error) -> Error {
+    let message = error.to_string();
+    // serde_json ends its messages with a position of its own, which would contradict ours.
+    let message = message.rsplit_once(" at line ").map_or(&*message, |(message, _)| message).to_owned();
+    Error::Record { path: path.into(), line: lines_before + error.line(), column: error.column(), message }
+}

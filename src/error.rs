@@ -1,0 +1,159 @@
+//! The one error type. Every message is a single line: what was wrong, what was expected, what came, what to do.
+
+#[cfg(feature = "data")]
+use std::path::PathBuf;
+
+/// `std::result::Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A value is outside of its domain.
+    #[error("{argument}: expected {expected}, got {actual}")]
+    Value {
+        /// The argument or field, as the caller spelled it.
+        argument: &'static str,
+        /// What would have been right.
+        expected: &'static str,
+        /// What came instead.
+        actual: String,
+    },
+
+    /// The parts of a row, or the rows of a batch, do not fit each other.
+    #[error("example {index}: {part} has {actual} entries but input_ids has {expected}")]
+    RowLength {
+        /// Position of the example among those collated.
+        index: usize,
+        /// The field with the wrong length.
+        part: &'static str,
+        /// The length of `input_ids`.
+        expected: usize,
+        /// The length of `part`.
+        actual: usize,
+    },
+
+    /// A file could not be read.
+    #[cfg(feature = "data")]
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+
+    /// A record of a data file is broken.
+    #[cfg(feature = "data")]
+    #[error(
+        "{}:{line}:{column}: {message}; a record is an object with the strings instruction, input (optional), output, original_output and revised_output",
+        path.display()
+    )]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// The line of the error, from 1.
+        line: usize,
+        /// The column of the error, from 1, in bytes.
+        column: usize,
+        /// What is wrong there.
+        message: String,
+    },
+
+    /// The name of a data file does not say its format.
+    #[cfg(feature = "data")]
+    #[error("{}: expected a name that ends in .json (one array) or .jsonl (one record a line)", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The tokenizer does not know a token it needs.
+    #[cfg(feature = "data")]
+    #[error(
+        "the tokenizer has no token {token:?}; name the end-of-sequence token of its model, or add this one to the tokenizer"
+    )]
+    MissingToken {
+        /// The token that was looked up.
+        token: String,
+    },
+
+    /// The tokenizer failed.
+    #[cfg(feature = "data")]
+    #[error("tokenizer: {0}")]
+    Tokenizer(#[source] tokenizers::Error),
+
+    /// A prompt leaves no room for a single token of the response.
+    #[cfg(feature = "data")]
+    #[error(
+        "the prompt has {prompt_tokens} tokens and max_length is {max_length}: no token of the {side:?} response is left; raise max_length or leave the record out"
+    )]
+    PromptTooLong {
+        /// The response that does not fit.
+        side: crate::weights::Side,
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// The limit.
+        max_length: usize,
+    },
+
+    /// A tensor has the wrong shape.
+    #[cfg(feature = "torch")]
+    #[error("{argument}: expected shape {expected}, got {actual:?}")]
+    Shape {
+        /// The argument.
+        argument: &'static str,
+        /// The letters and what they stand for in this call, such as `[B, S] = [2, 7]`.
+        expected: String,
+        /// The shape that came.
+        actual: Vec<i64>,
+    },
+
+    /// A tensor has the wrong element type.
+    #[cfg(feature = "torch")]
+    #[error("{argument}: expected dtype {expected}, got {actual:?}; convert it with to_kind")]
+    Dtype {
+        /// The argument.
+        argument: &'static str,
+        /// The types that are accepted.
+        expected: &'static str,
+        /// The type that came.
+        actual: tch::Kind,
+    },
+
+    /// A tensor is on another device than `logits`.
+    #[cfg(feature = "torch")]
+    #[error("{argument}: expected device {expected:?} as logits, got {actual:?}; move it with to_device")]
+    Device {
+        /// The argument.
+        argument: &'static str,
+        /// The device of `logits`.
+        expected: tch::Device,
+        /// The device of the argument.
+        actual: tch::Device,
+    },
+
+    /// A label names no column of `logits`.
+    #[cfg(feature = "torch")]
+    #[error(
+        "labels[{row}, {position}] is {label}: expected 0 <= label < V = {vocab}, or ignore_index = {ignore_index}"
+    )]
+    LabelOutOfRange {
+        /// Row of `labels`.
+        row: i64,
+        /// Position in the row.
+        position: i64,
+        /// The label found there.
+        label: i64,
+        /// Columns of `logits`.
+        vocab: i64,
+        /// The label that would have been skipped.
+        ignore_index: i64,
+    },
+
+    /// libtorch failed: out of memory, for example.
+    #[cfg(feature = "torch")]
+    #[error(transparent)]
+    Torch(#[from] tch::TchError),
+}

@@ -1,0 +1,150 @@
+//! The aligners: against python-Levenshtein, and against what an alignment means.
+
+use figa_loss::{Aligner, Alignment, EditOp, EditTag, distance, editops};
+use proptest::prelude::*;
+
+const ALIGNERS: [Aligner; 5] =
+    [Aligner::Levenshtein, Aligner::Myers, Aligner::Patience, Aligner::Histogram, Aligner::Hunt];
+
+#[cfg(feature = "data")]
+#[test]
+fn editops_equal_those_of_python_levenshtein() {
+    #[derive(serde::Deserialize)]
+    struct Pair {
+        source: Vec<serde_json::Value>,
+        dest: Vec<serde_json::Value>,
+        ops: Vec<(usize, usize, usize)>,
+    }
+    const TAGS: [EditTag; 3] = [EditTag::Replace, EditTag::Insert, EditTag::Delete];
+
+    let lines = include_str!("fixtures/editops.jsonl").lines();
+    let mut pairs = 0;
+    for (number, line) in lines.enumerate() {
+        let pair: Pair = serde_json::from_str(line).unwrap();
+        let expected: Vec<EditOp> =
+            pair.ops.iter().map(|&(tag, src_pos, dest_pos)| EditOp { tag: TAGS[tag], src_pos, dest_pos }).collect();
+        assert_eq!(editops(&pair.source, &pair.dest), expected, "pair {}", number + 1);
+        assert_eq!(distance(&pair.source, &pair.dest), expected.len(), "pair {}", number + 1);
+        pairs += 1;
+    }
+    assert!(pairs > 3000, "only {pairs} pairs in the fixture");
+}
+
+/// What the script makes of `source`, without looking at the positions in `dest` it does not write.
+fn apply(ops: &[EditOp], source: &[u8], dest: &[u8]) -> Vec<u8> {
+    let (mut out, mut next) = (Vec::new(), 0);
+    for op in ops {
+        out.extend_from_slice(&source[next..op.src_pos]);
+        assert_eq!(out.len(), op.dest_pos, "{op:?} is out of place");
+        next = op.src_pos + usize::from(op.tag != EditTag::Insert);
+        if op.tag != EditTag::Delete {
+            out.push(dest[op.dest_pos]);
+        }
+    }
+    out.extend_from_slice(&source[next..]);
+    out
+}
+
+fn kept<T: Clone>(items: &[T], changed: &[bool]) -> Vec<T> {
+    items.iter().zip(changed).filter(|&(_, &changed)| !changed).map(|(item, _)| item.clone()).collect()
+}
+
+/// Spans lie in order, do not touch both sides twice, and say the same as the masks.
+fn check_spans(alignment: &Alignment) {
+    let (mut original, mut revised) = (0, 0);
+    let (mut removed, mut added) = (vec![], vec![]);
+    for span in alignment.spans() {
+        assert_eq!(
+            span.original.start - original,
+            span.revised.start - revised,
+            "kept runs differ in length at {span:?}"
+        );
+        removed.resize(span.original.start, false);
+        added.resize(span.revised.start, false);
+        (original, revised) = (span.original.end, span.revised.end);
+        removed.resize(original, true);
+        added.resize(revised, true);
+        let tag = match (span.original.is_empty(), span.revised.is_empty()) {
+            (false, false) => EditTag::Replace,
+            (true, false) => EditTag::Insert,
+            (false, true) => EditTag::Delete,
+            (true, true) => panic!("an empty span"),
+        };
+        assert_eq!(span.tag, tag);
+    }
+    removed.resize(alignment.removed().len(), false);
+    added.resize(alignment.added().len(), false);
+    assert_eq!((&*removed, &*added), (alignment.removed(), alignment.added()));
+}
+
+/// Two sequences over a small alphabet, the second either unrelated or an edited copy of the first.
+fn pair() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
+    let side = || (1..6u8).prop_flat_map(|alphabet| prop::collection::vec(0..alphabet, 0..40));
+    let edited = (side(), prop::collection::vec((any::<prop::sample::Index>(), 0..3u8, 0..5u8), 0..12)).prop_map(
+        |(source, edits)| {
+            let mut dest = source.clone();
+            for (index, kind, item) in edits {
+                let at = index.index(dest.len() + 1);
+                match kind {
+                    0 => dest.insert(at, item),
+                    1 if at < dest.len() => dest[at] = item,
+                    2 if at < dest.len() => drop(dest.remove(at)),
+                    _ => {}
+                }
+            }
+            (source, dest)
+        },
+    );
+    prop_oneof![(side(), side()), edited]
+}
+
+proptest! {
+    #[test]
+    fn editops_lead_to_the_destination_in_distance_steps((source, dest) in pair()) {
+        let ops = editops(&source, &dest);
+        prop_assert_eq!(apply(&ops, &source, &dest), dest.clone());
+        prop_assert_eq!(ops.len(), distance(&source, &dest));
+        prop_assert_eq!(distance(&source, &dest), distance(&dest, &source));
+    }
+
+    #[test]
+    fn what_no_mask_marks_is_equal((original, revised) in pair()) {
+        for aligner in ALIGNERS {
+            let alignment = aligner.align(&original, &revised);
+            prop_assert_eq!(kept(&original, alignment.removed()), kept(&revised, alignment.added()), "{:?}", aligner);
+            check_spans(&alignment);
+        }
+    }
+
+    #[test]
+    fn myers_makes_the_fewest_insertions_and_deletions((original, revised) in pair()) {
+        let changes = |aligner: Aligner| {
+            let alignment = aligner.align(&original, &revised);
+            alignment.removed().iter().chain(alignment.added()).filter(|&&changed| changed).count()
+        };
+        for aligner in ALIGNERS {
+            prop_assert!(changes(Aligner::Myers) <= changes(aligner), "{:?}", aligner);
+        }
+    }
+}
+
+#[test]
+fn ties_go_the_way_of_the_contract() {
+    use EditTag::{Delete, Insert, Replace};
+    let ops = |source: &str, dest: &str| -> Vec<(EditTag, usize, usize)> {
+        editops(source.as_bytes(), dest.as_bytes()).iter().map(|op| (op.tag, op.src_pos, op.dest_pos)).collect()
+    };
+    assert_eq!(ops("", ""), []);
+    assert_eq!(ops("", "ab"), [(Insert, 0, 0), (Insert, 0, 1)]);
+    assert_eq!(ops("ab", ""), [(Delete, 0, 0), (Delete, 1, 0)]);
+    assert_eq!(ops("aaaa", "aa"), [(Delete, 2, 2), (Delete, 3, 2)]);
+    assert_eq!(ops("ab", "ba"), [(Insert, 0, 0), (Delete, 1, 2)]);
+    assert_eq!(ops("kitten", "sitting"), [(Replace, 0, 0), (Replace, 4, 4), (Insert, 6, 6)]);
+}
+
+#[test]
+fn equal_steps_join_into_one_span() {
+    let alignment = Aligner::Levenshtein.align(b"xabcy", b"xdefyzz");
+    let spans: Vec<_> = alignment.spans().iter().map(|s| (s.tag, s.original.clone(), s.revised.clone())).collect();
+    assert_eq!(spans, [(EditTag::Replace, 1..4, 1..4), (EditTag::Insert, 5..5, 5..7)]);
+}

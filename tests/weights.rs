@@ -1,0 +1,49 @@
+//! Labels and weights, line by line of the table in `weights`.
+
+use figa_loss::TokenLabel::{Deleted, Eos, Ignored, Inserted, Kept, Substituted};
+use figa_loss::{Aligner, Error, FigaWeights, Side, TokenLabel, label_tokens};
+
+const EOS: u32 = 0;
+
+fn labels(original: &[u32], revised: &[u32]) -> (Vec<TokenLabel>, Vec<TokenLabel>) {
+    let alignment = Aligner::Levenshtein.align(original, revised);
+    (label_tokens(&alignment, Side::Original, original, &EOS), label_tokens(&alignment, Side::Revised, revised, &EOS))
+}
+
+#[test]
+fn every_kind_of_change_has_its_label() {
+    // 2 became 9, 4 went away, 7 came.
+    let (original, revised) = labels(&[1, 2, 3, 4, 5, 6, EOS], &[1, 9, 3, 5, 6, 7, EOS]);
+    assert_eq!(original, [Kept, Substituted, Kept, Deleted, Kept, Kept, Eos]);
+    assert_eq!(revised, [Kept, Substituted, Kept, Kept, Kept, Inserted, Eos]);
+}
+
+#[test]
+fn the_first_eos_is_eos_whatever_the_alignment_says() {
+    let (original, revised) = labels(&[1, EOS, 2, EOS], &[EOS, 3, EOS]);
+    assert_eq!(original.iter().filter(|&&label| label == Eos).count(), 1);
+    assert_eq!((original[1], revised[0]), (Eos, Eos));
+    assert_ne!(revised[2], Eos);
+    // No EOS, for example because the row was built without one: nothing is marked.
+    assert_eq!(labels(&[1], &[1]), (vec![Kept], vec![Kept]));
+}
+
+#[test]
+fn weights_follow_the_table() {
+    let weights = FigaWeights { alpha: 2.0, beta: 0.25, gamma: 0.125 };
+    let row = |side| [Ignored, Kept, Inserted, Substituted, Deleted, Eos].map(|label| weights.weight(side, label));
+    assert_eq!(row(Side::Revised), [0.0, 0.125, 2.0, 2.0, 0.0, 2.0]);
+    assert_eq!(row(Side::Original), [0.0, 0.0, 0.0, -0.25, -0.25, 0.0]);
+    assert_eq!(FigaWeights::default(), FigaWeights { alpha: 1.0, beta: 0.5, gamma: 0.0 });
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_refused_by_name() {
+    for (weights, name) in [
+        (FigaWeights { alpha: f32::NAN, ..Default::default() }, "weights.alpha"),
+        (FigaWeights { beta: -0.5, ..Default::default() }, "weights.beta"),
+        (FigaWeights { gamma: f32::INFINITY, ..Default::default() }, "weights.gamma"),
+    ] {
+        assert!(matches!(weights.validate(), Err(Error::Value { argument, .. }) if argument == name), "{name}");
+    }
+}
