@@ -1,18 +1,38 @@
-//! A whole training run, to be read from top to bottom.
+//! A whole training run, to be read from top to bottom: a small causal transformer learns the original answers, so that it believes its
+//! mistakes, and then FIGA takes them back.
+//!
+//! ```text
+//! make demo                                                  the embedded data: 40 s on 2 cores after the build
+//! cargo run --release --example train -- --help              your own data, device, steps
+//! ```
+//!
+//! What you will see at the end (CPU, seed 0; the last digits depend on the machine):
+//!
+//! ```text
+//!                                   train            held out
+//!                                before    after   before    after
+//! p of added tokens, mean        0.0068   0.6462   0.0022   0.0012
+//! p of removed tokens, mean      0.7501   0.1298   0.0018   0.0012
+//! p of kept tokens, mean         0.4546   0.1649   0.0065   0.0027
+//! revised likelier, share        0.0000   0.1905   0.4762   0.5000
+//! ```
+//!
+//! On the pairs it trains on, the model drops its mistakes and takes up the corrections; penalties stop when the gate closes at p = 0.549, what is
+//! left of the fall is spill-over. Nothing holds the kept tokens in place (`gamma` is 0), so they slip as well. 210 questions about everything teach a model
+//! that has read nothing else no facts about the other 42: their columns only show that. With --data and --eval name files of one kind
+//! of correction to see it generalise.
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use figa_loss::tch::nn::{self, Module, ModuleT, OptimizerConfig};
 use figa_loss::tch::{self, Device, Kind, Tensor};
 use figa_loss::tokenizers::models::bpe::{BPE, BpeTrainer};
 use figa_loss::tokenizers::{AddedToken, Tokenizer, models::TrainerWrapper, pre_tokenizers::byte_level::ByteLevel};
-use figa_loss::{
-    EncodedPair, Example, FigaLoss, IGNORE_INDEX, PairEncoder, PromptTemplate, SpaRecord, TokenLabel, collate,
-};
+use figa_loss::{EncodedPair, FigaLoss, IGNORE_INDEX, PairEncoder, PromptTemplate, SpaRecord, TokenLabel, collate};
 use indicatif::{ProgressBar, ProgressStyle};
-use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
+use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 const EOS: &str = "<eos>";
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/spa_tiny.jsonl");
@@ -33,7 +53,7 @@ struct Args {
     #[arg(long, default_value_t = 400)]
     learn_steps: usize,
     /// Steps with the FIGA loss
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 120)]
     figa_steps: usize,
     /// Pairs per step
     #[arg(long, default_value_t = 16)]
@@ -73,10 +93,9 @@ fn main() -> Result<()> {
     let cross_entropy = FigaLoss { gate: None, ..FigaLoss::default() };
     let mut optimizer = nn::AdamW::default().build(&vs, 1e-3)?;
     let bar = progress("learn", args.learn_steps);
-    let mut batches = Batches::new(&train, args.batch);
     for step in 1..=args.learn_steps {
-        let pairs = batches.next(&mut rng);
-        let rows = collate(pairs.iter().map(|pair| &pair.original), encoder.eos_id())?.to_tensors(device)?;
+        let pairs = train.choose_multiple(&mut rng, args.batch);
+        let rows = collate(pairs.map(|pair| &pair.original), encoder.eos_id())?.to_tensors(device)?;
         let weights = rows.labels.ne(IGNORE_INDEX).to_kind(Kind::Float);
         let output = cross_entropy.forward(&model.forward(&rows.input_ids), &rows.labels, &weights)?;
         optimizer.backward_step_clip_norm(&output.loss, 1.0);
@@ -89,11 +108,10 @@ fn main() -> Result<()> {
     // 2. FIGA: both rows of each pair, weighted token by token.
     let mut optimizer = nn::AdamW::default().build(&vs, 3e-4)?;
     let bar = progress("figa", args.figa_steps);
-    let mut batches = Batches::new(&train, args.batch);
     for step in 1..=args.figa_steps {
-        let pairs = batches.next(&mut rng);
-        let rows = collate(pairs.iter().flat_map(|pair| [&pair.original, &pair.revised]), encoder.eos_id())?
-            .to_tensors(device)?;
+        let pairs = train.choose_multiple(&mut rng, args.batch);
+        let rows =
+            collate(pairs.flat_map(|pair| [&pair.original, &pair.revised]), encoder.eos_id())?.to_tensors(device)?;
         let output = FigaLoss::default().forward(&model.forward(&rows.input_ids), &rows.labels, &rows.weights)?;
         optimizer.backward_step_clip_norm(&output.loss, 1.0);
         let (added, removed, gated) = (&output.added, &output.removed, &output.gated);
@@ -112,31 +130,27 @@ fn main() -> Result<()> {
     bar.finish_and_clear();
     let after = [evaluate(&model, &train, device)?, evaluate(&model, &held_out, device)?];
 
-    println!("\n                                    train              held out");
-    println!("                               before   after     before   after");
-    for (name, score) in Scores::ROWS {
-        let [a, b] = [score(&before[0]), score(&after[0])];
-        let [c, d] = [score(&before[1]), score(&after[1])];
-        println!("{name:<30} {a:>6.4}  {b:>6.4}     {c:>6.4}  {d:>6.4}");
+    println!("\n{:<28}{:^18}{:^18}", "", "train", "held out");
+    println!("{:<28}{:>9}{:>9}{:>9}{:>9}", "", "before", "after", "before", "after");
+    for (row, name) in SCORES.iter().enumerate() {
+        print!("{name:<28}");
+        [before[0], after[0], before[1], after[1]].iter().for_each(|scores| print!("{:>9.4}", scores[row]));
+        println!();
     }
     Ok(())
 }
 
 fn parse_device(name: &str) -> Result<Device> {
-    Ok(match name {
-        "auto" => Device::cuda_if_available(),
-        "cpu" => Device::Cpu,
-        _ => {
-            let index = if name == "cuda" { Some(0) } else { name.strip_prefix("cuda:").and_then(|n| n.parse().ok()) };
-            let index = index.with_context(|| format!("--device: expected auto, cpu, cuda or cuda:N, got {name:?}"))?;
-            let found = tch::Cuda::device_count() as usize;
-            ensure!(
-                index < found,
-                "--device {name}: libtorch finds {found} CUDA devices; use --device cpu, or see the README on CUDA"
-            );
-            Device::Cuda(index)
-        }
-    })
+    let index = match name {
+        "auto" => return Ok(Device::cuda_if_available()),
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" => Some(0),
+        _ => name.strip_prefix("cuda:").and_then(|index| index.parse().ok()),
+    };
+    let index = index.with_context(|| format!("--device: expected auto, cpu, cuda or cuda:N, got {name:?}"))?;
+    let found = tch::Cuda::device_count() as usize;
+    ensure!(index < found, "--device {name}: libtorch finds {found} CUDA devices; use --device cpu, or see the README");
+    Ok(Device::Cuda(index))
 }
 
 fn load(args: &Args) -> Result<(Vec<SpaRecord>, Vec<SpaRecord>)> {
@@ -145,9 +159,13 @@ fn load(args: &Args) -> Result<(Vec<SpaRecord>, Vec<SpaRecord>)> {
         Some(path) => SpaRecord::read(path)?,
         None => train.split_off(train.len() - train.len() / 6),
     };
-    if train.is_empty() || held_out.is_empty() {
-        bail!("{} pairs to train on and {} held out; both need at least one", train.len(), held_out.len());
-    }
+    let counts = (train.len(), held_out.len());
+    ensure!(
+        counts.0 > 0 && counts.1 > 0,
+        "{} pairs to train on, {} held out: both need at least one",
+        counts.0,
+        counts.1
+    );
     Ok((train, held_out))
 }
 
@@ -167,28 +185,6 @@ fn train_tokenizer(records: &[SpaRecord]) -> Result<Tokenizer> {
         .train(&mut TrainerWrapper::from(trainer), texts.map(String::as_str))
         .map_err(anyhow::Error::from_boxed)?;
     Ok(tokenizer)
-}
-
-/// Endless shuffled epochs.
-struct Batches<'a> {
-    pairs: Vec<&'a EncodedPair>,
-    size: usize,
-    next: usize,
-}
-
-impl<'a> Batches<'a> {
-    fn new(pairs: &'a [EncodedPair], size: usize) -> Self {
-        Self { size: size.min(pairs.len()), next: pairs.len(), pairs: pairs.iter().collect() }
-    }
-
-    fn next(&mut self, rng: &mut StdRng) -> &[&'a EncodedPair] {
-        if self.next + self.size > self.pairs.len() {
-            self.pairs.shuffle(rng);
-            self.next = 0;
-        }
-        self.next += self.size;
-        &self.pairs[self.next - self.size..self.next]
-    }
 }
 
 const MAX_LENGTH: usize = 256;
@@ -247,62 +243,49 @@ impl Model {
                 None,
                 false,
             );
-            x = x + attended.transpose(1, 2).reshape([batch, seq, WIDTH]).apply(out);
+            x = &x + attended.transpose(1, 2).reshape([batch, seq, WIDTH]).apply(out);
             x = &x + mlp.forward_t(&norms[1].forward(&x), true);
         }
         self.norm.forward(&x).matmul(&self.tokens.ws.tr())
     }
 }
 
-/// What the model thinks of a set of pairs.
-struct Scores {
-    added: f64,
-    removed: f64,
-    kept: f64,
-    revised_likelier: f64,
-}
+const SCORES: [&str; 4] =
+    ["p of added tokens, mean", "p of removed tokens, mean", "p of kept tokens, mean", "revised likelier, share"];
 
-impl Scores {
-    const ROWS: [(&str, fn(&Self) -> f64); 4] = [
-        ("mean p of added tokens", |s| s.added),
-        ("mean p of removed tokens", |s| s.removed),
-        ("mean p of kept tokens", |s| s.kept),
-        ("pairs with revised likelier", |s| s.revised_likelier),
-    ];
-}
-
-fn evaluate(model: &Model, pairs: &[EncodedPair], device: Device) -> Result<Scores> {
+/// The [`SCORES`] of a model on some pairs. EOS counts for neither class.
+fn evaluate(model: &Model, pairs: &[EncodedPair], device: Device) -> Result<[f64; 4]> {
     let _no_grad = tch::no_grad_guard();
-    let mut sums = [(0.0, 0usize); 3];
-    let mut revised_likelier = 0;
-    for chunk in pairs.chunks(16) {
-        let examples: Vec<&Example> = chunk.iter().flat_map(|pair| [&pair.original, &pair.revised]).collect();
-        let rows = collate(examples.iter().copied(), 0)?.to_tensors(device)?;
-        // log p of every token given those before it; the first token has none.
+    let (mut sums, mut counts, mut revised_likelier) = ([0.0; 3], [0; 3], 0);
+    for pairs in pairs.chunks(16) {
+        let rows = collate(pairs.iter().flat_map(|pair| [&pair.original, &pair.revised]), 0)?.to_tensors(device)?;
+        // log p of every token, given those before it; the first token of a row has none.
         let log_p = model.forward(&rows.input_ids).log_softmax(-1, Kind::Float).slice(1, 0, -1, 1);
         let log_p = log_p.gather(2, &rows.input_ids.slice(1, 1, None, 1).unsqueeze(2), false).squeeze_dim(2);
-        let log_p = Vec::<Vec<f64>>::try_from(log_p.to_device(Device::Cpu).to_kind(Kind::Double))?;
-        let mut answers = Vec::new();
-        for (row, (example, log_p)) in examples.iter().zip(&log_p).enumerate() {
-            let response =
-                || example.token_labels.iter().skip(1).zip(log_p).filter(|(label, _)| **label != TokenLabel::Ignored);
-            answers.push(response().map(|(_, log_p)| log_p).sum::<f64>());
-            let is_original = row % 2 == 0;
-            for (label, log_p) in response() {
-                let class = match label {
-                    TokenLabel::Kept if is_original => continue, // counted in the revised row
-                    TokenLabel::Kept => 2,
-                    TokenLabel::Eos | TokenLabel::Ignored => continue,
-                    _ => usize::from(is_original),
-                };
-                sums[class].0 += log_p.exp();
-                sums[class].1 += 1;
+        let log_p = Vec::<Vec<f64>>::try_from(log_p.to_kind(Kind::Double).to_device(Device::Cpu))?;
+        for (pair, log_p) in pairs.iter().zip(log_p.chunks(2)) {
+            let mut answers = [0.0; 2];
+            for (side, example) in [&pair.original, &pair.revised].into_iter().enumerate() {
+                for (label, log_p) in example.token_labels.iter().skip(1).zip(&log_p[side]) {
+                    let class = match label {
+                        TokenLabel::Ignored => continue,
+                        TokenLabel::Inserted | TokenLabel::Substituted if side == 1 => Some(0),
+                        TokenLabel::Deleted | TokenLabel::Substituted => Some(1),
+                        TokenLabel::Kept if side == 1 => Some(2),
+                        _ => None,
+                    };
+                    answers[side] += log_p;
+                    if let Some(class) = class {
+                        sums[class] += log_p.exp();
+                        counts[class] += 1;
+                    }
+                }
             }
+            revised_likelier += usize::from(answers[1] > answers[0]);
         }
-        revised_likelier += answers.chunks(2).filter(|pair| pair[1] > pair[0]).count();
     }
-    let [added, removed, kept] = sums.map(|(sum, count)| sum / count as f64);
-    Ok(Scores { added, removed, kept, revised_likelier: revised_likelier as f64 / pairs.len() as f64 })
+    let mean = |class: usize| sums[class] / f64::from(counts[class]);
+    Ok([mean(0), mean(1), mean(2), revised_likelier as f64 / pairs.len() as f64])
 }
 
 fn progress(name: &'static str, steps: usize) -> ProgressBar {

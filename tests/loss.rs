@@ -1,4 +1,5 @@
 //! The loss: against PyTorch, against finite differences, and against what must not matter.
+#![cfg(feature = "torch")]
 
 use approx::{assert_abs_diff_eq, assert_relative_eq};
 use figa_loss::tch::{Device, Kind, Tensor, no_grad_guard};

@@ -1,0 +1,302 @@
+//! From files to tensors.
+#![cfg(feature = "data")]
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+use figa_loss::TokenLabel::{self, Deleted, Eos, Ignored, Inserted, Kept, Substituted};
+use figa_loss::tokenizers::models::bpe::{BPE, Vocab};
+use figa_loss::tokenizers::processors::template::TemplateProcessing;
+use figa_loss::tokenizers::{AddedToken, PaddingParams, Tokenizer, TruncationParams};
+use figa_loss::{Aligner, EncodedPair, Error, Example, PairEncoder, PromptTemplate, SpaRecord, collate};
+
+fn record(original: &str, revised: &str) -> SpaRecord {
+    SpaRecord {
+        instruction: "ask".into(),
+        original_output: original.into(),
+        revised_output: revised.into(),
+        ..SpaRecord::default()
+    }
+}
+
+/// One token per character, except that a space and the letter behind it merge, as in GPT-2. `<s>` is 0, `</s>` is 1.
+fn tokenizer() -> Tokenizer {
+    let letters = || ('a'..='z').chain(['é', '日']);
+    let single = letters().chain(" \n:#.,ABCDEFGHIJKLMNOPQRSTUVWXYZ".chars()).map(String::from);
+    let merged = letters().map(|letter| format!(" {letter}"));
+    let vocab = single.chain(merged).enumerate().map(|(id, token)| (token, id as u32 + 2));
+    let vocab = vocab.chain([("<s>".into(), 0), ("</s>".into(), 1)]).collect::<Vocab>();
+    let merges = letters().map(|letter| (" ".to_string(), letter.to_string())).collect();
+    let model = BPE::builder().vocab_and_merges(vocab, merges).build().unwrap();
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer.add_special_tokens([AddedToken::from("<s>", true), AddedToken::from("</s>", true)]).unwrap();
+    tokenizer
+}
+
+fn encoder(template: PromptTemplate) -> PairEncoder {
+    let mut encoder = PairEncoder::new(tokenizer(), "</s>").unwrap();
+    encoder.template = template;
+    encoder
+}
+
+fn response<'a>(encoder: &PairEncoder, example: &'a Example) -> Vec<(String, &'a TokenLabel)> {
+    let token = |id: &u32| encoder.tokenizer().id_to_token(*id).unwrap();
+    let tokens = example.input_ids.iter().map(token).zip(&example.token_labels);
+    tokens.filter(|(_, label)| **label != Ignored).collect()
+}
+
+/// What holds for every row.
+fn check(pair: &EncodedPair, eos: u32) {
+    for example in [&pair.original, &pair.revised] {
+        let n = example.input_ids.len();
+        assert_eq!((n, n, n), (example.labels.len(), example.weights.len(), example.token_labels.len()));
+        for i in 0..n {
+            let ignored = example.token_labels[i] == Ignored;
+            assert_eq!(example.labels[i], if ignored { -100 } else { i64::from(example.input_ids[i]) });
+            assert!(!ignored || example.weights[i] == 0.0);
+        }
+        assert_eq!(example.input_ids.iter().filter(|&&id| id == eos).count(), 1);
+        assert_eq!(*example.input_ids.last().unwrap(), eos);
+    }
+}
+
+#[test]
+fn labels_and_weights_reach_the_rows() {
+    let encoder = encoder(PromptTemplate::Plain);
+    let pair = encoder.encode(&record("abcd", "axcde")).unwrap();
+    check(&pair, encoder.eos_id());
+    let labels = |example: &Example| example.token_labels.iter().copied().filter(|l| *l != Ignored).collect::<Vec<_>>();
+    assert_eq!(labels(&pair.original), [Kept, Substituted, Kept, Kept, Eos]);
+    assert_eq!(labels(&pair.revised), [Kept, Substituted, Kept, Kept, Inserted, Eos]);
+    assert_eq!(pair.original.weights[4..], [0.0, -0.5, 0.0, 0.0, 0.0]);
+    assert_eq!(pair.revised.weights[4..], [0.0, 1.0, 0.0, 0.0, 1.0, 1.0]);
+    assert_eq!(pair.revised.labels[..4], [-100; 4]); // a, s, k, newline
+}
+
+#[test]
+fn the_boundary_comes_from_the_joint_encoding() {
+    // " a" is one token that begins in the prompt. The prompt alone would end in a token " " that the row does not have.
+    let encoder = encoder(PromptTemplate::Alpaca);
+    let record = record("ab", "ac");
+    let pair = encoder.encode(&record).unwrap();
+    check(&pair, encoder.eos_id());
+    let alone = encoder.tokenizer().encode(PromptTemplate::Alpaca.render(&record), true).unwrap().len();
+    let prompt = pair.original.token_labels.iter().filter(|&&label| label == Ignored).count();
+    assert_eq!(prompt, alone - 1);
+    let tokens: Vec<_> = response(&encoder, &pair.original).into_iter().map(|(token, _)| token).collect();
+    assert_eq!(tokens, [" a", "b", "</s>"]);
+}
+
+#[test]
+fn multi_byte_text_keeps_the_boundary() {
+    let encoder = encoder(PromptTemplate::Plain);
+    let mut record = record("日é", "é日");
+    record.instruction = "é日".into();
+    let pair = encoder.encode(&record).unwrap();
+    check(&pair, encoder.eos_id());
+    assert_eq!(pair.original.token_labels.iter().filter(|&&label| label == Ignored).count(), 3);
+}
+
+#[test]
+fn special_tokens_of_the_tokenizer_do_not_count_as_response() {
+    let mut tokenizer = tokenizer();
+    let template = TemplateProcessing::builder()
+        .try_single("<s> $A </s>")
+        .unwrap()
+        .special_tokens(vec![("<s>", 0), ("</s>", 1)])
+        .build()
+        .unwrap();
+    tokenizer.with_post_processor(Some(template));
+    let mut encoder = PairEncoder::new(tokenizer, "</s>").unwrap();
+    encoder.template = PromptTemplate::Plain;
+    let pair = encoder.encode(&record("ab", "b")).unwrap();
+    check(&pair, 1);
+    assert_eq!(pair.original.input_ids[0], 0);
+    assert_eq!(pair.original.token_labels, [Ignored, Ignored, Ignored, Ignored, Ignored, Deleted, Kept, Eos]);
+}
+
+#[test]
+fn the_prompt_is_never_aligned_with_the_answer() {
+    // The original answer is the prompt's own text: aligned as whole rows, its tokens could pair with the prompt's.
+    let encoder = encoder(PromptTemplate::Plain);
+    let pair = encoder.encode(&record("ask\nask", "b")).unwrap();
+    let labels: Vec<_> = pair.original.token_labels.iter().copied().filter(|l| *l != Ignored).collect();
+    assert!(labels[..7].iter().all(|label| *label != Kept), "{labels:?}");
+}
+
+#[test]
+fn alignment_precedes_truncation() {
+    // Three early insertions shift the tail. Cut first and aligned then, the original's last three tokens would look deleted.
+    let mut encoder = encoder(PromptTemplate::Plain);
+    let record = record("abcdefgh", "xyzabcdefgh");
+    encoder.max_length = Some(4 + 8);
+    let pair = encoder.encode(&record).unwrap();
+    assert_eq!((pair.original.input_ids.len(), pair.revised.input_ids.len()), (12, 12));
+    assert_eq!(pair.original.token_labels[4..], [Kept; 8]);
+    assert_eq!(pair.revised.token_labels[4..], [Inserted, Inserted, Inserted, Kept, Kept, Kept, Kept, Kept]);
+    assert!(pair.original.weights.iter().all(|&weight| weight == 0.0));
+
+    encoder.max_length = Some(4);
+    let error = encoder.encode(&record).unwrap_err();
+    assert!(matches!(error, Error::PromptTooLong { prompt_tokens: 4, max_length: 4, .. }), "{error}");
+}
+
+#[test]
+fn empty_and_equal_answers_are_fine() {
+    let encoder = encoder(PromptTemplate::Plain);
+    for (original, revised) in [("", ""), ("", "a"), ("a", ""), ("a", "a")] {
+        let pair = encoder.encode(&record(original, revised)).unwrap();
+        check(&pair, encoder.eos_id());
+        assert_eq!(pair.original.weights.iter().any(|&w| w != 0.0), !original.is_empty() && revised.is_empty());
+        assert_eq!(*pair.revised.weights.last().unwrap(), 1.0);
+    }
+}
+
+#[test]
+fn settings_of_the_encoder_are_respected() {
+    let mut encoder = encoder(PromptTemplate::Plain);
+    encoder.weights.gamma = 0.25;
+    encoder.aligner = Aligner::Myers;
+    let pair = encoder.encode(&record("abc", "abd")).unwrap();
+    assert_eq!(pair.revised.weights[4..], [0.25, 0.25, 1.0, 1.0]);
+    encoder.weights.beta = f32::NAN;
+    assert!(matches!(encoder.encode(&record("a", "b")), Err(Error::Value { argument: "weights.beta", .. })));
+}
+
+#[test]
+fn padding_and_truncation_of_the_tokenizer_file_are_switched_off() {
+    let mut padded = tokenizer();
+    padded.with_padding(Some(PaddingParams { pad_to_multiple_of: Some(32), ..Default::default() }));
+    padded.with_truncation(Some(TruncationParams { max_length: 3, ..Default::default() })).unwrap();
+    let mut encoder = PairEncoder::new(padded, "</s>").unwrap();
+    encoder.template = PromptTemplate::Plain;
+    assert_eq!(encoder.encode(&record("abc", "abd")).unwrap().original.input_ids.len(), 8);
+}
+
+#[test]
+fn a_missing_eos_token_is_named() {
+    let message = PairEncoder::new(tokenizer(), "<|im_end|>").unwrap_err().to_string();
+    assert!(message.contains("\"<|im_end|>\""), "{message}");
+}
+
+#[test]
+fn prompts_are_those_of_alpaca() {
+    let mut record = record("", "");
+    record.instruction = "Do it.".into();
+    let without = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n\
+                   ### Instruction:\nDo it.\n\n### Response: ";
+    assert_eq!(PromptTemplate::Alpaca.render(&record), without);
+    record.input = "this".into();
+    let with = "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that \
+                appropriately completes the request.\n\n### Instruction:\nDo it.\n\n### Input:\nthis\n\n### Response: ";
+    assert_eq!(PromptTemplate::Alpaca.render(&record), with);
+}
+
+const A: &str = r#"{"instruction": "i", "output": "o", "original_output": "a", "revised_output": "b", "score": 3}"#;
+const B: &str = r#"{"instruction": "i", "input": "n", "output": "o", "original_output": "a\n", "revised_output": "ü"}"#;
+
+fn read(name: &str, content: impl AsRef<[u8]>) -> Result<Vec<SpaRecord>, Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    fs::write(&path, content).unwrap();
+    SpaRecord::read(path)
+}
+
+#[test]
+fn both_formats_hold_the_same_records() {
+    let lines = read("x.jsonl", format!("\u{feff}{A}\r\n\n  \n{B}")).unwrap();
+    let array = read("x.json", format!("[{A},\n{B}]\n")).unwrap();
+    assert_eq!(lines, array);
+    assert_eq!((lines.len(), &*lines[0].input, &*lines[1].input, &*lines[1].revised_output), (2, "", "n", "ü"));
+    assert_eq!(read("x.jsonl", "").unwrap(), []);
+    assert_eq!(read("x.json", "[]").unwrap(), []);
+}
+
+#[test]
+fn a_broken_record_names_path_and_line() {
+    let broken_lines: [(&[u8], &str); 5] = [
+        (br#"{"instruction": "i", "output": "o", "original_output": "a"}"#, "missing field `revised_output`"),
+        (br#"{"instruction": "i", "output": 3}"#, "invalid type: integer `3`, expected a string"),
+        (br#"{"instruction": "i"#, "EOF while parsing a string"),
+        (b"{\"instruction\": \"\xff\"}", "invalid unicode code point"),
+        (b"[1, 2]", "invalid type"),
+    ];
+    for (broken, expected) in broken_lines {
+        let error =
+            read("x.jsonl", [A.as_bytes(), b"\n\n", broken, b"\n", A.as_bytes()].concat()).unwrap_err().to_string();
+        assert!(error.contains("x.jsonl:3:") && error.contains(expected), "{error}");
+        assert!(!error.contains("at line") && !error.contains('\n'), "{error}");
+        let error = read("x.json", [b"[", A.as_bytes(), b",\n", broken, b"]"].concat()).unwrap_err().to_string();
+        assert!(error.contains("x.json:2:"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let error = SpaRecord::read("nowhere/x.jsonl").unwrap_err();
+    assert!(matches!(error, Error::Io { .. }) && error.to_string().starts_with("nowhere/x.jsonl: "), "{error}");
+    let error = SpaRecord::read("nowhere/x.csv").unwrap_err().to_string();
+    assert!(error.contains("x.csv") && error.contains(".jsonl"), "{error}");
+}
+
+#[test]
+fn collate_pads_on_the_right() {
+    let example = |ids: &[u32]| Example {
+        input_ids: ids.to_vec(),
+        labels: ids.iter().map(|&id| i64::from(id)).collect(),
+        weights: vec![1.0; ids.len()],
+        token_labels: vec![Kept; ids.len()],
+    };
+    let batch = collate(&[example(&[1, 2, 3]), example(&[4])], 9).unwrap();
+    assert_eq!((batch.batch_size, batch.seq_len), (2, 3));
+    assert_eq!(batch.input_ids, [1, 2, 3, 4, 9, 9]);
+    assert_eq!(batch.attention_mask, [true, true, true, true, false, false]);
+    assert_eq!(batch.labels, [1, 2, 3, 4, -100, -100]);
+    assert_eq!(batch.weights, [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
+
+    let mut odd = example(&[1, 2]);
+    odd.weights.pop();
+    let error = collate(&[example(&[1]), odd], 9).unwrap_err().to_string();
+    assert_eq!(error, "example 1: weights has 1 entries but input_ids has 2");
+    assert!(collate(&[], 9).unwrap().input_ids.is_empty());
+}
+
+#[cfg(feature = "torch")]
+#[test]
+fn a_batch_becomes_tensors() {
+    use figa_loss::tch::{Device, Kind};
+    let encoder = encoder(PromptTemplate::Plain);
+    let pair = encoder.encode(&record("abc", "abdef")).unwrap();
+    let mut batch = collate([&pair.original, &pair.revised], encoder.eos_id()).unwrap();
+    let tensors = batch.to_tensors(Device::Cpu).unwrap();
+    for (tensor, kind) in [
+        (&tensors.input_ids, Kind::Int64),
+        (&tensors.attention_mask, Kind::Bool),
+        (&tensors.labels, Kind::Int64),
+        (&tensors.weights, Kind::Float),
+    ] {
+        assert_eq!((tensor.size(), tensor.kind()), (vec![2, 10], kind));
+    }
+    assert_eq!(Vec::<i64>::try_from(tensors.input_ids.reshape([-1])).unwrap(), batch.input_ids);
+    batch.labels.pop();
+    assert!(matches!(batch.to_tensors(Device::Cpu), Err(Error::Value { argument: "batch.labels", .. })));
+    assert_eq!(collate(&[], 0).unwrap().to_tensors(Device::Cpu).unwrap().input_ids.size(), [0, 0]);
+}
+
+#[test]
+fn the_embedded_data_are_minimal_revisions() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/spa_tiny.jsonl");
+    let records = SpaRecord::read(path).unwrap();
+    assert!(records.len() >= 240);
+    let instructions: HashSet<_> = records.iter().map(|record| &record.instruction).collect();
+    assert_eq!(instructions.len(), records.len(), "an instruction occurs twice");
+    for record in &records {
+        assert!(!record.output.is_empty());
+        let (original, revised): (Vec<_>, Vec<_>) =
+            (record.original_output.split_whitespace().collect(), record.revised_output.split_whitespace().collect());
+        let edits = figa_loss::distance(&original, &revised);
+        assert!(edits > 0, "nothing was revised: {record:?}");
+        assert!(edits * 2 <= original.len().max(revised.len()), "{edits} words changed: {record:?}");
+    }
+}
