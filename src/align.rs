@@ -140,7 +140,7 @@ impl Alignment {
     }
 }
 
-/// Joins edits that continue each other into spans.
+/// Joins edits that continue each other into spans. (A kept item between two edits moves both positions on, so one of them tells.)
 fn join(ops: &[EditOp]) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     for op in ops {
@@ -150,7 +150,7 @@ fn join(ops: &[EditOp]) -> Vec<Span> {
             EditTag::Delete => (1, 0),
         };
         match spans.last_mut() {
-            Some(last) if last.tag == op.tag && last.original.end == op.src_pos && last.revised.end == op.dest_pos => {
+            Some(last) if last.tag == op.tag && last.original.end == op.src_pos => {
                 last.original.end += src;
                 last.revised.end += dest;
             }

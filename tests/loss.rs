@@ -100,6 +100,7 @@ fn loss_and_gradient_equal_those_of_pytorch() {
         assert_abs_diff_eq!(output.numerator.double_value(&[]), f.numerator, epsilon = 1e-12);
         assert_abs_diff_eq!(output.denominator.double_value(&[]), f.denominator, epsilon = 1e-12);
         assert_abs_diff_eq!(*values(&grad), *f.grad, epsilon = 1e-12);
+        assert!(!output.denominator.requires_grad());
         for (name, stats, expected) in [
             ("added", &output.added, f.added),
             ("removed", &output.removed, f.removed),
@@ -258,7 +259,10 @@ fn nothing_active_is_zero_with_a_gradient_of_zeros() {
             assert!(logits.grad().defined() && values(&logits.grad()).iter().all(|&g| g == 0.0), "{reduction:?}");
         }
     }
-    // No rows, no positions, and a single position, which predicts nothing.
+    // Nothing labelled; no rows, no positions, and a single position, which predicts nothing.
+    let ignored = labels.full_like(-100);
+    let loss = FigaLoss { reduction: Reduction::LabelledTokens, ..UNGATED }.forward(&logits(), &ignored, &penalties);
+    assert_eq!(loss.unwrap().loss.double_value(&[]), 0.0);
     for (b, s) in [(0, 3), (2, 0), (2, 1)] {
         let logits = Tensor::zeros([b, s, 5], (Kind::Float, Device::Cpu)).set_requires_grad(true);
         let labels = Tensor::zeros([b, s], (Kind::Int64, Device::Cpu));
@@ -287,6 +291,21 @@ fn inf_and_nan_at_weight_zero_are_harmless() {
 }
 
 #[test]
+fn the_gate_includes_its_bounds() {
+    // Two equal logits: nll = ln 2.
+    let logits = Tensor::zeros([1, 2, 2], (Kind::Double, Device::Cpu));
+    let (labels, weights) = (tensor(&[0i64, 1], &[1, 2]), tensor(&[0f32, -1.0], &[1, 2]));
+    let nll = 2f64.ln();
+    let gated = |gate| {
+        let output = FigaLoss { gate: Some(gate), ..UNGATED }.forward(&logits, &labels, &weights).unwrap();
+        output.gated.count().unwrap() == 1
+    };
+    assert!(!gated(Gate::AtMost(nll)) && gated(Gate::AtMost(nll - 1e-9)));
+    assert!(!gated(Gate::Band { min: nll, max: nll }));
+    assert!(gated(Gate::Band { min: nll + 1e-9, max: 1.0 }) && gated(Gate::Band { min: 0.0, max: nll - 1e-9 }));
+}
+
+#[test]
 fn a_gated_token_of_infinite_nll_has_no_gradient() {
     let mut logits = Tensor::zeros([1, 2, 3], (Kind::Float, Device::Cpu));
     let _ = logits.get(0).get(0).get(1).fill_(f64::NEG_INFINITY);
@@ -303,6 +322,9 @@ fn half_precision_strides_and_weights_that_require_grad_are_fine() {
     for (kind, tolerance) in [(Kind::Half, 2e-3), (Kind::BFloat16, 2e-2), (Kind::Float, 1e-6)] {
         let loss = figa_loss(&case.logits.to_kind(kind), &case.labels, &case.weights.to_kind(Kind::Float)).unwrap();
         assert_eq!(loss.kind(), Kind::Float);
+        // The upcast comes before the softmax.
+        let upcast = figa_loss(&case.logits.to_kind(kind).to_kind(Kind::Float), &case.labels, &case.weights).unwrap();
+        assert_eq!(loss.double_value(&[]), upcast.double_value(&[]));
         assert_abs_diff_eq!(loss.double_value(&[]), exact, epsilon = tolerance);
     }
     let strided = Case {

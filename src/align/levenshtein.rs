@@ -31,10 +31,11 @@ pub fn editops<T: Eq + Hash>(source: &[T], dest: &[T]) -> Vec<EditOp> {
     let mut ops = Vec::with_capacity(table.at(source.len(), dest.len()) as usize);
     let (mut i, mut j) = (source.len(), dest.len());
     while i > 0 || j > 0 {
-        let tag = if j == 0 || (i > 0 && table.at(i - 1, j) + 1 == table.at(i, j)) {
+        // At the border j = 0 the first condition always holds. At j = 1 the second never does, so `j > 1` needs no test of its own.
+        let tag = if i > 0 && table.at(i - 1, j) + 1 == table.at(i, j) {
             i -= 1;
             EditTag::Delete
-        } else if i == 0 || (j > 1 && table.at(i, j - 1) + 1 == table.at(i - 1, j - 1)) {
+        } else if i == 0 || table.at(i, j - 1) + 1 == table.at(i - 1, j - 1) {
             j -= 1;
             EditTag::Insert
         } else {

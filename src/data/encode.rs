@@ -137,10 +137,11 @@ impl Row {
     }
 }
 
-/// The tokens that cover text behind byte `boundary`; special tokens that the tokenizer put around the text are outside.
+/// The tokens that cover text behind byte `boundary`, without the special tokens that the tokenizer put at the end. (Those it put in front
+/// cover no text at all.)
 fn response_tokens(encoding: &Encoding, boundary: usize) -> Range<usize> {
     let special = encoding.get_special_tokens_mask();
-    let end = special.iter().rposition(|&special| special == 0).map_or(encoding.len(), |last| last + 1);
-    let covers = |i: &usize| special[*i] == 0 && encoding.get_offsets()[*i].1 > boundary;
-    (0..end).find(covers).unwrap_or(end)..end
+    let end = special.iter().rposition(|&special| special == 0).map_or(0, |last| last + 1);
+    let start = encoding.get_offsets()[..end].iter().position(|&(_, token_end)| token_end > boundary);
+    start.unwrap_or(end)..end
 }
