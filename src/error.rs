@@ -1,4 +1,5 @@
-//! The one error type. Every message is a single line: what was wrong, what was expected, what came, what to do.
+//! The one error type. Every message is a single line: what was wrong, what was expected, what came, what to do. It is complete in itself,
+//! so errors have no `source` that would say the end of it again.
 
 #[cfg(feature = "data")]
 use std::path::PathBuf;
@@ -36,12 +37,12 @@ pub enum Error {
 
     /// A file could not be read.
     #[cfg(feature = "data")]
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
 
     /// A record of a data file is broken.
@@ -82,7 +83,7 @@ pub enum Error {
     /// The tokenizer failed.
     #[cfg(feature = "data")]
     #[error("tokenizer: {0}")]
-    Tokenizer(#[source] tokenizers::Error),
+    Tokenizer(tokenizers::Error),
 
     /// A prompt leaves no room for a single token of the response.
     #[cfg(feature = "data")]

@@ -39,7 +39,7 @@ impl SpaRecord {
             Some("json") => false,
             _ => return Err(Error::Format { path: path.into() }),
         };
-        let bytes = fs::read(path).map_err(|source| Error::Io { path: path.into(), source })?;
+        let bytes = fs::read(path).map_err(|reason| Error::Io { path: path.into(), reason })?;
         let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes); // byte order mark
         if lines {
             parse_lines(path, bytes)
