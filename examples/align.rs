@@ -105,7 +105,7 @@ fn texts(args: &Args) -> Result<(String, String)> {
     let count = records.len();
     let index = args.record.checked_sub(1).filter(|&index| index < count);
     let index =
-        index.with_context(|| format!("--record {}: {} holds records 1 to {count}", args.record, path.display()))?;
+        index.with_context(|| format!("--record {}: {} holds {count}, counted from 1", args.record, path.display()))?;
     let record = records.swap_remove(index);
     println!("{} {}\n", record.instruction, record.input);
     Ok((record.original_output, record.revised_output))

@@ -75,8 +75,10 @@ fn main() -> Result<()> {
     let mut encoder = PairEncoder::new(train_tokenizer(&train)?, EOS)?;
     encoder.template = PromptTemplate::Plain;
     encoder.max_length = Some(MAX_LENGTH);
-    let encode =
-        |records: &[SpaRecord]| records.iter().map(|record| encoder.encode(record)).collect::<Result<Vec<_>, _>>();
+    let encode = |records: &[SpaRecord]| -> Result<Vec<_>> {
+        let pairs = records.iter().zip(1..);
+        pairs.map(|(record, number)| encoder.encode(record).with_context(|| format!("record {number}"))).collect()
+    };
     let (train, held_out) = (encode(&train)?, encode(&held_out)?);
     let vocab = encoder.tokenizer().get_vocab_size(true) as i64;
 
