@@ -24,7 +24,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use figa_loss::tch::nn::{self, Module, ModuleT, OptimizerConfig};
 use figa_loss::tch::{self, Device, Kind, Tensor};
@@ -46,7 +46,7 @@ struct Args {
     /// SPA records to test on; without it, the last sixth of --data is held out
     #[arg(long)]
     eval: Option<PathBuf>,
-    /// auto, cpu, cuda or cuda:N
+    /// auto, cpu or cuda
     #[arg(long, default_value = "auto")]
     device: String,
     /// Steps of learning the original answers
@@ -143,16 +143,13 @@ fn main() -> Result<()> {
 }
 
 fn parse_device(name: &str) -> Result<Device> {
-    let index = match name {
-        "auto" => return Ok(Device::cuda_if_available()),
-        "cpu" => return Ok(Device::Cpu),
-        "cuda" => Some(0),
-        _ => name.strip_prefix("cuda:").and_then(|index| index.parse().ok()),
-    };
-    let index = index.with_context(|| format!("--device: expected auto, cpu, cuda or cuda:N, got {name:?}"))?;
-    let found = tch::Cuda::device_count() as usize;
-    ensure!(index < found, "--device {name}: libtorch finds {found} CUDA devices; use --device cpu, or see the README");
-    Ok(Device::Cuda(index))
+    match name {
+        "auto" => Ok(Device::cuda_if_available()),
+        "cpu" => Ok(Device::Cpu),
+        "cuda" if tch::Cuda::is_available() => Ok(Device::Cuda(0)),
+        "cuda" => bail!("--device cuda: libtorch finds no CUDA device; use --device cpu, or see the README"),
+        _ => bail!("--device: expected auto, cpu or cuda, got {name:?}"),
+    }
 }
 
 fn load(args: &Args) -> Result<(Vec<SpaRecord>, Vec<SpaRecord>)> {
