@@ -1,5 +1,5 @@
-//! A whole training run, to be read from top to bottom: a small causal transformer learns the original answers, so that it believes its
-//! mistakes, and then FIGA takes them back.
+//! A whole training run, to be read from top to bottom: a small causal transformer learns the original answers, so
+//! that it believes its mistakes, and then FIGA takes them back.
 //!
 //! ```text
 //! make demo                                                  the embedded data: 40 s on 2 cores after the build
@@ -17,10 +17,11 @@
 //! revised likelier, share        0.0000   0.1905   0.4762   0.5000
 //! ```
 //!
-//! On the pairs it trains on, the model drops its mistakes and takes up the corrections; penalties stop when the gate closes at p = 0.549, what is
-//! left of the fall is spill-over. Nothing holds the kept tokens in place (`gamma` is 0), so they slip as well. 210 questions about everything teach a model
-//! that has read nothing else no facts about the other 42: their columns only show that. With --data and --eval name files of one kind
-//! of correction to see it generalise.
+//! On the pairs it trains on, the model drops its mistakes and takes up the corrections; penalties stop when the gate
+//! closes at p = 0.549, what is left of the fall is spill-over. Nothing holds the kept tokens in place (`gamma` is
+//! 0), so they slip as well. 210 questions about everything teach a model that has read nothing else no facts about
+//! the other 42: their columns only show that. With --data and --eval name files of one kind of correction to see it
+//! generalise.
 
 use std::path::PathBuf;
 
@@ -91,7 +92,8 @@ fn main() -> Result<()> {
         held_out.len()
     );
 
-    // 1. Learn the original answers: after this the model believes its mistakes. All weights 1 and no gate is plain cross-entropy.
+    // 1. Learn the original answers: after this the model believes its mistakes. All weights 1 and no gate is plain
+    //    cross-entropy.
     let cross_entropy = FigaLoss { gate: None, ..FigaLoss::default() };
     let mut optimizer = nn::AdamW::default().build(&vs, 1e-3)?;
     let bar = progress("learn", args.learn_steps);
@@ -191,7 +193,8 @@ const WIDTH: i64 = 128;
 const HEADS: i64 = 4;
 const LAYERS: usize = 3;
 
-/// A decoder-only transformer with tied embeddings. Rows are padded on the right, so causal attention is all the masking it needs.
+/// A decoder-only transformer with tied embeddings. Rows are padded on the right, so causal attention is all the
+/// masking it needs.
 struct Model {
     tokens: nn::Embedding,
     positions: nn::Embedding,

@@ -1,17 +1,17 @@
 //! Which tokens did the revision change?
 //!
-//! [`Aligner::align`] compares an original and a revised sequence and returns an [`Alignment`]: one mask per sequence (what was
-//! [removed](Alignment::removed), what was [added](Alignment::added)) and the [spans](Alignment::spans) behind them.
-//! Items are anything that is `Eq + Hash + Ord`: token ids, words, characters.
+//! [`Aligner::align`] compares an original and a revised sequence and returns an [`Alignment`]: one mask per sequence
+//! (what was [removed](Alignment::removed), what was [added](Alignment::added)) and the [spans](Alignment::spans)
+//! behind them. Items are anything that is `Eq + Hash + Ord`: token ids, words, characters.
 //!
 //! # Which aligner?
 //!
-//! * [`Aligner::Levenshtein`], the default, is what the FIGA paper's reference code uses. It makes as few insertions, deletions
-//!   *and substitutions* as possible, and where several edit scripts are equally short it picks the one that
-//!   `Levenshtein.editops(original, revised)` of the Python packages Levenshtein and RapidFuzz picks.
+//! * [`Aligner::Levenshtein`], the default, is what the FIGA paper's reference code uses. It makes as few insertions,
+//!   deletions *and substitutions* as possible, and where several edit scripts are equally short it picks the one
+//!   that `Levenshtein.editops(original, revised)` of the Python packages Levenshtein and RapidFuzz picks.
 //! * The diffs ([`Myers`](Aligner::Myers), [`Patience`](Aligner::Patience), [`Histogram`](Aligner::Histogram),
-//!   [`Hunt`](Aligner::Hunt)) know insertions and deletions only, so their masks differ. `Myers` is minimal in that sense; `Patience`
-//!   and `Histogram` anchor on rare items, which reads well when whole sentences move.
+//!   [`Hunt`](Aligner::Hunt)) know insertions and deletions only, so their masks differ. `Myers` is minimal in that
+//!   sense; `Patience` and `Histogram` anchor on rare items, which reads well when whole sentences move.
 //!
 //! ```
 //! use figa_loss::{Aligner, EditTag, editops};
@@ -48,8 +48,8 @@ pub enum EditTag {
 
 /// One step of an edit script from `source` to `dest`, as [`editops`] returns it.
 ///
-/// Both positions count in the unedited sequences. An insert happens in front of `source[src_pos]`; a delete leaves the script at
-/// `dest[dest_pos]`.
+/// Both positions count in the unedited sequences. An insert happens in front of `source[src_pos]`; a delete leaves
+/// the script at `dest[dest_pos]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EditOp {
     /// Replace, insert or delete.
@@ -62,8 +62,8 @@ pub struct EditOp {
 
 /// A maximal run of edits of one kind: `original[span.original]` became `revised[span.revised]`.
 ///
-/// An [`EditTag::Insert`] has an empty `original` range, an [`EditTag::Delete`] an empty `revised` range. The two ranges of an
-/// [`EditTag::Replace`] are equally long under [`Aligner::Levenshtein`]; under a diff they need not be.
+/// An [`EditTag::Insert`] has an empty `original` range, an [`EditTag::Delete`] an empty `revised` range. The two
+/// ranges of an [`EditTag::Replace`] are equally long under [`Aligner::Levenshtein`]; under a diff they need not be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Span {
     /// Replace, insert or delete.
@@ -140,7 +140,8 @@ impl Alignment {
     }
 }
 
-/// Joins edits that continue each other into spans. (A kept item between two edits moves both positions on, so one of them tells.)
+/// Joins edits that continue each other into spans. (A kept item between two edits moves both positions on, so one of
+/// them tells.)
 fn join(ops: &[EditOp]) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     for op in ops {

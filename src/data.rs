@@ -1,10 +1,12 @@
 //! From a record to the rows of a batch, by way of one worked example.
 //!
-//! 1. An [`SpaRecord`] holds an instruction, the model's original answer and a minimally revised one. [`SpaRecord::read`] loads a file of them.
+//! 1. An [`SpaRecord`] holds an instruction, the model's original answer and a minimally revised one.
+//!    [`SpaRecord::read`] loads a file of them.
 //! 2. A [`PromptTemplate`] renders what stands in front of both answers.
-//! 3. A [`PairEncoder`] tokenizes prompt and answer together, aligns the tokens of the two answers, and gives each token its label and weight:
-//!    an [`EncodedPair`] of two [`Example`]s.
-//! 4. [`collate`] pads examples to a [`Batch`], which becomes tensors with [`Batch::to_tensors`](Batch::to_tensors) (feature `torch`).
+//! 3. A [`PairEncoder`] tokenizes prompt and answer together, aligns the tokens of the two answers, and gives each
+//!    token its label and weight: an [`EncodedPair`] of two [`Example`]s.
+//! 4. [`collate`] pads examples to a [`Batch`], which becomes tensors with [`Batch::to_tensors`](Batch::to_tensors)
+//!    (feature `torch`).
 //!
 //! ```
 //! use figa_loss::tokenizers::{Tokenizer, models::wordlevel::WordLevel, pre_tokenizers::whitespace::WhitespaceSplit};

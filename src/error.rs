@@ -1,5 +1,5 @@
-//! The one error type. Every message is a single line: what was wrong, what was expected, what came, what to do. It is complete in itself,
-//! so errors have no `source` that would say the end of it again.
+//! The one error type. Every message is a single line: what was wrong, what was expected, what came, what to do. It
+//! is complete in itself, so errors have no `source` that would say the end of it again.
 
 #[cfg(feature = "data")]
 use std::path::PathBuf;
@@ -48,7 +48,8 @@ pub enum Error {
     /// A record of a data file is broken.
     #[cfg(feature = "data")]
     #[error(
-        "{}:{line}:{column}: {message}; a record is an object with the strings instruction, input (optional), output, original_output and revised_output",
+        "{}:{line}:{column}: {message}; a record is an object with the strings instruction, input (optional), output, \
+         original_output and revised_output",
         path.display()
     )]
     Record {
@@ -73,7 +74,8 @@ pub enum Error {
     /// The tokenizer does not know a token it needs.
     #[cfg(feature = "data")]
     #[error(
-        "the tokenizer has no token {token:?}; name the end-of-sequence token of its model, or add this one to the tokenizer"
+        "the tokenizer has no token {token:?}; name the end-of-sequence token of its model, or add this one to the \
+         tokenizer"
     )]
     MissingToken {
         /// The token that was looked up.
@@ -88,7 +90,8 @@ pub enum Error {
     /// A prompt leaves no room for a single token of the response.
     #[cfg(feature = "data")]
     #[error(
-        "the prompt has {prompt_tokens} tokens and max_length is {max_length}: no token of the {side:?} response is left; raise max_length or leave the record out"
+        "the prompt has {prompt_tokens} tokens and max_length is {max_length}: no token of the {side:?} response is left; \
+         raise max_length or leave the record out"
     )]
     PromptTooLong {
         /// The response that does not fit.

@@ -1,7 +1,7 @@
 //! The loss: signed, gated, token-weighted negative log-likelihood.
 //!
-//! With `logits [B, S, V]`, `labels [B, S]` and `weights [B, S]`, where labels and weights have the positions of `input_ids` and the shift by
-//! one happens inside (`logits[:, :-1]` against `labels[:, 1:]` and `weights[:, 1:]`):
+//! With `logits [B, S, V]`, `labels [B, S]` and `weights [B, S]`, where labels and weights have the positions of
+//! `input_ids` and the shift by one happens inside (`logits[:, :-1]` against `labels[:, 1:]` and `weights[:, 1:]`):
 //!
 //! ```text
 //! nll_t = -log softmax(logits_t)[label_t]            in f32, or f64 for f64 logits
@@ -10,9 +10,10 @@
 //! loss  = sum_t w_t * nll_t / max(1, count_t(w_t != 0))
 //! ```
 //!
-//! A token with a positive weight becomes likelier, one with a negative weight less likely, and one with weight 0 is left alone: its logits may even be
-//! infinite or NaN. The gate stops a penalty once the model believes in the token with less than `exp(-0.6) = 0.549`; without it the loss is unbounded
-//! below. Where nothing is active, the loss is 0 and its gradient is zero.
+//! A token with a positive weight becomes likelier, one with a negative weight less likely, and one with weight 0 is
+//! left alone: its logits may even be infinite or NaN. The gate stops a penalty once the model believes in the token
+//! with less than `exp(-0.6) = 0.549`; without it the loss is unbounded below. Where nothing is active, the loss is 0
+//! and its gradient is zero.
 //!
 //! [`figa_loss`] is this formula with its defaults; [`FigaLoss`] is the configuration behind it.
 
@@ -32,8 +33,8 @@ use crate::weights::IGNORE_INDEX;
 /// All on one device.
 ///
 /// # Errors
-/// [`Error::Shape`], [`Error::Dtype`], [`Error::Device`] for arguments that do not fit, [`Error::LabelOutOfRange`] for a label that is neither a column of
-/// `logits` nor -100.
+/// [`Error::Shape`], [`Error::Dtype`], [`Error::Device`] for arguments that do not fit, [`Error::LabelOutOfRange`]
+/// for a label that is neither a column of `logits` nor -100.
 ///
 /// # Example
 /// ```
@@ -83,8 +84,8 @@ pub enum Reduction {
     AbsWeights,
     /// 1: the plain sum.
     Sum,
-    /// A number of the caller's, greater than 0. Gradient accumulation and data parallel training need it: k micro-batches, each divided by
-    /// the count of the whole batch, add up to the whole batch's gradient.
+    /// A number of the caller's, greater than 0. Gradient accumulation and data parallel training need it: k
+    /// micro-batches, each divided by the count of the whole batch, add up to the whole batch's gradient.
     External(f64),
 }
 
@@ -112,7 +113,8 @@ impl Default for FigaLoss {
     }
 }
 
-/// The loss and what went into it. All tensors are scalars on the device of the logits; nothing is copied to the host until it is read.
+/// The loss and what went into it. All tensors are scalars on the device of the logits; nothing is copied to the host
+/// until it is read.
 #[derive(Debug)]
 pub struct LossOutput {
     /// `numerator / denominator`.
@@ -155,8 +157,8 @@ impl ClassStats {
 }
 
 impl FigaLoss {
-    /// The loss of `logits [B, S, V]`, `labels [B, S]` and `weights [B, S]`; see the [module](crate::loss) for the formula and [`figa_loss`] for
-    /// dtypes and an example.
+    /// The loss of `logits [B, S, V]`, `labels [B, S]` and `weights [B, S]`; see the [module](crate::loss) for the
+    /// formula and [`figa_loss`] for dtypes and an example.
     ///
     /// # Errors
     /// Those of [`figa_loss`], and [`Error::Value`] for a gate or a denominator that is no number.
@@ -239,7 +241,8 @@ impl FigaLoss {
         }
     }
 
-    /// A label outside of the vocabulary must not reach a kernel: on CUDA it would be a device assert, which no program survives.
+    /// A label outside of the vocabulary must not reach a kernel: on CUDA it would be a device assert, which no
+    /// program survives.
     fn check_labels(&self, targets: &Tensor, labelled: &Tensor, vocab: i64) -> Result<()> {
         let outside = targets.f_lt(0)?.f_logical_or(&targets.f_ge(vocab)?)?.f_logical_and(labelled)?;
         if outside.f_any()?.f_int64_value(&[])? == 0 {

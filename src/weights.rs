@@ -60,7 +60,8 @@ pub enum TokenLabel {
 
 /// The label of every token of one response.
 ///
-/// `tokens` is the response on that `side`, as it was aligned; its first item equal to `eos` becomes [`TokenLabel::Eos`].
+/// `tokens` is the response on that `side`, as it was aligned; its first item equal to `eos` becomes
+/// [`TokenLabel::Eos`].
 pub fn label_tokens<T: Eq>(alignment: &Alignment, side: Side, tokens: &[T], eos: &T) -> Vec<TokenLabel> {
     let mut labels = match side {
         Side::Original => vec![TokenLabel::Kept; alignment.removed().len()],

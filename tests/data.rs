@@ -76,7 +76,8 @@ fn labels_and_weights_reach_the_rows() {
 
 #[test]
 fn the_boundary_comes_from_the_joint_encoding() {
-    // " a" is one token that begins in the prompt. The prompt alone would end in a token " " that the row does not have.
+    // " a" is one token that begins in the prompt. The prompt alone would end in a token " " that the row does not
+    // have.
     let encoder = encoder(PromptTemplate::Alpaca);
     let record = record("ab", "ac");
     let pair = encoder.encode(&record).unwrap();
@@ -127,7 +128,8 @@ fn the_prompt_is_never_aligned_with_the_answer() {
 
 #[test]
 fn alignment_precedes_truncation() {
-    // Three early insertions shift the tail. Cut first and aligned then, the original's last three tokens would look deleted.
+    // Three early insertions shift the tail. Cut first and aligned then, the original's last three tokens would look
+    // deleted.
     let mut encoder = encoder(PromptTemplate::Plain);
     let record = record("abcdefgh", "xyzabcdefgh");
     encoder.max_length = Some(4 + 8);

@@ -175,7 +175,8 @@ fn weights_change_the_gradient_token_by_token() {
     // No single factor turns one gradient into the other, so the weights cannot have been averaged away.
     let cosine = grad.dot_flat(&uniform) / (grad.dot_flat(&grad) * uniform.dot_flat(&uniform)).sqrt();
     assert!(cosine.abs() < 0.9, "cosine {cosine}");
-    // Position t predicts token t + 1: row 0 position 1 carries token 2, of weight -0.5; position 4 carries token 5, of weight 1.
+    // Position t predicts token t + 1: row 0 position 1 carries token 2, of weight -0.5; position 4 carries token 5,
+    // of weight 1.
     let at = |t: i64| values(&grad.get(0).get(t).abs().sum(Kind::Double))[0];
     assert!(at(1) > 0.0 && at(4) > 0.0);
     // The last position predicts nothing, and row 2 position 0 predicts a token of weight 0.
@@ -277,7 +278,8 @@ fn nothing_active_is_zero_with_a_gradient_of_zeros() {
 fn inf_and_nan_at_weight_zero_are_harmless() {
     let case = case();
     let (clean, clean_grad) = case.forward(FigaLoss::default());
-    // Row 0 position 2 is active; row 2 position 0 predicts weight 0; the last position and the ignored label of row 1 count for nothing.
+    // Row 0 position 2 is active; row 2 position 0 predicts weight 0; the last position and the ignored label of row
+    // 1 count for nothing.
     for (row, position, value) in [(2, 0, f64::INFINITY), (1, 0, f64::NAN), (0, 5, f64::NEG_INFINITY), (2, 4, f64::NAN)]
     {
         let _ = case.logits.get(row).get(position).fill_(value);

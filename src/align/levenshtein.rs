@@ -6,15 +6,16 @@ use super::{EditOp, EditTag};
 
 /// The shortest edit script from `source` to `dest`, in ascending order of position.
 ///
-/// Among the equally short scripts it is the one that `Levenshtein.editops(source, dest)` of the Python package returns:
+/// Among the equally short scripts it is the one that `Levenshtein.editops(source, dest)` of the Python package
+/// returns:
 ///
 /// 1. Items that both ends share are set aside, first the common prefix, then the common suffix.
-/// 2. On what is left, with `D[i][j]` the distance of the first `i` source and `j` destination items, the script is read backwards
-///    from the end: *delete* where `D[i-1][j] + 1 == D[i][j]`; otherwise *insert* where `j > 1` and
+/// 2. On what is left, with `D[i][j]` the distance of the first `i` source and `j` destination items, the script is
+///    read backwards from the end: *delete* where `D[i-1][j] + 1 == D[i][j]`; otherwise *insert* where `j > 1` and
 ///    `D[i][j-1] + 1 == D[i-1][j-1]`; otherwise step diagonally, a *replace* if the items differ.
 ///
-/// python-Levenshtein splits pairs of more than about 2048 x 2048 items and may break ties differently there; here the rule holds at
-/// every size. Time and memory grow with the product of the two lengths that are left after step 1.
+/// python-Levenshtein splits pairs of more than about 2048 x 2048 items and may break ties differently there; here
+/// the rule holds at every size. Time and memory grow with the product of the two lengths that are left after step 1.
 ///
 /// ```
 /// use figa_loss::{EditOp, EditTag, editops};
@@ -31,7 +32,8 @@ pub fn editops<T: Eq + Hash>(source: &[T], dest: &[T]) -> Vec<EditOp> {
     let mut ops = Vec::with_capacity(table.at(source.len(), dest.len()) as usize);
     let (mut i, mut j) = (source.len(), dest.len());
     while i > 0 || j > 0 {
-        // At the border j = 0 the first condition always holds. At j = 1 the second never does, so `j > 1` needs no test of its own.
+        // At the border j = 0 the first condition always holds. At j = 1 the second never does, so `j > 1` needs no
+        // test of its own.
         let tag = if i > 0 && table.at(i - 1, j) + 1 == table.at(i, j) {
             i -= 1;
             EditTag::Delete

@@ -23,7 +23,8 @@ pub struct Batch {
 
 /// Pads examples to one batch.
 ///
-/// The attention mask follows from the lengths, so `pad_id` may be any id, that of EOS included. No examples give a batch of 0 x 0.
+/// The attention mask follows from the lengths, so `pad_id` may be any id, that of EOS included. No examples give a
+/// batch of 0 x 0.
 ///
 /// # Errors
 /// [`Error::RowLength`] if the lists of an example differ in length.
@@ -78,7 +79,8 @@ impl Batch {
     /// Copies the batch to a device.
     ///
     /// # Errors
-    /// [`Error::Value`] if a list does not have `batch_size * seq_len` entries, [`Error::Torch`] if the device has no room.
+    /// [`Error::Value`] if a list does not have `batch_size * seq_len` entries, [`Error::Torch`] if the device has no
+    /// room.
     pub fn to_tensors(&self, device: tch::Device) -> Result<BatchTensors> {
         Ok(BatchTensors {
             input_ids: self.tensor("batch.input_ids", &self.input_ids, device)?,

@@ -34,11 +34,12 @@ pub struct EncodedPair {
 
 /// Turns records into rows. Change its public fields to configure it.
 ///
-/// * Prompt and response are tokenized in one go, as the model will see them. A token belongs to the response if it covers at least one of its
-///   bytes, so a token that straddles the boundary counts as response.
-/// * The response's tokens alone are aligned, EOS included, and before anything is cut: a token keeps its true label even if
-///   `max_length` cuts its counterpart off.
-/// * One EOS ends each row. A tokenizer that appends special tokens of its own has them replaced by it; a BOS in front stays.
+/// * Prompt and response are tokenized in one go, as the model will see them. A token belongs to the response if it
+///   covers at least one of its bytes, so a token that straddles the boundary counts as response.
+/// * The response's tokens alone are aligned, EOS included, and before anything is cut: a token keeps its true label
+///   even if `max_length` cuts its counterpart off.
+/// * One EOS ends each row. A tokenizer that appends special tokens of its own has them replaced by it; a BOS in
+///   front stays.
 #[derive(Debug, Clone)]
 pub struct PairEncoder {
     tokenizer: Tokenizer,
@@ -71,7 +72,8 @@ impl PairEncoder {
         })
     }
 
-    /// The id of the end-of-sequence token. It also serves as the `pad_id` of [`collate`](super::collate): padding is told by length, never by id.
+    /// The id of the end-of-sequence token. It also serves as the `pad_id` of [`collate`](super::collate): padding is
+    /// told by length, never by id.
     pub fn eos_id(&self) -> u32 {
         self.eos_id
     }
@@ -84,8 +86,8 @@ impl PairEncoder {
     /// Encodes, aligns and weighs one record.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if tokenization fails, [`Error::PromptTooLong`] if `max_length` leaves no token of a response, [`Error::Value`]
-    /// for weights that are not finite.
+    /// [`Error::Tokenizer`] if tokenization fails, [`Error::PromptTooLong`] if `max_length` leaves no token of a
+    /// response, [`Error::Value`] for weights that are not finite.
     pub fn encode(&self, record: &SpaRecord) -> Result<EncodedPair> {
         self.weights.validate()?;
         let prompt = self.template.render(record);
@@ -137,8 +139,8 @@ impl Row {
     }
 }
 
-/// The tokens that cover text behind byte `boundary`, without the special tokens that the tokenizer put at the end. (Those it put in front
-/// cover no text at all.)
+/// The tokens that cover text behind byte `boundary`, without the special tokens that the tokenizer put at the end.
+/// (Those it put in front cover no text at all.)
 fn response_tokens(encoding: &Encoding, boundary: usize) -> Range<usize> {
     let special = encoding.get_special_tokens_mask();
     let end = special.iter().rposition(|&special| special == 0).map_or(0, |last| last + 1);

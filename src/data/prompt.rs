@@ -6,7 +6,8 @@ use super::record::SpaRecord;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum PromptTemplate {
-    /// The prompt of Stanford Alpaca, with its two forms for records with and without `input`; one space separates it from the response.
+    /// The prompt of Stanford Alpaca, with its two forms for records with and without `input`; one space separates it
+    /// from the response.
     #[default]
     Alpaca,
     /// Instruction, input if there is one, each on lines of their own.

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// One record of SPA, the format of the FIGA paper's data: an instruction, and an answer before and after its minimal revision.
+/// One record of SPA, the format of the FIGA paper's data: an instruction, and an answer before and after its minimal
+/// revision.
 ///
 /// All fields are strings, `input` may be absent, other fields are ignored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,11 +27,12 @@ pub struct SpaRecord {
 }
 
 impl SpaRecord {
-    /// Reads all records of a file: a `.json` file holds one array, a `.jsonl` file one record a line (blank lines are allowed).
+    /// Reads all records of a file: a `.json` file holds one array, a `.jsonl` file one record a line (blank lines
+    /// are allowed).
     ///
     /// # Errors
-    /// [`Error::Format`] for another name, [`Error::Io`] when the file cannot be read, [`Error::Record`] with path, line and column for
-    /// the first broken record.
+    /// [`Error::Format`] for another name, [`Error::Io`] when the file cannot be read, [`Error::Record`] with path,
+    /// line and column for the first broken record.
     pub fn read(path: impl AsRef<Path>) -> Result<Vec<Self>> {
         let path = path.as_ref();
         let extension = path.extension().and_then(|extension| extension.to_str());
