@@ -1,6 +1,14 @@
 //! Levenshtein edit scripts with the tie-break of python-Levenshtein and RapidFuzz.
 
+mod bits;
+#[cfg(test)]
+mod table;
+mod waves;
+
 use std::hash::Hash;
+
+use bits::Bits;
+use waves::{Verdict, Waves};
 
 use super::{EditOp, EditTag};
 
@@ -27,30 +35,9 @@ use super::{EditOp, EditTag};
 /// ]);
 /// ```
 pub fn editops<T: Eq + Hash>(source: &[T], dest: &[T]) -> Vec<EditOp> {
-    let (offset, source, dest) = strip(source, dest);
-    let table = Table::fill(source, dest);
-    let mut ops = Vec::with_capacity(table.at(source.len(), dest.len()) as usize);
-    let (mut i, mut j) = (source.len(), dest.len());
-    while i > 0 || j > 0 {
-        // At the border j = 0 the first condition always holds. At j = 1 the second never does, so `j > 1` needs no
-        // test of its own.
-        let tag = if i > 0 && table.at(i - 1, j) + 1 == table.at(i, j) {
-            i -= 1;
-            EditTag::Delete
-        } else if i == 0 || table.at(i, j - 1) + 1 == table.at(i - 1, j - 1) {
-            j -= 1;
-            EditTag::Insert
-        } else {
-            (i, j) = (i - 1, j - 1);
-            if source[i] == dest[j] {
-                continue;
-            }
-            EditTag::Replace
-        };
-        ops.push(EditOp { tag, src_pos: offset + i, dest_pos: offset + j });
-    }
-    ops.reverse();
-    ops
+    let mut levenshtein = Levenshtein::default();
+    levenshtein.editops(source, dest);
+    levenshtein.ops
 }
 
 /// The Levenshtein distance: how many insertions, deletions and substitutions [`editops`] needs.
@@ -60,16 +47,77 @@ pub fn editops<T: Eq + Hash>(source: &[T], dest: &[T]) -> Vec<EditOp> {
 /// ```
 pub fn distance<T: Eq + Hash>(source: &[T], dest: &[T]) -> usize {
     let (_, source, dest) = strip(source, dest);
-    let mut row: Vec<u32> = (0..=dest.len() as u32).collect();
-    for (i, s) in source.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i as u32 + 1;
-        for (j, d) in dest.iter().enumerate() {
-            let cell = cell(diagonal, row[j + 1], row[j], s == d);
-            diagonal = std::mem::replace(&mut row[j + 1], cell);
-        }
+    match (source.len(), dest.len()) {
+        (n, 0) => n,
+        (0, m) => m,
+        _ => Levenshtein::default().measure(source, dest).1,
     }
-    row[dest.len()] as usize
+}
+
+/// The memory of the two methods, which one pair after another can use.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Levenshtein {
+    waves: Waves,
+    bits: Bits,
+    ops: Vec<EditOp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    Waves,
+    Bits,
+}
+
+impl Levenshtein {
+    pub(super) fn editops<T: Eq + Hash>(&mut self, source: &[T], dest: &[T]) -> &[EditOp] {
+        let (offset, source, dest) = strip(source, dest);
+        self.ops.clear();
+        if source.is_empty() {
+            let insert = |j| EditOp { tag: EditTag::Insert, src_pos: offset, dest_pos: offset + j };
+            self.ops.extend((0..dest.len()).map(insert));
+            return &self.ops;
+        }
+        if dest.is_empty() {
+            let delete = |i| EditOp { tag: EditTag::Delete, src_pos: offset + i, dest_pos: offset };
+            self.ops.extend((0..source.len()).map(delete));
+            return &self.ops;
+        }
+        let (method, distance) = self.measure(source, dest);
+        self.ops.reserve(distance);
+        let emit = |op: EditOp| {
+            self.ops.push(EditOp { tag: op.tag, src_pos: offset + op.src_pos, dest_pos: offset + op.dest_pos });
+        };
+        match method {
+            Method::Waves => self.waves.walk_back(source.len(), dest.len(), emit),
+            Method::Bits => self.bits.walk_back(source, dest, emit),
+        }
+        self.ops.reverse();
+        &self.ops
+    }
+
+    /// The distance of two sequences that are not empty, by the method that suits them.
+    fn measure<T: Eq + Hash>(&mut self, source: &[T], dest: &[T]) -> (Method, usize) {
+        let estimate = match self
+            .waves
+            .run(source, dest, |sent, estimate| waves_are_faster(source.len(), dest.len(), sent, estimate))
+        {
+            Verdict::Distance(distance) => return (Method::Waves, distance),
+            Verdict::Estimate(estimate) => estimate,
+        };
+        self.bits.prepare(source, dest);
+        let limit = (estimate + estimate / 8 + 32).max(source.len().abs_diff(dest.len()));
+        let distance = self.bits.run(limit);
+        // Above the limit it is only an upper bound, but one that serves as the next limit.
+        (Method::Bits, if distance > limit { self.bits.run(distance) } else { distance })
+    }
+}
+
+/// Is it worth sending more waves, after so many, at such an estimate of the distance?
+fn waves_are_faster(source_len: usize, dest_len: usize, sent: usize, estimate: usize) -> bool {
+    // In the time of one step of 64 cells, with all that belongs to it: two points of waves.
+    let bits = 2 * dest_len * (estimate / 64 + 2).min(source_len.div_ceil(64)) + 4 * (source_len + dest_len);
+    // More waves also make for a better estimate, and while they cost next to nothing, that pays.
+    estimate * estimate <= bits || 16 * sent * sent <= bits
 }
 
 /// The length of the common prefix, and the two sequences without their common prefix and suffix.
@@ -80,34 +128,93 @@ fn strip<'a, T: Eq>(source: &'a [T], dest: &'a [T]) -> (usize, &'a [T], &'a [T])
     (prefix, &source[..source.len() - suffix], &dest[..dest.len() - suffix])
 }
 
-/// The recurrence of the edit distance.
-fn cell(diagonal: u32, above: u32, left: u32, equal: bool) -> u32 {
-    (diagonal + u32::from(!equal)).min(above + 1).min(left + 1)
-}
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng, rngs::StdRng};
 
-/// `D[i][j]` for every `i` and `j`.
-struct Table {
-    width: usize,
-    cells: Vec<u32>,
-}
+    use super::*;
 
-impl Table {
-    fn fill<T: Eq>(source: &[T], dest: &[T]) -> Self {
-        let width = dest.len() + 1;
-        let mut cells = Vec::with_capacity((source.len() + 1) * width);
-        cells.extend(0..width as u32);
-        for (i, s) in source.iter().enumerate() {
-            cells.push(i as u32 + 1);
-            for (j, d) in dest.iter().enumerate() {
-                let above = i * width + j + 1;
-                let left = cells[cells.len() - 1];
-                cells.push(cell(cells[above - 1], cells[above], left, s == d));
+    /// Every method, forced, at several settings.
+    fn by_all_methods(source: &[u32], dest: &[u32]) -> Vec<(String, Vec<EditOp>)> {
+        let (offset, s, d) = strip(source, dest);
+        let mut scripts = vec![("the one chosen".into(), editops(source, dest))];
+        if s.is_empty() || d.is_empty() {
+            return scripts;
+        }
+        let finish = |mut ops: Vec<EditOp>| {
+            ops.reverse();
+            ops.iter()
+                .map(|op| EditOp { src_pos: op.src_pos + offset, dest_pos: op.dest_pos + offset, ..*op })
+                .collect()
+        };
+        let mut waves = Waves::default();
+        let Verdict::Distance(distance) = waves.run(s, d, |_, _| true) else { panic!("waves gave up") };
+        let mut ops = vec![];
+        waves.walk_back(s.len(), d.len(), |op| ops.push(op));
+        scripts.push(("waves".into(), finish(ops)));
+        let mut bits = Bits::default();
+        bits.prepare(s, d);
+        for limit in [distance, distance + 1, 2 * distance + 70, s.len() + d.len()] {
+            for budget in [0, usize::MAX] {
+                assert_eq!(bits.run_within(limit, budget), distance, "limit {limit}");
+                let mut ops = vec![];
+                bits.walk_back(s, d, |op| ops.push(op));
+                scripts.push((format!("bits, limit {limit}, budget {budget}"), finish(ops)));
             }
         }
-        Self { width, cells }
+        let least = s.len().abs_diff(d.len());
+        for limit in [least, (least + distance) / 2] {
+            let bound = bits.run_within(limit, usize::MAX);
+            assert!(bound >= distance && (bound > limit || bound == distance), "limit {limit}: {bound} for {distance}");
+        }
+        scripts
     }
 
-    fn at(&self, i: usize, j: usize) -> u32 {
-        self.cells[i * self.width + j]
+    fn check(source: &[u32], dest: &[u32]) {
+        let expected = table::editops(source, dest);
+        assert_eq!(distance(source, dest), expected.len(), "distance of {source:?} and {dest:?}");
+        for (method, ops) in by_all_methods(source, dest) {
+            assert!(ops == expected, "{method}: {ops:?} but {expected:?} for {source:?} and {dest:?}");
+        }
+    }
+
+    fn random_pair(rng: &mut StdRng, longest: usize) -> (Vec<u32>, Vec<u32>) {
+        let alphabet = [2, 4, 50, 32_000][rng.random_range(0..4)];
+        let source: Vec<u32> = (0..rng.random_range(0..=longest)).map(|_| rng.random_range(0..alphabet)).collect();
+        let rate = rng.random_range(0.0..=1.0f64).powi(2);
+        let mut dest = vec![];
+        for &item in &source {
+            match rng.random_bool(rate).then(|| rng.random_range(0..3)) {
+                None => dest.push(item),
+                Some(0) => dest.push(rng.random_range(0..alphabet)),
+                Some(1) => dest.extend([item, rng.random_range(0..alphabet)]),
+                Some(_) => {}
+            }
+        }
+        dest.truncate(longest);
+        if rng.random_bool(0.2) {
+            // An insertion or a deletion at one end, so that the lengths differ.
+            let cut = rng.random_range(0..=dest.len());
+            dest.drain(..cut);
+        }
+        (source, dest)
+    }
+
+    #[test]
+    fn all_methods_equal_the_table() {
+        let seed =
+            std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| rand::rng().random());
+        println!("SEED={seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        for longest in [8, 70, 200] {
+            for _ in 0..1000 {
+                let (source, dest) = random_pair(&mut rng, longest);
+                check(&source, &dest);
+            }
+        }
+        for _ in 0..20 {
+            let (source, dest) = random_pair(&mut rng, 2000);
+            check(&source, &dest);
+        }
     }
 }

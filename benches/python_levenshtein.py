@@ -1,0 +1,23 @@
+"""The other side of python_levenshtein.rs: answers each request line on stdin with one line on stdout.
+
+{"source": [...], "dest": [...]}  ->  the number of edits; the pair is kept
+{"repeat": N}                     ->  seconds for N calls of Levenshtein.editops on the pair
+"""
+
+import json
+import sys
+import time
+
+import Levenshtein
+
+source = dest = []
+for line in sys.stdin:
+    request = json.loads(line)
+    if "repeat" in request:
+        begin = time.perf_counter()
+        for _ in range(request["repeat"]):
+            Levenshtein.editops(source, dest)
+        print(time.perf_counter() - begin, flush=True)
+    else:
+        source, dest = request["source"], request["dest"]
+        print(len(Levenshtein.editops(source, dest)), flush=True)
