@@ -36,7 +36,8 @@ impl Python {
     }
 
     fn ask(&mut self, request: &str) -> f64 {
-        let hint = "Python ended: is Levenshtein installed? pip install Levenshtein==0.27.5, or name another Python in PYTHON";
+        let hint =
+            "Python ended: is Levenshtein installed? pip install Levenshtein==0.27.5, or name another Python in PYTHON";
         let mut answer = String::new();
         writeln!(self.requests, "{request}").expect(hint);
         self.answers.read_line(&mut answer).expect(hint);

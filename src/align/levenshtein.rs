@@ -105,7 +105,7 @@ impl Levenshtein {
             Verdict::Estimate(estimate) => estimate,
         };
         self.bits.prepare(source, dest);
-        let limit = (estimate + estimate / 8 + 32).max(source.len().abs_diff(dest.len()));
+        let limit = (estimate + estimate / 4).max(source.len().abs_diff(dest.len()));
         let distance = self.bits.run(limit);
         // Above the limit it is only an upper bound, but one that serves as the next limit.
         (Method::Bits, if distance > limit { self.bits.run(distance) } else { distance })
@@ -117,7 +117,7 @@ fn waves_are_faster(source_len: usize, dest_len: usize, sent: usize, estimate: u
     // In the time of one step of 64 cells, with all that belongs to it: two points of waves.
     let bits = 2 * dest_len * (estimate / 64 + 2).min(source_len.div_ceil(64)) + 4 * (source_len + dest_len);
     // More waves also make for a better estimate, and while they cost next to nothing, that pays.
-    estimate * estimate <= bits || 16 * sent * sent <= bits
+    estimate * estimate <= bits || 64 * sent * sent <= bits
 }
 
 /// The length of the common prefix, and the two sequences without their common prefix and suffix.

@@ -11,61 +11,69 @@
 //! cell visits no diagonal beyond the band, because what it spends on going there and back, it cannot spend on the way.
 //! If the corner comes out above `t`, it is an upper bound of the distance and thereby a limit that will do.
 //!
-//! **Memory.** The columns are kept where they fit the budget. Where they do not, every so-many-th column is kept, and the walk back
-//! computes the columns in between once more, from the right to the left, and only down to the row where it is.
+//! **Memory.** Columns are kept while they fit a small budget, which also keeps them in the cache. Where they do not, every so-many-th is kept
+//! as a checkpoint, and the walk back computes the columns in between once more, from the right to the left, and only down
+//! to the row where it is.
 
 use std::hash::{BuildHasher, Hash};
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use rustc_hash::FxBuildHasher;
 
 use crate::align::{EditOp, EditTag};
 
 /// The end of a list.
 const NONE: u32 = u32::MAX;
 
-/// Words of `vp` that may be kept at a time, and of `vn` as many: 16 MiB together.
-const WORDS: usize = 1 << 20;
+/// Blocks that are kept between two checkpoints: 512 KiB.
+const BUDGET: usize = 1 << 15;
+
+/// The vertical differences of 64 rows of a column.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    vp: u64,
+    vn: u64,
+}
+
+impl Block {
+    /// The block in the next column, given its matches and by how much `D` grows (`up`) or shrinks (`down`) just above it;
+    /// with it, the same just below it.
+    #[inline]
+    fn advance(self, eq: u64, up: u64, down: u64) -> (Self, u64, u64) {
+        let Self { vp, vn } = self;
+        let eq = eq | down;
+        let zero = ((eq & vp).wrapping_add(vp) ^ vp) | eq | vn;
+        let (hp, hn) = (vn | !(zero | vp), zero & vp);
+        let (hp_below, hn_below) = (hp << 1 | up, hn << 1 | down);
+        (Self { vp: hn_below | !(zero | hp_below), vn: zero & hp_below }, hp >> 63, hn >> 63)
+    }
+}
+
+/// A block that the band has not reached yet: from row to row one more deletion.
+const DELETIONS: Block = Block { vp: !0, vn: 0 };
 
 #[derive(Debug, Default, Clone)]
 pub(super) struct Bits {
-    hasher: DefaultHashBuilder,
-    symbols: HashTable<Symbol>,
-    /// Which rows hold a symbol, 64 at a time.
-    occurrences: Vec<Occurrence>,
+    symbols: Symbols,
     /// Per destination item the last of its occurrences in the source.
     dest: Vec<u32>,
-    /// The current column: where its item matches, and its vertical differences.
-    eq: Vec<u64>,
-    vp: Vec<u64>,
-    vn: Vec<u64>,
-    /// The columns from the last checkpoint on, that one included.
-    kept: Columns,
-    /// Every so-many-th column, from column 0.
-    checkpoints: Columns,
+    rows: usize,
     plan: Plan,
-}
-
-/// An item of the source.
-#[derive(Debug, Clone, Copy)]
-struct Symbol {
-    position: u32,
-    last: u32,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Occurrence {
-    rows: u64,
-    block: u32,
-    before: u32,
+    /// What matches in the current column.
+    eq: Vec<u64>,
+    /// The columns from the last checkpoint on, that one included; `plan.width` blocks each.
+    kept: Vec<Block>,
+    /// Every `plan.stride`-th column, from column 0; `plan.width` blocks each.
+    checkpoints: Vec<Block>,
 }
 
 /// Which blocks of 64 rows are computed, and which columns are kept.
 #[derive(Debug, Default, Clone, Copy)]
 struct Plan {
-    rows: usize,
-    columns: usize,
+    rows: isize,
     /// The least and the greatest diagonal `i - j` of the band.
     diagonals: (isize, isize),
+    /// The greatest number of blocks in a column.
+    width: usize,
     /// Distance of two checkpoints.
     stride: usize,
 }
@@ -75,14 +83,15 @@ impl Plan {
         let (delta, limit) = (rows as isize - columns as isize, limit as isize);
         let diagonals = ((delta - limit).div_euclid(2), (delta + limit + 1).div_euclid(2));
         let width = ((diagonals.1 - diagonals.0) as usize / 64 + 2).min(rows.div_ceil(64));
-        // As many columns as the budget allows; but checkpoints take room as well, so no fewer than their number.
+        // Checkpoints take room as well: there should not be more of them than columns between two.
         let stride = (budget / width).max(columns.isqrt()).clamp(1, columns);
-        Self { rows, columns, diagonals, stride }
+        Self { rows: rows as isize, diagonals, width, stride }
     }
 
     /// First and last block of a column.
+    #[inline]
     fn blocks(&self, column: usize) -> (usize, usize) {
-        let row = |diagonal: isize| (column as isize + diagonal).clamp(1, self.rows as isize) as usize;
+        let row = |diagonal: isize| (column as isize + diagonal).min(self.rows).max(1) as usize;
         ((row(self.diagonals.0) - 1) / 64, (row(self.diagonals.1) - 1) / 64)
     }
 }
@@ -90,122 +99,92 @@ impl Plan {
 impl Bits {
     /// Looks up where each item of `dest` occurs in `source`. Neither may be empty.
     pub(super) fn prepare<T: Eq + Hash>(&mut self, source: &[T], dest: &[T]) {
-        let Self { hasher, symbols, occurrences, .. } = self;
-        symbols.clear();
-        occurrences.clear();
-        for (position, item) in source.iter().enumerate() {
-            let same = |symbol: &Symbol| source[symbol.position as usize] == *item;
-            let rehash = |symbol: &Symbol| hasher.hash_one(&source[symbol.position as usize]);
-            let (block, row) = ((position / 64) as u32, 1 << (position % 64));
-            let symbol = symbols
-                .entry(hasher.hash_one(item), same, rehash)
-                .or_insert(Symbol { position: position as u32, last: NONE })
-                .into_mut();
-            match occurrences.get_mut(symbol.last as usize) {
-                Some(occurrence) if occurrence.block == block => occurrence.rows |= row,
-                _ => {
-                    occurrences.push(Occurrence { rows: row, block, before: symbol.last });
-                    symbol.last = occurrences.len() as u32 - 1;
-                }
-            }
-        }
+        self.symbols.number(source);
         self.dest.clear();
-        self.dest.extend(dest.iter().map(|item| {
-            let same = |symbol: &Symbol| source[symbol.position as usize] == *item;
-            symbols.find(hasher.hash_one(item), same).map_or(NONE, |symbol| symbol.last)
-        }));
-        self.plan.rows = source.len();
+        self.dest.extend(dest.iter().map(|item| self.symbols.last_occurrence(source, item)));
+        self.rows = source.len();
     }
 
     /// The distance if it is at most `limit`, else an upper bound of it that is above `limit`.
     pub(super) fn run(&mut self, limit: usize) -> usize {
-        self.run_within(limit, WORDS)
+        self.run_within(limit, BUDGET)
     }
 
     pub(super) fn run_within(&mut self, limit: usize, budget: usize) -> usize {
-        let plan = Plan::new(self.plan.rows, self.dest.len(), limit, budget);
+        let columns = self.dest.len();
+        let plan = Plan::new(self.rows, columns, limit, budget);
         self.plan = plan;
-        let blocks = plan.rows.div_ceil(64);
         self.eq.clear();
-        self.eq.resize(blocks, 0);
-        self.enter(blocks);
+        self.eq.resize(self.rows.div_ceil(64), 0);
+        self.kept.resize((plan.stride + 1) * plan.width, DELETIONS);
+        self.kept[..plan.width].fill(DELETIONS);
         self.checkpoints.clear();
-        let mut last = plan.blocks(0).1;
-        let mut bottom = 64 * (last as i64 + 1);
-        for column in 0..=plan.columns {
-            let (first, next_last) = plan.blocks(column);
-            if column > 0 {
-                bottom += 64 * (next_last - last) as i64;
-                last = next_last;
-                bottom += self.step(column, first, last);
+        self.checkpoints.extend_from_slice(&self.kept[..plan.width]);
+        let mut bottom = 64 * (plan.blocks(0).1 as i64 + 1);
+        for column in 1..=columns {
+            let index = (column - 1) % plan.stride + 1;
+            bottom += self.step(column, index, usize::MAX);
+            if index == plan.stride && column < columns {
+                let from = index * plan.width;
+                self.checkpoints.extend_from_slice(&self.kept[from..from + plan.width]);
+                self.kept.copy_within(from..from + plan.width, 0);
             }
-            if column % plan.stride == 0 && column < plan.columns {
-                self.checkpoints.push(first, &self.vp[first..=last], &self.vn[first..=last]);
-                self.kept.clear();
-            }
-            self.kept.push(first, &self.vp[first..=last], &self.vn[first..=last]);
         }
         // The last block may go on below the last row.
-        let below = match plan.rows % 64 {
+        let below = match self.rows % 64 {
             0 => 0,
             rows => !0 << rows,
         };
-        let differences =
-            i64::from((self.vp[last] & below).count_ones()) - i64::from((self.vn[last] & below).count_ones());
+        let (first, last) = plan.blocks(columns);
+        let corner = &self.kept[((columns - 1) % plan.stride + 1) * plan.width + last - first];
+        let differences = i64::from((corner.vp & below).count_ones()) - i64::from((corner.vn & below).count_ones());
         (bottom - differences) as usize
     }
 
-    /// The column before the first: no block below has been seen yet, and each would be reached by deletions.
-    fn enter(&mut self, blocks: usize) {
-        self.vp.clear();
-        self.vp.resize(blocks, !0);
-        self.vn.clear();
-        self.vn.resize(blocks, 0);
-    }
-
-    /// Moves on to `column`, and returns the horizontal difference at the bottom of block `last`.
-    fn step(&mut self, column: usize, first: usize, last: usize) -> i64 {
-        let head = self.dest[column - 1];
-        let mut at = head;
-        while let Some(occurrence) = self.occurrences.get(at as usize) {
-            self.eq[occurrence.block as usize] = occurrence.rows;
-            at = occurrence.before;
-        }
+    /// Computes `column`, the one at `index` in `kept`, from the one before, down to block `lowest` at most. Returns by how
+    /// much `D` at the bottom of the last block differs from `D` at the bottom of the last block of the column before.
+    #[inline]
+    fn step(&mut self, column: usize, index: usize, lowest: usize) -> i64 {
+        let Self { symbols, dest, plan, eq, kept, .. } = self;
+        let (first_before, last_before) = plan.blocks(column - 1);
+        let (first, last) = plan.blocks(column);
+        let (before, now) = kept[(index - 1) * plan.width..(index + 1) * plan.width].split_at_mut(plan.width);
+        let occurrence = dest[column - 1];
+        symbols.visit(occurrence, |block, rows| eq[block] = rows);
         // The row above grows by one a column: it is row 0, or outside of the band.
         let (mut up, mut down) = (1, 0);
-        let columns = self.vp[first..=last].iter_mut().zip(&mut self.vn[first..=last]);
-        for ((vp, vn), eq) in columns.zip(&self.eq[first..=last]) {
-            let eq = eq | down;
-            let zero = ((eq & *vp).wrapping_add(*vp) ^ *vp) | eq | *vn;
-            let hp = *vn | !(zero | *vp);
-            let hn = zero & *vp;
-            let (hp_shifted, hn_shifted) = (hp << 1 | up, hn << 1 | down);
-            (up, down) = (hp >> 63, hn >> 63);
-            *vp = hn_shifted | !(zero | hp_shifted);
-            *vn = zero & hp_shifted;
+        let count = last.min(lowest) + 1 - first;
+        let known = count.min(last_before + 1 - first);
+        let before = &before[first - first_before..];
+        let matches = &eq[first..first + count];
+        for ((now, before), eq) in now.iter_mut().zip(&before[..known]).zip(matches) {
+            (*now, up, down) = before.advance(*eq, up, down);
         }
-        at = head;
-        while let Some(occurrence) = self.occurrences.get(at as usize) {
-            self.eq[occurrence.block as usize] = 0;
-            at = occurrence.before;
+        if known < count {
+            (now[known], up, down) = DELETIONS.advance(matches[known], up, down);
         }
-        up as i64 - down as i64
+        symbols.visit(occurrence, |block, _| eq[block] = 0);
+        64 * (count - known) as i64 + up as i64 - down as i64
     }
 
     /// The edit script, last edit first, after a run that found the distance.
     pub(super) fn walk_back<T: Eq>(&mut self, source: &[T], dest: &[T], mut emit: impl FnMut(EditOp)) {
         let plan = self.plan;
-        let (mut i, mut j) = (plan.rows, plan.columns);
-        let mut start = (plan.columns - 1) / plan.stride * plan.stride;
+        let (mut i, mut j) = (source.len(), dest.len());
+        let mut start = (j - 1) / plan.stride * plan.stride;
         while i > 0 || j > 0 {
-            if j == start && j > 0 && i > 0 {
+            if i > 0 && j > 0 && j == start {
                 start -= plan.stride;
-                self.compute_again(start, j, i);
+                let from = start / plan.stride * plan.width;
+                self.kept[..plan.width].copy_from_slice(&self.checkpoints[from..from + plan.width]);
+                for column in start + 1..=j {
+                    self.step(column, column - start, (i - 1) / 64);
+                }
             }
-            let tag = if i > 0 && (j == 0 || self.kept.vp(j - start, i)) {
+            let tag = if i > 0 && (j == 0 || self.bit(j, start, i, |block| block.vp)) {
                 i -= 1;
                 EditTag::Delete
-            } else if i == 0 || self.kept.vn(j - 1 - start, i) {
+            } else if i == 0 || self.bit(j - 1, start, i, |block| block.vn) {
                 j -= 1;
                 EditTag::Insert
             } else {
@@ -219,66 +198,85 @@ impl Bits {
         }
     }
 
-    /// Keeps the columns from the checkpoint at `start` to `end`, down to `row`.
-    fn compute_again(&mut self, start: usize, end: usize, row: usize) {
-        self.enter(self.plan.rows.div_ceil(64));
-        let (first, vp, vn) = self.checkpoints.column(start / self.plan.stride);
-        self.vp[first..first + vp.len()].copy_from_slice(vp);
-        self.vn[first..first + vn.len()].copy_from_slice(vn);
-        self.kept.clear();
-        for column in start..=end {
-            let (first, last) = self.plan.blocks(column);
-            let last = last.min((row - 1) / 64);
-            if column > start {
-                self.step(column, first, last);
+    /// The bit of row `i` in a kept column; false below the band.
+    #[inline]
+    fn bit(&self, column: usize, start: usize, i: usize, word: impl Fn(&Block) -> u64) -> bool {
+        let block = (i - 1) / 64 - self.plan.blocks(column).0;
+        i as isize - column as isize <= self.plan.diagonals.1
+            && word(&self.kept[(column - start) * self.plan.width + block]) >> ((i - 1) % 64) & 1 == 1
+    }
+}
+
+/// Where the items of the source are: an open-addressing table that keeps its memory.
+#[derive(Debug, Default, Clone)]
+struct Symbols {
+    /// The upper half of an item's hash, and where the item occurs first; or [`EMPTY`]. A power of two of slots, so many that
+    /// an item which is not there mostly meets an empty slot at once.
+    slots: Vec<u64>,
+    /// Per position of a first occurrence, the last occurrence, which leads to the others.
+    last: Vec<u32>,
+    occurrences: Vec<Occurrence>,
+}
+
+const EMPTY: u64 = u64::MAX;
+
+/// The rows of one block that hold the same item.
+#[derive(Debug, Clone, Copy)]
+struct Occurrence {
+    rows: u64,
+    block: u32,
+    before: u32,
+}
+
+impl Symbols {
+    fn number<T: Eq + Hash>(&mut self, source: &[T]) {
+        self.slots.clear();
+        self.slots.resize((4 * source.len()).next_power_of_two(), EMPTY);
+        self.last.clear();
+        self.last.resize(source.len(), NONE);
+        self.occurrences.clear();
+        for (position, item) in source.iter().enumerate() {
+            let (slot, entry) = self.find(source, item);
+            if self.slots[slot] == EMPTY {
+                self.slots[slot] = entry | position as u64;
             }
-            self.kept.push(first, &self.vp[first..=last], &self.vn[first..=last]);
+            let last = &mut self.last[self.slots[slot] as u32 as usize];
+            let (block, row) = ((position / 64) as u32, 1 << (position % 64));
+            match self.occurrences.get_mut(*last as usize) {
+                Some(occurrence) if occurrence.block == block => occurrence.rows |= row,
+                _ => {
+                    let before = std::mem::replace(last, self.occurrences.len() as u32);
+                    self.occurrences.push(Occurrence { rows: row, block, before });
+                }
+            }
         }
     }
-}
 
-/// Columns, or parts of them, in a row.
-#[derive(Debug, Default, Clone)]
-struct Columns {
-    vp: Vec<u64>,
-    vn: Vec<u64>,
-    /// Per column, where it starts in `vp` and `vn`, and its first block.
-    starts: Vec<(usize, usize)>,
-}
-
-impl Columns {
-    fn clear(&mut self) {
-        self.vp.clear();
-        self.vn.clear();
-        self.starts.clear();
+    fn last_occurrence<T: Eq + Hash>(&self, source: &[T], item: &T) -> u32 {
+        let (slot, _) = self.find(source, item);
+        // The lower half of EMPTY is no position.
+        self.last.get(self.slots[slot] as u32 as usize).map_or(NONE, |&last| last)
     }
 
-    fn push(&mut self, first_block: usize, vp: &[u64], vn: &[u64]) {
-        self.starts.push((self.vp.len(), first_block));
-        self.vp.extend_from_slice(vp);
-        self.vn.extend_from_slice(vn);
+    /// The slot that holds the item, or the empty one where it belongs; and what it holds, less the position.
+    fn find<T: Eq + Hash>(&self, source: &[T], item: &T) -> (usize, u64) {
+        let (hash, mask) = (FxBuildHasher.hash_one(item), self.slots.len() - 1);
+        let tag = hash >> 32 << 32;
+        let mut slot = hash as usize & mask;
+        loop {
+            let entry = self.slots[slot];
+            if entry == EMPTY || (entry >> 32 << 32 == tag && source[entry as u32 as usize] == *item) {
+                return (slot, tag);
+            }
+            slot = (slot + 1) & mask;
+        }
     }
 
-    fn column(&self, index: usize) -> (usize, &[u64], &[u64]) {
-        let (start, first_block) = self.starts[index];
-        let end = self.starts.get(index + 1).map_or(self.vp.len(), |next| next.0);
-        (first_block, &self.vp[start..end], &self.vn[start..end])
+    /// Calls `each(block, rows)` for an occurrence and all before it.
+    fn visit(&self, mut occurrence: u32, mut each: impl FnMut(usize, u64)) {
+        while let Some(&Occurrence { rows, block, before }) = self.occurrences.get(occurrence as usize) {
+            each(block as usize, rows);
+            occurrence = before;
+        }
     }
-
-    /// Is `D[i][j] - D[i-1][j] = 1` in this column? False outside of the band.
-    fn vp(&self, index: usize, i: usize) -> bool {
-        let (first_block, vp, _) = self.column(index);
-        bit(vp, first_block, i)
-    }
-
-    /// Is `D[i][j] - D[i-1][j] = -1` in this column? False outside of the band.
-    fn vn(&self, index: usize, i: usize) -> bool {
-        let (first_block, _, vn) = self.column(index);
-        bit(vn, first_block, i)
-    }
-}
-
-fn bit(words: &[u64], first_block: usize, i: usize) -> bool {
-    let word = ((i - 1) / 64).checked_sub(first_block).and_then(|block| words.get(block));
-    word.is_some_and(|word| word >> ((i - 1) % 64) & 1 == 1)
 }

@@ -45,8 +45,11 @@ impl Waves {
     pub(super) fn run<T: Eq>(&mut self, source: &[T], dest: &[T], go_on: impl Fn(usize, usize) -> bool) -> Verdict {
         let (n, m) = (source.len() as i32, dest.len() as i32);
         let slide = |k: i32, i: i32| {
-            let (source, dest) = (&source[i as usize..], &dest[(i - k) as usize..]);
-            i + source.iter().zip(dest).take_while(|(s, d)| s == d).count() as i32
+            let (mut i, mut j) = (i as usize, (i - k) as usize);
+            while i < source.len() && j < dest.len() && source[i] == dest[j] {
+                (i, j) = (i + 1, j + 1);
+            }
+            i as i32
         };
         self.points.clear();
         self.origins.clear();
@@ -65,16 +68,13 @@ impl Waves {
                 }
             }
             let (first, last) = diagonals(s, n, m);
-            let before = self.index(s - 1, first - 1);
-            let start = self.points.len();
+            let (before, start) = (self.index(s - 1, first - 1), self.points.len());
             self.points.resize(start + (last - first + 5) as usize, NOWHERE);
             self.origins.push((start as isize + 2 - first as isize) as usize);
             let (done, wave) = self.points.split_at_mut(start);
             for ((point, from), k) in wave[2..].iter_mut().zip(done[before..].windows(3)).zip(first..=last) {
-                *point = (from[0] + 1).max(from[1] + 1).max(from[2]).min(n).min(m + k);
-            }
-            for (point, k) in wave[2..].iter_mut().zip(first..=last) {
-                *point = slide(k, *point);
+                let i = (from[0].max(from[1]) + 1).max(from[2]).min(n).min(m + k);
+                *point = slide(k, i);
             }
         }
         unreachable!("after n + m waves at the latest, one has arrived")
