@@ -21,8 +21,8 @@ use rustc_hash::FxBuildHasher;
 
 use crate::align::{EditOp, EditTag};
 
-/// The end of a list.
-const NONE: u32 = u32::MAX;
+/// The end of every list of occurrences: an occurrence in a block below the last, so that it can be set like any other.
+const END: u32 = 0;
 
 /// Blocks that are kept between two checkpoints: 512 KiB.
 const BUDGET: usize = 1 << 15;
@@ -34,17 +34,28 @@ struct Block {
     vn: u64,
 }
 
+/// What a column hands down from block to block: the carry of the addition, and by how much `D` grows (`up`) or shrinks
+/// (`down`) from the column before.
+#[derive(Debug, Clone, Copy)]
+struct Carry {
+    add: bool,
+    up: u64,
+    down: u64,
+}
+
 impl Block {
-    /// The block in the next column, given its matches and by how much `D` grows (`up`) or shrinks (`down`) just above it;
-    /// with it, the same just below it.
+    /// The block in the next column, given its matches and what comes from above. A whole column is one addition of long
+    /// numbers, so that only its carry has to wait for the block above.
     #[inline]
-    fn advance(self, eq: u64, up: u64, down: u64) -> (Self, u64, u64) {
+    fn advance(self, eq: u64, above: Carry) -> (Self, Carry) {
         let Self { vp, vn } = self;
-        let eq = eq | down;
-        let zero = ((eq & vp).wrapping_add(vp) ^ vp) | eq | vn;
+        let (sum, first) = (eq & vp).overflowing_add(vp);
+        let (sum, second) = sum.overflowing_add(u64::from(above.add));
+        let zero = (sum ^ vp) | eq | vn;
         let (hp, hn) = (vn | !(zero | vp), zero & vp);
-        let (hp_below, hn_below) = (hp << 1 | up, hn << 1 | down);
-        (Self { vp: hn_below | !(zero | hp_below), vn: zero & hp_below }, hp >> 63, hn >> 63)
+        let (hp_below, hn_below) = (hp << 1 | above.up, hn << 1 | above.down);
+        let block = Self { vp: hn_below | !(zero | hp_below), vn: zero & hp_below };
+        (block, Carry { add: first | second, up: hp >> 63, down: hn >> 63 })
     }
 }
 
@@ -115,7 +126,7 @@ impl Bits {
         let plan = Plan::new(self.rows, columns, limit, budget);
         self.plan = plan;
         self.eq.clear();
-        self.eq.resize(self.rows.div_ceil(64), 0);
+        self.eq.resize(self.rows.div_ceil(64) + 1, 0);
         self.kept.resize((plan.stride + 1) * plan.width, DELETIONS);
         self.kept[..plan.width].fill(DELETIONS);
         self.checkpoints.clear();
@@ -152,19 +163,19 @@ impl Bits {
         let occurrence = dest[column - 1];
         symbols.visit(occurrence, |block, rows| eq[block] = rows);
         // The row above grows by one a column: it is row 0, or outside of the band.
-        let (mut up, mut down) = (1, 0);
+        let mut carry = Carry { add: false, up: 1, down: 0 };
         let count = last.min(lowest) + 1 - first;
         let known = count.min(last_before + 1 - first);
         let before = &before[first - first_before..];
         let matches = &eq[first..first + count];
         for ((now, before), eq) in now.iter_mut().zip(&before[..known]).zip(matches) {
-            (*now, up, down) = before.advance(*eq, up, down);
+            (*now, carry) = before.advance(*eq, carry);
         }
         if known < count {
-            (now[known], up, down) = DELETIONS.advance(matches[known], up, down);
+            (now[known], carry) = DELETIONS.advance(matches[known], carry);
         }
         symbols.visit(occurrence, |block, _| eq[block] = 0);
-        64 * (count - known) as i64 + up as i64 - down as i64
+        64 * (count - known) as i64 + carry.up as i64 - carry.down as i64
     }
 
     /// The edit script, last edit first, after a run that found the distance.
@@ -233,8 +244,9 @@ impl Symbols {
         self.slots.clear();
         self.slots.resize((4 * source.len()).next_power_of_two(), EMPTY);
         self.last.clear();
-        self.last.resize(source.len(), NONE);
+        self.last.resize(source.len(), END);
         self.occurrences.clear();
+        self.occurrences.push(Occurrence { rows: 0, block: source.len().div_ceil(64) as u32, before: END });
         for (position, item) in source.iter().enumerate() {
             let (slot, entry) = self.find(source, item);
             if self.slots[slot] == EMPTY {
@@ -242,12 +254,12 @@ impl Symbols {
             }
             let last = &mut self.last[self.slots[slot] as u32 as usize];
             let (block, row) = ((position / 64) as u32, 1 << (position % 64));
-            match self.occurrences.get_mut(*last as usize) {
-                Some(occurrence) if occurrence.block == block => occurrence.rows |= row,
-                _ => {
-                    let before = std::mem::replace(last, self.occurrences.len() as u32);
-                    self.occurrences.push(Occurrence { rows: row, block, before });
-                }
+            let occurrence = &mut self.occurrences[*last as usize];
+            if occurrence.block == block {
+                occurrence.rows |= row;
+            } else {
+                let before = std::mem::replace(last, self.occurrences.len() as u32);
+                self.occurrences.push(Occurrence { rows: row, block, before });
             }
         }
     }
@@ -255,7 +267,7 @@ impl Symbols {
     fn last_occurrence<T: Eq + Hash>(&self, source: &[T], item: &T) -> u32 {
         let (slot, _) = self.find(source, item);
         // The lower half of EMPTY is no position.
-        self.last.get(self.slots[slot] as u32 as usize).map_or(NONE, |&last| last)
+        self.last.get(self.slots[slot] as u32 as usize).map_or(END, |&last| last)
     }
 
     /// The slot that holds the item, or the empty one where it belongs; and what it holds, less the position.
@@ -273,10 +285,15 @@ impl Symbols {
     }
 
     /// Calls `each(block, rows)` for an occurrence and all before it.
+    #[inline]
     fn visit(&self, mut occurrence: u32, mut each: impl FnMut(usize, u64)) {
-        while let Some(&Occurrence { rows, block, before }) = self.occurrences.get(occurrence as usize) {
+        loop {
+            let Occurrence { rows, block, before } = self.occurrences[occurrence as usize];
             each(block as usize, rows);
             occurrence = before;
+            if occurrence == END {
+                break;
+            }
         }
     }
 }
