@@ -1,5 +1,5 @@
 //! `cargo bench --bench loss`: forward and backward from logits (B = 4, S = 128, V = 8000, f32), ours beside the flat
-//! expression that projects every row.
+//! expression that computes every row.
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use figa_loss::figa_loss;

@@ -33,9 +33,9 @@ struct Args {
     /// Take the two answers from a file of SPA records (.json or .jsonl) instead
     #[arg(long, conflicts_with = "original")]
     file: Option<PathBuf>,
-    /// Which record of the file, from 1
-    #[arg(long, default_value_t = 1, requires = "file")]
-    record: usize,
+    /// Which record of the file, from 1 [default: 1]
+    #[arg(long, requires = "file", conflicts_with = "original")]
+    record: Option<usize>,
     /// A tokenizer.json; without it, words and punctuation are the tokens
     #[arg(long)]
     tokenizer: Option<PathBuf>,
@@ -63,7 +63,7 @@ fn main() -> Result<()> {
         None => None,
     };
     let tokens = |text| split(text, tokenizer.as_ref());
-    let (original, revised) = (tokens(&original)?, tokens(&revised)?);
+    let ((original, original_texts), (revised, revised_texts)) = (tokens(&original)?, tokens(&revised)?);
     let aligner = match args.aligner {
         Algorithm::Levenshtein => Aligner::Levenshtein,
         Algorithm::Myers => Aligner::Myers,
@@ -74,21 +74,21 @@ fn main() -> Result<()> {
     let alignment = aligner.align(&original, &revised);
 
     let labels = |side, tokens| label_tokens(&alignment, side, tokens, &EOS.to_string());
-    let (original_labels, revised_labels) = (labels(Side::Original, &original), labels(Side::Revised, &revised));
+    let (original_labels, revised_labels) = (labels(Side::Original, &original)?, labels(Side::Revised, &revised)?);
     let (mut diff, mut table) = (String::new(), String::new());
     let (mut i, mut j) = (0, 0);
     while i < original.len() || j < revised.len() {
         // Whatever was removed at this point comes first, then whatever was added, then what both sides keep.
         let (token, style, cells) = if alignment.removed().get(i) == Some(&true) {
             i += 1;
-            (&original[i - 1], REMOVED, [cell(Side::Original, original_labels[i - 1]), String::new()])
+            (&original_texts[i - 1], REMOVED, [cell(Side::Original, original_labels[i - 1]), String::new()])
         } else if alignment.added().get(j) == Some(&true) {
             j += 1;
-            (&revised[j - 1], ADDED, [String::new(), cell(Side::Revised, revised_labels[j - 1])])
+            (&revised_texts[j - 1], ADDED, [String::new(), cell(Side::Revised, revised_labels[j - 1])])
         } else {
             (i, j) = (i + 1, j + 1);
             let cells = [cell(Side::Original, original_labels[i - 1]), cell(Side::Revised, revised_labels[j - 1])];
-            (&revised[j - 1], Style::new(), cells)
+            (&revised_texts[j - 1], Style::new(), cells)
         };
         write!(diff, "{style}{token}{style:#} ")?;
         writeln!(table, "{style}{token:<20}{style:#} {:<20} {:<20}", cells[0], cells[1])?;
@@ -103,27 +103,35 @@ fn texts(args: &Args) -> Result<(String, String)> {
     };
     let mut records = SpaRecord::read(path)?;
     let count = records.len();
-    let index = args.record.checked_sub(1).filter(|&index| index < count);
+    let number = args.record.unwrap_or(1);
+    let index = number.checked_sub(1).filter(|&index| index < count);
     let index =
-        index.with_context(|| format!("--record {}: {} holds {count}, counted from 1", args.record, path.display()))?;
+        index.with_context(|| format!("--record {}: {} holds {count}, counted from 1", number, path.display()))?;
     let record = records.swap_remove(index);
     println!("{} {}\n", record.instruction, record.input);
     Ok((record.original_output, record.revised_output))
 }
 
-/// The tokens of a text as it spells them, and EOS.
-fn split(text: &str, tokenizer: Option<&Tokenizer>) -> Result<Vec<String>> {
-    let offsets: Vec<(usize, usize)> = match tokenizer {
-        Some(tokenizer) => tokenizer.encode(text, false).map_err(Error::from_boxed)?.get_offsets().to_vec(),
-        None => {
-            let mut words = PreTokenizedString::from(text);
-            Whitespace.pre_tokenize(&mut words).map_err(Error::from_boxed)?;
-            let splits = words.get_splits(OffsetReferential::Original, OffsetType::Byte);
-            splits.into_iter().map(|(_, offsets, _)| offsets).collect()
+/// The tokens of a text with EOS: what they are called in the vocabulary, which is what gets aligned, and how the
+/// text spells them.
+fn split(text: &str, tokenizer: Option<&Tokenizer>) -> Result<(Vec<String>, Vec<String>)> {
+    let (mut names, mut spans) = (vec![], vec![]);
+    if let Some(tokenizer) = tokenizer {
+        let encoding = tokenizer.encode(text, false).map_err(Error::from_boxed)?;
+        names.extend_from_slice(encoding.get_tokens());
+        spans.extend_from_slice(encoding.get_offsets());
+    } else {
+        let mut words = PreTokenizedString::from(text);
+        Whitespace.pre_tokenize(&mut words).map_err(Error::from_boxed)?;
+        for (word, span, _) in words.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+            names.push(word.to_string());
+            spans.push(span);
         }
-    };
-    let tokens = offsets.into_iter().map(|(start, end)| text[start..end].to_string());
-    Ok(tokens.chain([EOS.to_string()]).collect())
+    }
+    let mut texts: Vec<String> = spans.into_iter().map(|(start, end)| text[start..end].to_string()).collect();
+    names.push(EOS.to_string());
+    texts.push(EOS.to_string());
+    Ok((names, texts))
 }
 
 fn cell(side: Side, label: TokenLabel) -> String {

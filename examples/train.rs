@@ -31,7 +31,9 @@ use figa_loss::tch::nn::{self, Module, ModuleT, OptimizerConfig};
 use figa_loss::tch::{self, Device, Kind, Tensor};
 use figa_loss::tokenizers::models::bpe::{BPE, BpeTrainer};
 use figa_loss::tokenizers::{AddedToken, Tokenizer, models::TrainerWrapper, pre_tokenizers::byte_level::ByteLevel};
-use figa_loss::{EncodedPair, FigaLoss, IGNORE_INDEX, PairEncoder, PromptTemplate, SpaRecord, TokenLabel, collate};
+use figa_loss::{
+    ClassStats, EncodedPair, Error, FigaLoss, IGNORE_INDEX, PairEncoder, PromptTemplate, SpaRecord, TokenLabel, collate,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
@@ -119,13 +121,14 @@ fn main() -> Result<()> {
         let output = FigaLoss::default().forward(&model.forward(&rows.input_ids), &rows.labels, &rows.weights)?;
         optimizer.backward_step_clip_norm(&output.loss, 1.0);
         let (added, removed, gated) = (&output.added, &output.removed, &output.gated);
+        let nll = |class: &ClassStats| Ok::<_, Error>(class.mean_nll()?.map_or("-".into(), |nll| format!("{nll:.2}")));
         let line = format!(
-            "figa {step:>4}  loss {:7.4}  added {:>4} nll {:5.2}  removed {:>3} nll {:5.2}  gated {:>3}",
+            "figa {step:>4}  loss {:7.4}  added {:>4} nll {:>5}  removed {:>3} nll {:>5}  gated {:>3}",
             output.loss.double_value(&[]),
             added.count()?,
-            added.mean_nll()?.unwrap_or(f64::NAN),
+            nll(added)?,
             removed.count()?,
-            removed.mean_nll()?.unwrap_or(f64::NAN),
+            nll(removed)?,
             gated.count()?,
         );
         bar.suspend(|| println!("{line}"));

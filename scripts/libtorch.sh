@@ -31,7 +31,7 @@ if [ -n "${LIBTORCH:-}" ]; then
     [ -d "$LIBTORCH/lib" ] && [ -d "$LIBTORCH/include" ] ||
         fail "LIBTORCH=$LIBTORCH has no folders lib and include; name the folder of a libtorch $version, or unset the variable"
     if [ -f "$header" ]; then
-        found=$(sed -n 's/^#define TORCH_VERSION_\(MAJOR\|MINOR\|PATCH\) \([0-9]*\).*/\2/p' "$header" | paste -sd. -)
+        found=$(sed -nE 's/^#define TORCH_VERSION_(MAJOR|MINOR|PATCH) ([0-9]+).*/\2/p' "$header" | paste -sd. -)
     else # before 2.9
         found=$(cat "$LIBTORCH/build-version" 2>/dev/null || echo unknown)
     fi

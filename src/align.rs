@@ -10,8 +10,9 @@
 //!   deletions *and substitutions* as possible, and where several edit scripts are equally short it picks the one
 //!   that `Levenshtein.editops(original, revised)` of the Python packages Levenshtein and RapidFuzz picks.
 //! * The diffs ([`Myers`](Aligner::Myers), [`Patience`](Aligner::Patience), [`Histogram`](Aligner::Histogram),
-//!   [`Hunt`](Aligner::Hunt)) know insertions and deletions only, so their masks differ. `Myers` is minimal in that
-//!   sense; `Patience` and `Histogram` anchor on rare items, which reads well when whole sentences move.
+//!   [`Hunt`](Aligner::Hunt)) know insertions and deletions only, so their masks differ; where both meet, the run
+//!   counts as substituted. `Myers` is minimal in that sense; `Patience` and `Histogram` anchor on rare items, which
+//!   reads well when whole sentences move.
 //!
 //! ```
 //! use figa_loss::{Aligner, EditTag, editops};

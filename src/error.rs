@@ -1,5 +1,5 @@
-//! The one error type. Every message is a single line: what was wrong, what was expected, what came, what to do. It
-//! is complete in itself, so errors have no `source` that would say the end of it again.
+//! The one error type. Every message is a single line: what was wrong, what was expected, what came, what to do. It is
+//! complete in itself; only an error of libtorch has a `source`, which holds the rest of libtorch's own account.
 
 #[cfg(feature = "data")]
 use std::path::PathBuf;
@@ -87,6 +87,17 @@ pub enum Error {
     #[error("tokenizer: {0}")]
     Tokenizer(tokenizers::Error),
 
+    /// A prompt has no tokens.
+    #[cfg(feature = "data")]
+    #[error(
+        "the prompt of the {side:?} response has no tokens, so that nothing could predict the response's first; use a \
+         template that renders some text, or a tokenizer that puts a BOS in front"
+    )]
+    EmptyPrompt {
+        /// The response that nothing precedes.
+        side: crate::weights::Side,
+    },
+
     /// A prompt leaves no room for a single token of the response.
     #[cfg(feature = "data")]
     #[error(
@@ -158,6 +169,6 @@ pub enum Error {
 
     /// libtorch failed: out of memory, for example.
     #[cfg(feature = "torch")]
-    #[error(transparent)]
+    #[error("{}", .0.to_string().lines().next().unwrap_or_default())]
     Torch(#[from] tch::TchError),
 }

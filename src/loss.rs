@@ -113,8 +113,8 @@ impl Default for FigaLoss {
     }
 }
 
-/// The loss and what went into it. All tensors are scalars on the device of the logits; nothing is copied to the host
-/// until it is read.
+/// The loss and what went into it. All tensors are scalars on the device of the logits, and stay there until they are
+/// read.
 #[derive(Debug)]
 pub struct LossOutput {
     /// `numerator / denominator`.
@@ -195,9 +195,11 @@ impl FigaLoss {
             }
         };
         let live = gated.f_logical_not()?;
-        // Not `nll * live`: a gated token may have infinite nll, and 0 * inf is NaN.
-        let numerator = nll.f_where_self(&live, &nll.f_zeros_like()?)?.f_mul(&weights)?.f_sum(None)?;
-        let denominator = self.denominator(&labelled, &weights, &live, kind)?;
+        // Not `nll * live`: a gated token may have infinite nll or weight, and 0 * inf is NaN.
+        let zeros = weights.f_zeros_like()?;
+        let live_weights = weights.f_where_self(&live, &zeros)?;
+        let numerator = nll.f_where_self(&live, &zeros)?.f_mul(&live_weights)?.f_sum(None)?;
+        let denominator = self.denominator(&labelled, &live_weights, &live, kind)?;
         Ok(LossOutput {
             loss: numerator.f_div(&denominator)?,
             numerator,
@@ -210,10 +212,10 @@ impl FigaLoss {
 
     fn denominator(&self, labelled: &Tensor, weights: &Tensor, live: &Tensor, kind: Kind) -> Result<Tensor> {
         Ok(match self.reduction {
-            Reduction::ActiveTokens => live.f_sum(kind)?.f_clamp_min(1)?,
-            Reduction::LabelledTokens => labelled.f_sum(kind)?.f_clamp_min(1)?,
+            Reduction::ActiveTokens => live.f_sum(Kind::Int64)?.f_clamp_min(1)?.f_to_kind(kind)?,
+            Reduction::LabelledTokens => labelled.f_sum(Kind::Int64)?.f_clamp_min(1)?.f_to_kind(kind)?,
             Reduction::AbsWeights => {
-                let sum = weights.f_abs()?.f_mul(live)?.f_sum(kind)?;
+                let sum = weights.f_abs()?.f_sum(kind)?;
                 sum.f_where_self(&sum.f_ne(0)?, &sum.f_ones_like()?)?
             }
             Reduction::Sum => Tensor::f_ones([], (kind, weights.device()))?,
@@ -232,9 +234,9 @@ impl FigaLoss {
             return Err(Error::Value { argument: "gate", expected, actual: format!("{:?}", self.gate) });
         }
         match self.reduction {
-            Reduction::External(number) if !(number.is_finite() && number > 0.0) => Err(Error::Value {
+            Reduction::External(number) if !((number as f32).is_finite() && number as f32 > 0.0) => Err(Error::Value {
                 argument: "reduction",
-                expected: "External(a finite number > 0)",
+                expected: "External(a number > 0 within the range of f32)",
                 actual: number.to_string(),
             }),
             _ => Ok(()),

@@ -18,12 +18,13 @@
 //! const EOS: u32 = 0;
 //! let (original, revised) = ([5, 6, 7, EOS], [5, 8, 7, EOS]);
 //! let alignment = Aligner::Levenshtein.align(&original, &revised);
-//! let labels = label_tokens(&alignment, Side::Revised, &revised, &EOS);
+//! let labels = label_tokens(&alignment, Side::Revised, &revised, &EOS)?;
 //! assert_eq!(labels, [TokenLabel::Kept, TokenLabel::Substituted, TokenLabel::Kept, TokenLabel::Eos]);
 //!
 //! let weights = FigaWeights::default();
 //! let signed: Vec<f32> = labels.iter().map(|&label| weights.weight(Side::Revised, label)).collect();
 //! assert_eq!(signed, [0.0, 1.0, 0.0, 1.0]);
+//! # Ok::<(), figa_loss::Error>(())
 //! ```
 
 use crate::align::{Alignment, EditTag};
@@ -62,11 +63,22 @@ pub enum TokenLabel {
 ///
 /// `tokens` is the response on that `side`, as it was aligned; its first item equal to `eos` becomes
 /// [`TokenLabel::Eos`].
-pub fn label_tokens<T: Eq>(alignment: &Alignment, side: Side, tokens: &[T], eos: &T) -> Vec<TokenLabel> {
+///
+/// # Errors
+/// [`Error::Value`] if `tokens` has another length than the alignment has on that side.
+pub fn label_tokens<T: Eq>(alignment: &Alignment, side: Side, tokens: &[T], eos: &T) -> Result<Vec<TokenLabel>> {
     let mut labels = match side {
         Side::Original => vec![TokenLabel::Kept; alignment.removed().len()],
         Side::Revised => vec![TokenLabel::Kept; alignment.added().len()],
     };
+    if tokens.len() != labels.len() {
+        let actual = format!("{} of them for {} {side:?} tokens", tokens.len(), labels.len());
+        return Err(Error::Value {
+            argument: "tokens",
+            expected: "the sequence that was aligned on this side",
+            actual,
+        });
+    }
     for span in alignment.spans() {
         let range = match side {
             Side::Original => span.original.clone(),
@@ -78,10 +90,10 @@ pub fn label_tokens<T: Eq>(alignment: &Alignment, side: Side, tokens: &[T], eos:
             EditTag::Delete => TokenLabel::Deleted,
         });
     }
-    if let Some(label) = tokens.iter().position(|token| token == eos).and_then(|first| labels.get_mut(first)) {
-        *label = TokenLabel::Eos;
+    if let Some(first) = tokens.iter().position(|token| token == eos) {
+        labels[first] = TokenLabel::Eos;
     }
-    labels
+    Ok(labels)
 }
 
 /// The paper's weights. The default is the paper's setting: `alpha` 1, `beta` 0.5, `gamma` 0.
@@ -102,7 +114,7 @@ impl Default for FigaWeights {
 }
 
 impl FigaWeights {
-    /// Are all three finite, and is `beta` no reward in disguise?
+    /// Are all three finite and at least 0? A negative one would turn reward into penalty.
     ///
     /// # Errors
     /// [`Error::Value`] that names the field.

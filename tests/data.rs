@@ -7,6 +7,8 @@ use std::path::Path;
 
 use figa_loss::TokenLabel::{self, Deleted, Eos, Ignored, Inserted, Kept, Substituted};
 use figa_loss::tokenizers::models::bpe::{BPE, Vocab};
+use figa_loss::tokenizers::normalizers::Strip;
+use figa_loss::tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use figa_loss::tokenizers::processors::template::TemplateProcessing;
 use figa_loss::tokenizers::{AddedToken, PaddingParams, Tokenizer, TruncationParams};
 use figa_loss::{Aligner, EncodedPair, Error, Example, PairEncoder, PromptTemplate, SpaRecord, collate};
@@ -102,13 +104,7 @@ fn multi_byte_text_keeps_the_boundary() {
 #[test]
 fn special_tokens_of_the_tokenizer_do_not_count_as_response() {
     let mut tokenizer = tokenizer();
-    let template = TemplateProcessing::builder()
-        .try_single("<s> $A </s>")
-        .unwrap()
-        .special_tokens(vec![("<s>", 0), ("</s>", 1)])
-        .build()
-        .unwrap();
-    tokenizer.with_post_processor(Some(template));
+    tokenizer.with_post_processor(Some(bos_and_eos()));
     let mut encoder = PairEncoder::new(tokenizer, "</s>").unwrap();
     encoder.template = PromptTemplate::Plain;
     let pair = encoder.encode(&record("ab", "b")).unwrap();
@@ -119,11 +115,58 @@ fn special_tokens_of_the_tokenizer_do_not_count_as_response() {
 
 #[test]
 fn the_prompt_is_never_aligned_with_the_answer() {
-    // The original answer is the prompt's own text: aligned as whole rows, its tokens could pair with the prompt's.
+    // " a" takes in the last space of the prompt; in front of "X" that space is a token of its own, and part of the
+    // prompt. Aligned as whole rows, " a" would be substituted by it.
+    let encoder = encoder(PromptTemplate::Alpaca);
+    let pair = encoder.encode(&record("aXb", "Xb")).unwrap();
+    let labels = |example: &Example| example.token_labels.iter().copied().filter(|l| *l != Ignored).collect::<Vec<_>>();
+    assert_eq!(labels(&pair.original), [Deleted, Kept, Kept, Eos]);
+    assert_eq!(labels(&pair.revised), [Kept, Kept, Eos]);
+}
+
+#[test]
+fn whitespace_of_the_response_is_response_even_if_the_tokenizer_trims_offsets() {
+    let mut tokenizer = tokenizer();
+    tokenizer.with_post_processor(Some(ByteLevel::default().trim_offsets(true)));
+    let mut encoder = PairEncoder::new(tokenizer, "</s>").unwrap();
+    encoder.template = PromptTemplate::Plain;
+    let pair = encoder.encode(&record("  ", " ")).unwrap();
+    assert_eq!(pair.original.token_labels, [Ignored, Ignored, Ignored, Ignored, Kept, Deleted, Eos]);
+    assert_eq!(pair.revised.token_labels, [Ignored, Ignored, Ignored, Ignored, Kept, Eos]);
+}
+
+#[test]
+fn eos_in_the_text_is_not_repeated() {
     let encoder = encoder(PromptTemplate::Plain);
-    let pair = encoder.encode(&record("ask\nask", "b")).unwrap();
-    let labels: Vec<_> = pair.original.token_labels.iter().copied().filter(|l| *l != Ignored).collect();
-    assert!(labels[..7].iter().all(|label| *label != Kept), "{labels:?}");
+    let pair = encoder.encode(&record("ab</s>", "ab")).unwrap();
+    assert_eq!(pair.original.input_ids, pair.revised.input_ids);
+    check(&pair, encoder.eos_id());
+}
+
+#[test]
+fn a_prompt_without_tokens_needs_a_bos() {
+    let strip = |tokenizer: &mut Tokenizer| {
+        tokenizer.with_normalizer(Some(Strip::new(true, true))).unwrap();
+    };
+    let mut record = record("ab", "b");
+    record.instruction = String::new();
+    let mut bare = encoder(PromptTemplate::Plain).tokenizer().clone();
+    strip(&mut bare);
+    let encode = |tokenizer| {
+        let mut encoder = PairEncoder::new(tokenizer, "</s>").unwrap();
+        encoder.template = PromptTemplate::Plain;
+        encoder.encode(&record)
+    };
+    assert!(matches!(encode(bare), Err(Error::EmptyPrompt { .. })));
+    let mut with_bos = tokenizer();
+    strip(&mut with_bos);
+    with_bos.with_post_processor(Some(bos_and_eos()));
+    assert_eq!(encode(with_bos).unwrap().original.token_labels, [Ignored, Deleted, Kept, Eos]);
+}
+
+fn bos_and_eos() -> TemplateProcessing {
+    let mut template = TemplateProcessing::builder();
+    template.try_single("<s> $A </s>").unwrap().special_tokens(vec![("<s>", 0), ("</s>", 1)]).build().unwrap()
 }
 
 #[test]
@@ -211,6 +254,8 @@ fn both_formats_hold_the_same_records() {
     let array = read("x.json", format!("[{A},\n{B}]\n")).unwrap();
     assert_eq!(lines, array);
     assert_eq!((lines.len(), &*lines[0].input, &*lines[1].input, &*lines[1].revised_output), (2, "", "n", "ü"));
+    let with_null = A.replacen('{', r#"{"input": null, "#, 1);
+    assert_eq!(read("X.JSONL", with_null).unwrap(), lines[..1]);
     assert_eq!(read("x.jsonl", "").unwrap(), []);
     assert_eq!(read("x.json", "[]").unwrap(), []);
 }
@@ -222,7 +267,7 @@ fn a_broken_record_names_path_and_line() {
         (br#"{"instruction": "i", "output": 3}"#, "invalid type: integer `3`, expected a string"),
         (br#"{"instruction": "i"#, "EOF while parsing a string"),
         (b"{\"instruction\": \"\xff\"}", "invalid unicode code point"),
-        (b"[1, 2]", "invalid type"),
+        (b"3", "invalid type: integer `3`, expected struct SpaRecord"),
     ];
     for (broken, expected) in broken_lines {
         let error =
@@ -232,6 +277,15 @@ fn a_broken_record_names_path_and_line() {
         let error = read("x.json", [b"[", A.as_bytes(), b",\n", broken, b"]"].concat()).unwrap_err().to_string();
         assert!(error.contains("x.json:2:"), "{error}");
     }
+}
+
+#[test]
+fn the_other_format_is_recognised() {
+    let error = read("x.json", format!("\n{A}\n{B}")).unwrap_err().to_string();
+    assert!(error.contains("x.json:2:1: ") && error.contains("one record a line is .jsonl"), "{error}");
+    let error = read("x.jsonl", format!("[{A},\n{B}]")).unwrap_err().to_string();
+    assert!(error.contains("x.jsonl:1:1: ") && error.contains("one array of records is .json"), "{error}");
+    assert!(read("x.json", "").unwrap_err().to_string().contains("x.json:1:1: EOF"));
 }
 
 #[test]
@@ -283,6 +337,12 @@ fn a_batch_becomes_tensors() {
     assert_eq!(Vec::<i64>::try_from(tensors.input_ids.reshape([-1])).unwrap(), batch.input_ids);
     batch.labels.pop();
     assert!(matches!(batch.to_tensors(Device::Cpu), Err(Error::Value { argument: "batch.labels", .. })));
+    batch.batch_size = usize::MAX;
+    assert!(matches!(batch.to_tensors(Device::Cpu), Err(Error::Value { argument: "batch.input_ids", .. })));
+    if !Device::cuda_if_available().is_cuda() {
+        let error = collate(&[], 0).unwrap().to_tensors(Device::Cuda(0)).unwrap_err().to_string();
+        assert!(!error.is_empty() && !error.contains('\n'), "{error}");
+    }
     assert_eq!(collate(&[], 0).unwrap().to_tensors(Device::Cpu).unwrap().input_ids.size(), [0, 0]);
 }
 

@@ -312,9 +312,12 @@ fn a_gated_token_of_infinite_nll_has_no_gradient() {
     let mut logits = Tensor::zeros([1, 2, 3], (Kind::Float, Device::Cpu));
     let _ = logits.get(0).get(0).get(1).fill_(f64::NEG_INFINITY);
     logits = logits.set_requires_grad(true);
-    let loss = figa_loss(&logits, &tensor(&[0i64, 1], &[1, 2]), &tensor(&[0f32, -0.5], &[1, 2])).unwrap();
-    loss.backward();
-    assert_eq!((loss.double_value(&[]), values(&logits.grad())), (0.0, vec![0.0; 6]));
+    for weight in [-0.5, f32::NEG_INFINITY] {
+        logits.zero_grad();
+        let loss = figa_loss(&logits, &tensor(&[0i64, 1], &[1, 2]), &tensor(&[0f32, weight], &[1, 2])).unwrap();
+        loss.backward();
+        assert_eq!((loss.double_value(&[]), values(&logits.grad())), (0.0, vec![0.0; 6]), "weight {weight}");
+    }
 }
 
 #[test]
@@ -377,6 +380,8 @@ fn errors_name_the_argument_what_was_expected_and_what_came() {
             "weights: expected dtype f16, bf16, f32 or f64, got Int64; convert it with to_kind",
         ),
         (message(&Tensor::new(), &labels, &weights), "logits: expected a tensor, got an undefined tensor"),
+        (message(&logits, &Tensor::new(), &weights), "labels: expected a tensor, got an undefined tensor"),
+        (message(&logits, &labels, &Tensor::new()), "weights: expected a tensor, got an undefined tensor"),
         (
             message(&logits, &tensor(&[0i64, 1, 2, 3, 4, 5], &[2, 3]), &weights),
             "labels[1, 2] is 5: expected 0 <= label < V = 5, or ignore_index = -100",
@@ -398,6 +403,8 @@ fn errors_name_the_argument_what_was_expected_and_what_came() {
         (FigaLoss { gate: Some(Gate::Band { min: 1.0, max: 0.5 }), ..UNGATED }, "gate"),
         (FigaLoss { reduction: Reduction::External(0.0), ..UNGATED }, "reduction"),
         (FigaLoss { reduction: Reduction::External(f64::INFINITY), ..UNGATED }, "reduction"),
+        (FigaLoss { reduction: Reduction::External(1e39), ..UNGATED }, "reduction"),
+        (FigaLoss { reduction: Reduction::External(1e-50), ..UNGATED }, "reduction"),
     ] {
         let error = loss.forward(&logits, &labels, &weights).unwrap_err();
         assert!(matches!(error, Error::Value { argument: name, .. } if name == argument), "{error}");

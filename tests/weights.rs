@@ -7,7 +7,8 @@ const EOS: u32 = 0;
 
 fn labels(original: &[u32], revised: &[u32]) -> (Vec<TokenLabel>, Vec<TokenLabel>) {
     let alignment = Aligner::Levenshtein.align(original, revised);
-    (label_tokens(&alignment, Side::Original, original, &EOS), label_tokens(&alignment, Side::Revised, revised, &EOS))
+    let side = |side, tokens| label_tokens(&alignment, side, tokens, &EOS).unwrap();
+    (side(Side::Original, original), side(Side::Revised, revised))
 }
 
 #[test]
@@ -29,6 +30,16 @@ fn the_first_eos_is_eos_whatever_the_alignment_says() {
 }
 
 #[test]
+fn tokens_that_were_not_aligned_are_refused() {
+    let alignment = Aligner::Levenshtein.align(&[1, 2, EOS], &[1, EOS]);
+    let message = label_tokens(&alignment, Side::Original, &[1, EOS], &EOS).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "tokens: expected the sequence that was aligned on this side, got 2 of them for 3 Original tokens"
+    );
+}
+
+#[test]
 fn weights_follow_the_table() {
     let weights = FigaWeights { alpha: 2.0, beta: 0.25, gamma: 0.125 };
     let row = |side| [Ignored, Kept, Inserted, Substituted, Deleted, Eos].map(|label| weights.weight(side, label));
@@ -42,6 +53,8 @@ fn weights_that_are_no_numbers_are_refused_by_name() {
     for (weights, name) in [
         (FigaWeights { alpha: f32::NAN, ..Default::default() }, "weights.alpha"),
         (FigaWeights { beta: -0.5, ..Default::default() }, "weights.beta"),
+        (FigaWeights { alpha: -1.0, ..Default::default() }, "weights.alpha"),
+        (FigaWeights { gamma: -0.1, ..Default::default() }, "weights.gamma"),
         (FigaWeights { gamma: f32::INFINITY, ..Default::default() }, "weights.gamma"),
     ] {
         assert!(matches!(weights.validate(), Err(Error::Value { argument, .. }) if argument == name), "{name}");

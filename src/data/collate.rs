@@ -96,7 +96,7 @@ impl Batch {
         data: &[T],
         device: tch::Device,
     ) -> Result<tch::Tensor> {
-        if data.len() != self.batch_size * self.seq_len {
+        if self.batch_size.checked_mul(self.seq_len) != Some(data.len()) {
             let actual = format!("{} entries for {} x {}", data.len(), self.batch_size, self.seq_len);
             return Err(Error::Value { argument, expected: "batch_size * seq_len entries", actual });
         }

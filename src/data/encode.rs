@@ -1,8 +1,6 @@
 //! A record becomes two rows: the original response with its penalties and the revised one with its rewards.
 
-use std::ops::Range;
-
-use tokenizers::{Encoding, Tokenizer};
+use tokenizers::{Encoding, PostProcessorWrapper, Token, Tokenizer};
 
 use super::prompt::PromptTemplate;
 use super::record::SpaRecord;
@@ -38,11 +36,13 @@ pub struct EncodedPair {
 ///   covers at least one of its bytes, so a token that straddles the boundary counts as response.
 /// * The response's tokens alone are aligned, EOS included, and before anything is cut: a token keeps its true label
 ///   even if `max_length` cuts its counterpart off.
-/// * One EOS ends each row. A tokenizer that appends special tokens of its own has them replaced by it; a BOS in
-///   front stays.
+/// * Each row ends in EOS, which is not repeated where the response's text already ends in it. Of the special tokens
+///   that the tokenizer itself puts around a text, those in front (BOS) stay, and EOS replaces those behind.
 #[derive(Debug, Clone)]
 pub struct PairEncoder {
     tokenizer: Tokenizer,
+    /// The special tokens in front of a text.
+    bos_ids: Vec<u32>,
     eos_id: u32,
     /// The prompt in front of both responses; [`PromptTemplate::Alpaca`] by default.
     pub template: PromptTemplate,
@@ -55,15 +55,20 @@ pub struct PairEncoder {
 }
 
 impl PairEncoder {
-    /// An encoder with default settings. Padding and truncation that the tokenizer's file may ask for are switched off.
+    /// An encoder with default settings. Padding and truncation that the tokenizer's file may ask for are switched
+    /// off; so is its post-processor, for it may trim the offsets that tell prompt and response apart. The encoder
+    /// puts BOS in front itself.
     ///
     /// # Errors
     /// [`Error::MissingToken`] if the tokenizer does not know `eos_token`.
     pub fn new(mut tokenizer: Tokenizer, eos_token: &str) -> Result<Self> {
         let eos_id = tokenizer.token_to_id(eos_token).ok_or_else(|| Error::MissingToken { token: eos_token.into() })?;
         tokenizer.with_padding(None).with_truncation(None).map_err(Error::Tokenizer)?;
+        let bos_ids = tokens_in_front(&tokenizer)?;
+        tokenizer.with_post_processor(None::<PostProcessorWrapper>);
         Ok(Self {
             tokenizer,
+            bos_ids,
             eos_id,
             template: PromptTemplate::default(),
             aligner: Aligner::default(),
@@ -78,7 +83,7 @@ impl PairEncoder {
         self.eos_id
     }
 
-    /// The tokenizer.
+    /// The tokenizer, without its post-processor.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
@@ -91,22 +96,29 @@ impl PairEncoder {
     pub fn encode(&self, record: &SpaRecord) -> Result<EncodedPair> {
         self.weights.validate()?;
         let prompt = self.template.render(record);
-        let original = self.row(&prompt, &record.original_output)?;
-        let revised = self.row(&prompt, &record.revised_output)?;
+        let original = self.row(&prompt, &record.original_output, Side::Original)?;
+        let revised = self.row(&prompt, &record.revised_output, Side::Revised)?;
         let alignment = self.aligner.align(original.response(), revised.response());
         let finish = |row: Row, side| {
-            let labels = label_tokens(&alignment, side, row.response(), &self.eos_id);
+            let labels = label_tokens(&alignment, side, row.response(), &self.eos_id)?;
             self.finish(row, side, &labels)
         };
         Ok(EncodedPair { original: finish(original, Side::Original)?, revised: finish(revised, Side::Revised)? })
     }
 
-    fn row(&self, prompt: &str, response: &str) -> Result<Row> {
-        let encoding = self.tokenizer.encode(format!("{prompt}{response}"), true).map_err(Error::Tokenizer)?;
-        let response = response_tokens(&encoding, prompt.len());
-        let mut ids = encoding.get_ids()[..response.end].to_vec();
-        ids.push(self.eos_id);
-        Ok(Row { ids, prompt_tokens: response.start })
+    fn row(&self, prompt: &str, response: &str, side: Side) -> Result<Row> {
+        let encoding = self.tokenizer.encode(format!("{prompt}{response}"), false).map_err(Error::Tokenizer)?;
+        let ids = self.bos_ids.iter().chain(encoding.get_ids());
+        let mut ids: Vec<u32> = ids.copied().collect();
+        let in_prompt = encoding.get_offsets().iter().take_while(|&&(_, end)| end <= prompt.len()).count();
+        let prompt_tokens = self.bos_ids.len() + in_prompt;
+        if prompt_tokens == 0 {
+            return Err(Error::EmptyPrompt { side });
+        }
+        if ids.len() == prompt_tokens || ids.last() != Some(&self.eos_id) {
+            ids.push(self.eos_id);
+        }
+        Ok(Row { ids, prompt_tokens })
     }
 
     fn finish(&self, row: Row, side: Side, response_labels: &[TokenLabel]) -> Result<Example> {
@@ -139,11 +151,10 @@ impl Row {
     }
 }
 
-/// The tokens that cover text behind byte `boundary`, without the special tokens that the tokenizer put at the end.
-/// (Those it put in front cover no text at all.)
-fn response_tokens(encoding: &Encoding, boundary: usize) -> Range<usize> {
-    let special = encoding.get_special_tokens_mask();
-    let end = special.iter().rposition(|&special| special == 0).map_or(0, |last| last + 1);
-    let start = encoding.get_offsets()[..end].iter().position(|&(_, token_end)| token_end > boundary);
-    start.unwrap_or(end)..end
+/// The special tokens that the tokenizer's post-processor puts in front of any text.
+fn tokens_in_front(tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let text = Encoding::from_tokens(vec![Token::new(0, String::new(), (0, 0))], 0);
+    let text = tokenizer.post_process(text, None, true).map_err(Error::Tokenizer)?;
+    let special = text.get_special_tokens_mask().iter().take_while(|&&special| special == 1);
+    Ok(text.get_ids().iter().zip(special).map(|(&id, _)| id).collect())
 }

@@ -1,19 +1,20 @@
 //! Unlike pairs: the table of distances as bit-vectors, 64 cells a step (Myers 1999, Hyyro 2003).
 //!
-//! A column of the table is stored as its vertical differences: bit `i - 1` of `vp` says `D[i][j] - D[i-1][j] = 1`, that of `vn`
-//! says -1. These are the very bits that the walk back asks for: *delete* is the bit `i` of `vp` in column `j`, *insert* that of `vn`
-//! in column `j - 1`.
+//! A column of the table is stored as its vertical differences: bit `i - 1` of `vp` says `D[i][j] - D[i-1][j] = 1`,
+//! that of `vn` says -1. These are the very bits that the walk back asks for: *delete* is the bit `i` of `vp` in
+//! column `j`, *insert* that of `vn` in column `j - 1`.
 //!
 //! **Band.** With `delta = n - m` and a limit `t >= delta`, only the diagonals `k = i - j` from `(delta - t) / 2` to
-//! `(delta + t) / 2` are computed. Around them the table is taken to grow by one a step, so that every value is the cost of
-//! some script, and exact wherever a cheapest script stays inside. If the corner comes out at `t` or less, all that the walk back reads is
-//! exact: on its way from a cell `(i, j)` of cost `v` on a cheapest script, it compares with cells of cost at most `v`; a script to such a
-//! cell visits no diagonal beyond the band, because what it spends on going there and back, it cannot spend on the way.
-//! If the corner comes out above `t`, it is an upper bound of the distance and thereby a limit that will do.
+//! `(delta + t) / 2` are computed. Around them the table is taken to grow by one a step, so that every value is the
+//! cost of some script, and exact wherever a cheapest script stays inside. If the corner comes out at `t` or less,
+//! all that the walk back reads is exact: on its way from a cell `(i, j)` of cost `v` on a cheapest script, it
+//! compares with cells of cost at most `v`; a script to such a cell visits no diagonal beyond the band, because what
+//! it spends on going there and back, it cannot spend on the way. If the corner comes out above `t`, it is an upper
+//! bound of the distance and thereby a limit that will do.
 //!
-//! **Memory.** Columns are kept while they fit a small budget, which also keeps them in the cache. Where they do not, every so-many-th is kept
-//! as a checkpoint, and the walk back computes the columns in between once more, from the right to the left, and only down
-//! to the row where it is.
+//! **Memory.** Columns are kept while they fit a small budget, which also keeps them in the cache. Where they do not,
+//! every so-many-th is kept as a checkpoint, and the walk back computes the columns in between once more, from the
+//! right to the left, and only down to the row where it is.
 
 use std::hash::{BuildHasher, Hash};
 
@@ -44,8 +45,8 @@ struct Carry {
 }
 
 impl Block {
-    /// The block in the next column, given its matches and what comes from above. A whole column is one addition of long
-    /// numbers, so that only its carry has to wait for the block above.
+    /// The block in the next column, given its matches and what comes from above. A whole column is one addition of
+    /// long numbers, so that only its carry has to wait for the block above.
     #[inline]
     fn advance(self, eq: u64, above: Carry) -> (Self, Carry) {
         let Self { vp, vn } = self;
@@ -152,8 +153,9 @@ impl Bits {
         (bottom - differences) as usize
     }
 
-    /// Computes `column`, the one at `index` in `kept`, from the one before, down to block `lowest` at most. Returns by how
-    /// much `D` at the bottom of the last block differs from `D` at the bottom of the last block of the column before.
+    /// Computes `column`, the one at `index` in `kept`, from the one before, down to block `lowest` at most. Returns
+    /// by how much `D` at the bottom of the last block differs from `D` at the bottom of the last block of the column
+    /// before.
     #[inline]
     fn step(&mut self, column: usize, index: usize, lowest: usize) -> i64 {
         let Self { symbols, dest, plan, eq, kept, .. } = self;
@@ -221,8 +223,8 @@ impl Bits {
 /// Where the items of the source are: an open-addressing table that keeps its memory.
 #[derive(Debug, Default, Clone)]
 struct Symbols {
-    /// The upper half of an item's hash, and where the item occurs first; or [`EMPTY`]. A power of two of slots, so many that
-    /// an item which is not there mostly meets an empty slot at once.
+    /// The upper half of an item's hash, and where the item occurs first; or [`EMPTY`]. A power of two of slots, so
+    /// many that an item which is not there mostly meets an empty slot at once.
     slots: Vec<u64>,
     /// Per position of a first occurrence, the last occurrence, which leads to the others.
     last: Vec<u32>,

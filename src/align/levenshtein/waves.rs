@@ -1,8 +1,8 @@
 //! Near-equal pairs: furthest-reaching points on diagonals, at a cost that grows with the square of the distance.
 //!
-//! On diagonal `k = i - j` the distance `D[i][j]` never falls, so it is known once `reach(s, k)` is: the greatest `i` on the
-//! diagonal with `D[i][i - k] <= s`. Wave `s` holds `reach(s, k)` for all diagonals that `s` edits can get to, and follows from
-//! wave `s - 1`: one edit on from there, then along equal items for free.
+//! On diagonal `k = i - j` the distance `D[i][j]` never falls, so it is known once `reach(s, k)` is: the greatest `i`
+//! on the diagonal with `D[i][i - k] <= s`. Wave `s` holds `reach(s, k)` for all diagonals that `s` edits can get to,
+//! and follows from wave `s - 1`: one edit on from there, then along equal items for free.
 //!
 //! Walking back needs no table either. At a point of cost `s` on diagonal `k`, the conditions of the contract read
 //!
@@ -12,8 +12,9 @@
 //! replace  D[i-1][j-1] = s - 1                        i <= c
 //! ```
 //!
-//! (Insert asks for `D[i][j-1] + 1 = D[i-1][j-1]`. Since `s = D[i][j] <= D[i][j-1] + 1` and `D[i-1][j-1] <= s`, that is the
-//! same.) None of `a`, `b`, `c` depends on `i`, so the walk jumps to the greatest of them: what lies above is equal items.
+//! (Insert asks for `D[i][j-1] + 1 = D[i-1][j-1]`. Since `s = D[i][j] <= D[i][j-1] + 1` and `D[i-1][j-1] <= s`, that
+//! is the same.) None of `a`, `b`, `c` depends on `i`, so the walk jumps to the greatest of them: what lies above is
+//! equal items.
 
 use crate::align::{EditOp, EditTag};
 
