@@ -105,7 +105,7 @@ impl Levenshtein {
             Verdict::Estimate(estimate) => estimate,
         };
         self.bits.prepare(source, dest);
-        let limit = (estimate + estimate / 4).max(source.len().abs_diff(dest.len()));
+        let limit = (estimate + estimate / 8).max(source.len().abs_diff(dest.len()));
         let distance = self.bits.run(limit);
         // Above the limit it is only an upper bound, but one that serves as the next limit.
         (Method::Bits, if distance > limit { self.bits.run(distance) } else { distance })

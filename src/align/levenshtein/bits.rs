@@ -133,11 +133,11 @@ impl Bits {
         self.checkpoints.clear();
         self.checkpoints.extend_from_slice(&self.kept[..plan.width]);
         let mut bottom = 64 * (plan.blocks(0).1 as i64 + 1);
-        for column in 1..=columns {
-            let index = (column - 1) % plan.stride + 1;
-            bottom += self.step(column, index, usize::MAX);
-            if index == plan.stride && column < columns {
-                let from = index * plan.width;
+        for start in (0..columns).step_by(plan.stride) {
+            let end = columns.min(start + plan.stride);
+            bottom += self.advance(start, end, usize::MAX);
+            if end < columns {
+                let from = plan.stride * plan.width;
                 self.checkpoints.extend_from_slice(&self.kept[from..from + plan.width]);
                 self.kept.copy_within(from..from + plan.width, 0);
             }
@@ -153,31 +153,35 @@ impl Bits {
         (bottom - differences) as usize
     }
 
-    /// Computes `column`, the one at `index` in `kept`, from the one before, down to block `lowest` at most. Returns
-    /// by how much `D` at the bottom of the last block differs from `D` at the bottom of the last block of the column
-    /// before.
-    #[inline]
-    fn step(&mut self, column: usize, index: usize, lowest: usize) -> i64 {
+    /// Computes the columns behind `start` up to `end`, down to block `lowest` at most; `kept` begins with column `start`.
+    /// Returns by how much `D` at the bottom of the last column differs from `D` at the bottom of the first.
+    fn advance(&mut self, start: usize, end: usize, lowest: usize) -> i64 {
         let Self { symbols, dest, plan, eq, kept, .. } = self;
-        let (first_before, last_before) = plan.blocks(column - 1);
-        let (first, last) = plan.blocks(column);
-        let (before, now) = kept[(index - 1) * plan.width..(index + 1) * plan.width].split_at_mut(plan.width);
-        let occurrence = dest[column - 1];
-        symbols.visit(occurrence, |block, rows| eq[block] = rows);
-        // The row above grows by one a column: it is row 0, or outside of the band.
-        let mut carry = Carry { add: false, up: 1, down: 0 };
-        let count = last.min(lowest) + 1 - first;
-        let known = count.min(last_before + 1 - first);
-        let before = &before[first - first_before..];
-        let matches = &eq[first..first + count];
-        for ((now, before), eq) in now.iter_mut().zip(&before[..known]).zip(matches) {
-            (*now, carry) = before.advance(*eq, carry);
+        let mut difference = 0;
+        let (mut before, mut rest) = kept.split_at_mut(plan.width);
+        let (mut first_before, last) = plan.blocks(start);
+        let mut last_before = last.min(lowest);
+        for (column, &occurrence) in (start + 1..).zip(&dest[start..end]) {
+            let (now, next) = rest.split_at_mut(plan.width);
+            let (first, last) = plan.blocks(column);
+            let last = last.min(lowest);
+            symbols.visit(occurrence, |block, rows| eq[block] = rows);
+            let known = last_before + 1 - first;
+            let matches = &eq[first..=last];
+            // The row above grows by one a column: it is row 0, or outside of the band.
+            let mut carry = Carry { add: false, up: 1, down: 0 };
+            for ((now, before), eq) in now.iter_mut().zip(&before[first - first_before..][..known]).zip(matches) {
+                (*now, carry) = before.advance(*eq, carry);
+            }
+            if last > last_before {
+                (now[known], carry) = DELETIONS.advance(matches[known], carry);
+                difference += 64;
+            }
+            symbols.visit(occurrence, |block, _| eq[block] = 0);
+            difference += carry.up as i64 - carry.down as i64;
+            (before, rest, first_before, last_before) = (now, next, first, last);
         }
-        if known < count {
-            (now[known], carry) = DELETIONS.advance(matches[known], carry);
-        }
-        symbols.visit(occurrence, |block, _| eq[block] = 0);
-        64 * (count - known) as i64 + carry.up as i64 - carry.down as i64
+        difference
     }
 
     /// The edit script, last edit first, after a run that found the distance.
@@ -185,38 +189,41 @@ impl Bits {
         let plan = self.plan;
         let (mut i, mut j) = (source.len(), dest.len());
         let mut start = (j - 1) / plan.stride * plan.stride;
+        let mut first = plan.blocks(j).0;
         while i > 0 || j > 0 {
             if i > 0 && j > 0 && j == start {
                 start -= plan.stride;
                 let from = start / plan.stride * plan.width;
                 self.kept[..plan.width].copy_from_slice(&self.checkpoints[from..from + plan.width]);
-                for column in start + 1..=j {
-                    self.step(column, column - start, (i - 1) / 64);
-                }
+                self.advance(start, j, (i - 1) / 64);
             }
-            let tag = if i > 0 && (j == 0 || self.bit(j, start, i, |block| block.vp)) {
+            let tag = if i > 0 && (j == 0 || self.bit(j - start, first, i, |block| block.vp)) {
                 i -= 1;
                 EditTag::Delete
-            } else if i == 0 || self.bit(j - 1, start, i, |block| block.vn) {
-                j -= 1;
-                EditTag::Insert
             } else {
-                (i, j) = (i - 1, j - 1);
-                if source[i] == dest[j] {
-                    continue;
+                first = plan.blocks(j - 1).0;
+                // Below the band, where the column to the left is not computed, no cheapest script goes.
+                let inside = i as isize - j as isize + 1 <= plan.diagonals.1;
+                if i == 0 || (inside && self.bit(j - 1 - start, first, i, |block| block.vn)) {
+                    j -= 1;
+                    EditTag::Insert
+                } else {
+                    (i, j) = (i - 1, j - 1);
+                    if source[i] == dest[j] {
+                        continue;
+                    }
+                    EditTag::Replace
                 }
-                EditTag::Replace
             };
             emit(EditOp { tag, src_pos: i, dest_pos: j });
         }
     }
 
-    /// The bit of row `i` in a kept column; false below the band.
+    /// The bit of row `i` in the kept column at `index`, whose first block is `first`.
     #[inline]
-    fn bit(&self, column: usize, start: usize, i: usize, word: impl Fn(&Block) -> u64) -> bool {
-        let block = (i - 1) / 64 - self.plan.blocks(column).0;
-        i as isize - column as isize <= self.plan.diagonals.1
-            && word(&self.kept[(column - start) * self.plan.width + block]) >> ((i - 1) % 64) & 1 == 1
+    fn bit(&self, index: usize, first: usize, i: usize, word: impl Fn(&Block) -> u64) -> bool {
+        let block = &self.kept[index * self.plan.width + (i - 1) / 64 - first];
+        word(block) >> ((i - 1) % 64) & 1 == 1
     }
 }
 
