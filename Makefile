@@ -22,7 +22,7 @@ lint: libtorch ## check the formatting, and clippy for each set of features
 	cargo clippy --all-targets --all-features -- -D warnings
 
 doc: ## build the documentation, without libtorch
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features data,torch,doc-only
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features data,rayon,torch,doc-only
 
 libtorch: ## install libtorch unless it is there
 	@sh scripts/libtorch.sh

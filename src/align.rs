@@ -29,11 +29,14 @@
 //! ```
 
 mod diff;
+mod granularity;
 mod levenshtein;
 
 use std::hash::Hash;
 use std::ops::Range;
 
+pub use granularity::Granularity;
+use levenshtein::Levenshtein;
 pub use levenshtein::{distance, editops};
 
 /// What an edit does, in the vocabulary of RapidFuzz and python-Levenshtein.
@@ -95,19 +98,77 @@ pub enum Aligner {
 impl Aligner {
     /// Aligns `original` with `revised`. Empty sequences are fine.
     pub fn align<T: Eq + Hash + Ord>(self, original: &[T], revised: &[T]) -> Alignment {
-        let spans = match self {
-            Aligner::Levenshtein => join(&editops(original, revised)),
-            Aligner::Myers => diff::spans(similar::Algorithm::RawMyers, original, revised),
-            Aligner::Patience => diff::spans(similar::Algorithm::Patience, original, revised),
-            Aligner::Histogram => diff::spans(similar::Algorithm::Histogram, original, revised),
-            Aligner::Hunt => diff::spans(similar::Algorithm::Hunt, original, revised),
+        let mut workspace = Workspace::default();
+        workspace.align(self, original, revised);
+        workspace.alignment
+    }
+
+    /// Aligns many pairs on all cores; the order is kept.
+    ///
+    /// ```
+    /// use figa_loss::Aligner;
+    ///
+    /// let alignments = Aligner::Levenshtein.align_all(&[(vec![1, 2], vec![1]), (vec![3], vec![3])]);
+    /// assert_eq!(alignments[0].removed(), [false, true]);
+    /// ```
+    #[cfg(feature = "rayon")]
+    pub fn align_all<T, S>(self, pairs: &[(S, S)]) -> Vec<Alignment>
+    where
+        T: Eq + Hash + Ord,
+        S: AsRef<[T]> + Sync,
+    {
+        use rayon::prelude::*;
+        let align = |workspace: &mut Workspace, (original, revised): &(S, S)| {
+            workspace.align(self, original.as_ref(), revised.as_ref()).clone()
         };
-        Alignment::new(original.len(), revised.len(), spans)
+        pairs.par_iter().with_min_len(16).map_init(Workspace::default, align).collect()
+    }
+}
+
+/// Memory that one alignment after another can use. Once it has grown to the largest pair, aligning with
+/// [`Aligner::Levenshtein`] allocates nothing more.
+///
+/// ```
+/// use figa_loss::{Aligner, Workspace};
+///
+/// let mut workspace = Workspace::default();
+/// for (original, revised) in [("to go", "to have gone"), ("a", "an")] {
+///     let alignment = workspace.align(Aligner::Levenshtein, original.as_bytes(), revised.as_bytes());
+///     assert!(alignment.added().contains(&true));
+/// }
+/// assert_eq!(workspace.editops(&[1, 2], &[2]).len(), 1);
+/// ```
+#[derive(Debug, Default, Clone)]
+pub struct Workspace {
+    levenshtein: Levenshtein,
+    alignment: Alignment,
+}
+
+impl Workspace {
+    /// [`editops`] in this memory.
+    pub fn editops<T: Eq + Hash>(&mut self, source: &[T], dest: &[T]) -> &[EditOp] {
+        self.levenshtein.editops(source, dest)
+    }
+
+    /// [`Aligner::align`] in this memory.
+    pub fn align<T: Eq + Hash + Ord>(&mut self, aligner: Aligner, original: &[T], revised: &[T]) -> &Alignment {
+        let mut spans = std::mem::take(&mut self.alignment.spans);
+        spans.clear();
+        let diff = |algorithm| diff::spans(algorithm, original, revised);
+        match aligner {
+            Aligner::Levenshtein => join(self.levenshtein.editops(original, revised), &mut spans),
+            Aligner::Myers => spans.extend(diff(similar::Algorithm::RawMyers)),
+            Aligner::Patience => spans.extend(diff(similar::Algorithm::Patience)),
+            Aligner::Histogram => spans.extend(diff(similar::Algorithm::Histogram)),
+            Aligner::Hunt => spans.extend(diff(similar::Algorithm::Hunt)),
+        }
+        self.alignment.set(original.len(), revised.len(), spans);
+        &self.alignment
     }
 }
 
 /// The changes between two sequences. The items that neither mask marks are the same on both sides, in the same order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Alignment {
     removed: Vec<bool>,
     added: Vec<bool>,
@@ -115,14 +176,16 @@ pub struct Alignment {
 }
 
 impl Alignment {
-    fn new(original_len: usize, revised_len: usize, spans: Vec<Span>) -> Self {
-        let mut removed = vec![false; original_len];
-        let mut added = vec![false; revised_len];
-        for span in &spans {
-            removed[span.original.clone()].fill(true);
-            added[span.revised.clone()].fill(true);
+    fn set(&mut self, original_len: usize, revised_len: usize, spans: Vec<Span>) {
+        for (mask, len) in [(&mut self.removed, original_len), (&mut self.added, revised_len)] {
+            mask.clear();
+            mask.resize(len, false);
         }
-        Self { removed, added, spans }
+        for span in &spans {
+            self.removed[span.original.clone()].fill(true);
+            self.added[span.revised.clone()].fill(true);
+        }
+        self.spans = spans;
     }
 
     /// One flag per original item: was it deleted or substituted?
@@ -143,8 +206,7 @@ impl Alignment {
 
 /// Joins edits that continue each other into spans. (A kept item between two edits moves both positions on, so one of
 /// them tells.)
-fn join(ops: &[EditOp]) -> Vec<Span> {
-    let mut spans: Vec<Span> = Vec::new();
+fn join(ops: &[EditOp], spans: &mut Vec<Span>) {
     for op in ops {
         let (src, dest) = match op.tag {
             EditTag::Replace => (1, 1),
@@ -163,5 +225,4 @@ fn join(ops: &[EditOp]) -> Vec<Span> {
             }),
         }
     }
-    spans
 }

@@ -53,6 +53,7 @@
 //! |---|---|---|
 //! | (none) | | [`align`] and [`weights`]: pure Rust, builds in seconds |
 //! | `data` | yes | [`data`]: records, prompts, encoding with Hugging Face [`tokenizers`], collation |
+//! | `rayon` | yes | [`Aligner::align_all`] on all cores |
 //! | `torch` | yes | [`loss`] and tensors, through [`tch`]; needs libtorch |
 //! | `doc-only` | | type-check and document without libtorch |
 //! | `download-libtorch` | | tch's own download of libtorch at build time |
@@ -69,7 +70,7 @@ mod error;
 pub mod loss;
 pub mod weights;
 
-pub use align::{Aligner, Alignment, EditOp, EditTag, Span, distance, editops};
+pub use align::{Aligner, Alignment, EditOp, EditTag, Granularity, Span, Workspace, distance, editops};
 #[cfg(all(feature = "data", feature = "torch"))]
 pub use data::BatchTensors;
 #[cfg(feature = "data")]

@@ -1,6 +1,6 @@
 //! The aligners: against python-Levenshtein, and against what an alignment means.
 
-use figa_loss::{Aligner, Alignment, EditOp, EditTag, distance, editops};
+use figa_loss::{Aligner, Alignment, EditOp, EditTag, Error, Workspace, distance, editops};
 use proptest::prelude::*;
 
 const ALIGNERS: [Aligner; 5] =
@@ -117,6 +117,54 @@ proptest! {
     }
 
     #[test]
+    fn wider_alignments_keep_every_mark(
+        (original, revised) in pair(),
+        max_gap in 0..5usize,
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+    ) {
+        let tokens = Aligner::Levenshtein.align(&original, &revised);
+        let words = |len: usize| {
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(len + 1)).collect();
+            cuts.sort();
+            // Every other range between cuts is a word; the items between stand for themselves.
+            cuts.chunks_exact(2).map(|word| word[0]..word[1]).collect::<Vec<_>>()
+        };
+        let (original_words, revised_words) = (words(original.len()), words(revised.len()));
+        let wider = [tokens.phrases(max_gap), tokens.words(&original_words, &revised_words).unwrap()];
+        for alignment in &wider {
+            check_spans(alignment);
+            prop_assert_eq!(kept(&original, alignment.removed()), kept(&revised, alignment.added()));
+            let marks = |alignment: &Alignment| [alignment.removed(), alignment.added()].concat();
+            prop_assert!(marks(&tokens).iter().zip(marks(alignment)).all(|(token, wide)| !token || wide));
+        }
+        for (words, mask) in [(&original_words, wider[1].removed()), (&revised_words, wider[1].added())] {
+            for word in words {
+                let changed = &mask[word.clone()];
+                prop_assert!(changed.iter().all(|&c| c) || changed.iter().all(|&c| !c), "half a word at {:?}", word);
+            }
+        }
+        for spans in wider[0].spans().windows(2) {
+            prop_assert!(spans[1].original.start - spans[0].original.end > max_gap);
+        }
+    }
+
+    #[test]
+    fn a_workspace_remembers_nothing(pairs in prop::collection::vec(pair(), 1..6)) {
+        let mut workspace = Workspace::default();
+        for (original, revised) in &pairs {
+            prop_assert_eq!(workspace.editops(original, revised), editops(original, revised));
+            for aligner in ALIGNERS {
+                prop_assert_eq!(workspace.align(aligner, original, revised), &aligner.align(original, revised));
+            }
+        }
+        #[cfg(feature = "rayon")]
+        for aligner in ALIGNERS {
+            let one_by_one: Vec<_> = pairs.iter().map(|(original, revised)| aligner.align(original, revised)).collect();
+            prop_assert_eq!(aligner.align_all(&pairs), one_by_one);
+        }
+    }
+
+    #[test]
     fn myers_makes_the_fewest_insertions_and_deletions((original, revised) in pair()) {
         let changes = |aligner: Aligner| {
             let alignment = aligner.align(&original, &revised);
@@ -158,4 +206,46 @@ fn equal_steps_join_into_one_span() {
     let alignment = Aligner::Levenshtein.align(b"xabcy", b"xdefyzz");
     let spans: Vec<_> = alignment.spans().iter().map(|s| (s.tag, s.original.clone(), s.revised.clone())).collect();
     assert_eq!(spans, [(EditTag::Replace, 1..4, 1..4), (EditTag::Insert, 5..5, 5..7)]);
+}
+
+#[test]
+fn words_take_their_counterparts_with_them() {
+    // in|correct is -> correct are: the kept token of the changed word changes with it, on both sides.
+    let tokens = Aligner::Levenshtein.align(&["in", "correct", "is"], &["correct", "is"]);
+    let words = tokens.words(&[0..2, 2..3], &[0..1, 1..2]).unwrap();
+    assert_eq!((words.removed(), words.added()), (&[true, true, false][..], &[true, false][..]));
+    // Without words, every token stands for itself.
+    assert_eq!(tokens.words(&[], &[]).unwrap(), tokens);
+    // Nothing changed, nothing widens.
+    let same = Aligner::Levenshtein.align(b"ab", b"ab");
+    assert_eq!((same.words(&[0..2], &[0..2]).unwrap(), same.phrases(9)), (same.clone(), same));
+}
+
+#[test]
+fn words_that_make_no_sense_are_refused() {
+    let tokens = Aligner::Levenshtein.align(b"abc", b"abd");
+    #[allow(clippy::reversed_empty_ranges)]
+    for words in [vec![0..2, 1..3], vec![0..4], vec![2..1], vec![1..2, 0..1], vec![usize::MAX..usize::MAX]] {
+        let error = tokens.words(&words, &[]).unwrap_err();
+        assert!(matches!(error, Error::Value { argument: "original_words", .. }), "{words:?}: {error}");
+        assert!(matches!(tokens.words(&[], &words), Err(Error::Value { argument: "revised_words", .. })), "{words:?}");
+    }
+    assert!(tokens.words(&[0..0, 1..1, 3..3], &[]).is_ok());
+}
+
+#[test]
+fn long_and_monotonous_sequences_are_cheap() {
+    // A table of these would have 10^12 cells.
+    let (long, longer) = (vec![7u32; 1_000_000], vec![7u32; 1_000_100]);
+    assert_eq!(editops(&long, &longer).len(), 100);
+    let mut edited = long.clone();
+    edited[10] = 1;
+    edited[999_990] = 2;
+    assert_eq!(editops(&long, &edited).len(), 2);
+    assert_eq!(editops(&long, &[]).len(), 1_000_000);
+    // Repeats that match everywhere, shifted: all diagonals run far.
+    let stripes: Vec<u32> = (0..20_000).map(|i| i % 2).collect();
+    assert_eq!(editops(&stripes, &stripes[1..]).len(), 1);
+    let blocks: Vec<u32> = (0..20_000).map(|i| i / 100 % 2).collect();
+    assert_eq!(distance(&blocks, &stripes), editops(&blocks, &stripes).len());
 }

@@ -8,10 +8,10 @@ use std::path::Path;
 use figa_loss::TokenLabel::{self, Deleted, Eos, Ignored, Inserted, Kept, Substituted};
 use figa_loss::tokenizers::models::bpe::{BPE, Vocab};
 use figa_loss::tokenizers::normalizers::Strip;
-use figa_loss::tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use figa_loss::tokenizers::pre_tokenizers::{byte_level::ByteLevel, whitespace::Whitespace};
 use figa_loss::tokenizers::processors::template::TemplateProcessing;
 use figa_loss::tokenizers::{AddedToken, PaddingParams, Tokenizer, TruncationParams};
-use figa_loss::{Aligner, EncodedPair, Error, Example, PairEncoder, PromptTemplate, SpaRecord, collate};
+use figa_loss::{Aligner, EncodedPair, Error, Example, Granularity, PairEncoder, PromptTemplate, SpaRecord, collate};
 
 fn record(original: &str, revised: &str) -> SpaRecord {
     SpaRecord {
@@ -207,6 +207,27 @@ fn settings_of_the_encoder_are_respected() {
     assert_eq!(pair.revised.weights[4..], [0.25, 0.25, 1.0, 1.0]);
     encoder.weights.beta = f32::NAN;
     assert!(matches!(encoder.encode(&record("a", "b")), Err(Error::Value { argument: "weights.beta", .. })));
+}
+
+#[test]
+fn granularity_widens_the_labels() {
+    let mut tokenizer = tokenizer();
+    tokenizer.with_pre_tokenizer(Some(Whitespace));
+    let labels = |granularity| {
+        let mut encoder = PairEncoder::new(tokenizer.clone(), "</s>").unwrap();
+        encoder.template = PromptTemplate::Plain;
+        encoder.granularity = granularity;
+        let revised = encoder.encode(&record("abc d efg", "abc d eXg")).unwrap().revised;
+        revised.token_labels.into_iter().filter(|label| *label != Ignored).collect::<Vec<_>>()
+    };
+    use Granularity::{Phrase, Token, Word};
+    assert_eq!(labels(Token), [Kept, Kept, Kept, Kept, Kept, Substituted, Kept, Eos]);
+    assert_eq!(labels(Word), [Kept, Kept, Kept, Kept, Substituted, Substituted, Substituted, Eos]);
+    assert_eq!(labels(Phrase(3)), labels(Token));
+    let mut encoder = PairEncoder::new(tokenizer.clone(), "</s>").unwrap();
+    encoder.granularity = Phrase(1);
+    let pair = encoder.encode(&record("abcde", "XbYde")).unwrap();
+    assert_eq!(pair.revised.token_labels.iter().filter(|label| **label == Substituted).count(), 3);
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! A record becomes two rows: the original response with its penalties and the revised one with its rewards.
 
+use std::ops::Range;
+
 use tokenizers::{Encoding, PostProcessorWrapper, Token, Tokenizer};
 
 use super::prompt::PromptTemplate;
 use super::record::SpaRecord;
-use crate::align::Aligner;
+use crate::align::{Aligner, Granularity};
 use crate::error::{Error, Result};
 use crate::weights::{FigaWeights, IGNORE_INDEX, Side, TokenLabel, label_tokens};
 
@@ -48,6 +50,9 @@ pub struct PairEncoder {
     pub template: PromptTemplate,
     /// How to find the changes; [`Aligner::Levenshtein`] by default.
     pub aligner: Aligner,
+    /// What counts as changed together; [`Granularity::Token`] by default. Words are those of the tokenizer's
+    /// pre-tokenizer; EOS is none.
+    pub granularity: Granularity,
     /// What the changes weigh.
     pub weights: FigaWeights,
     /// Rows are cut after so many tokens; `None`, the default, cuts nothing.
@@ -72,6 +77,7 @@ impl PairEncoder {
             eos_id,
             template: PromptTemplate::default(),
             aligner: Aligner::default(),
+            granularity: Granularity::default(),
             weights: FigaWeights::default(),
             max_length: None,
         })
@@ -99,6 +105,11 @@ impl PairEncoder {
         let original = self.row(&prompt, &record.original_output, Side::Original)?;
         let revised = self.row(&prompt, &record.revised_output, Side::Revised)?;
         let alignment = self.aligner.align(original.response(), revised.response());
+        let alignment = match self.granularity {
+            Granularity::Token => alignment,
+            Granularity::Word => alignment.words(&original.words, &revised.words)?,
+            Granularity::Phrase(max_gap) => alignment.phrases(max_gap),
+        };
         let finish = |row: Row, side| {
             let labels = label_tokens(&alignment, side, row.response(), &self.eos_id)?;
             self.finish(row, side, &labels)
@@ -118,11 +129,11 @@ impl PairEncoder {
         if ids.len() == prompt_tokens || ids.last() != Some(&self.eos_id) {
             ids.push(self.eos_id);
         }
-        Ok(Row { ids, prompt_tokens })
+        Ok(Row { ids, prompt_tokens, words: words(&encoding.get_word_ids()[in_prompt..]) })
     }
 
     fn finish(&self, row: Row, side: Side, response_labels: &[TokenLabel]) -> Result<Example> {
-        let Row { ids: mut input_ids, prompt_tokens } = row;
+        let Row { ids: mut input_ids, prompt_tokens, .. } = row;
         let mut token_labels = vec![TokenLabel::Ignored; prompt_tokens];
         token_labels.extend_from_slice(response_labels);
         if let Some(max_length) = self.max_length {
@@ -143,12 +154,24 @@ impl PairEncoder {
 struct Row {
     ids: Vec<u32>,
     prompt_tokens: usize,
+    /// The words of the response, as ranges of its tokens.
+    words: Vec<Range<usize>>,
 }
 
 impl Row {
     fn response(&self) -> &[u32] {
         &self.ids[self.prompt_tokens..]
     }
+}
+
+/// Runs of tokens of the same word.
+fn words(ids: &[Option<u32>]) -> Vec<Range<usize>> {
+    let mut start = 0;
+    let runs = ids.chunk_by(|a, b| a.is_some() && a == b).map(|run| {
+        start += run.len();
+        start - run.len()..start
+    });
+    runs.collect()
 }
 
 /// The special tokens that the tokenizer's post-processor puts in front of any text.
