@@ -200,20 +200,17 @@ mod tests {
         (source, dest)
     }
 
+    /// `PAIRS=200000 cargo test --release --lib all_methods` for a long run; `SEED=...` repeats one.
     #[test]
     fn all_methods_equal_the_table() {
-        let seed =
-            std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| rand::rng().random());
+        let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+        let seed = number("SEED").unwrap_or_else(|| rand::rng().random());
         println!("SEED={seed}");
         let mut rng = StdRng::seed_from_u64(seed);
-        for longest in [8, 70, 200] {
-            for _ in 0..1000 {
-                let (source, dest) = random_pair(&mut rng, longest);
-                check(&source, &dest);
-            }
-        }
-        for _ in 0..20 {
-            let (source, dest) = random_pair(&mut rng, 2000);
+        for _ in 0..number("PAIRS").unwrap_or(2000) {
+            // As many short pairs as long ones, on a scale of powers of two.
+            let longest = 2000f64.powf(rng.random_range(0.0..=1.0)) as usize;
+            let (source, dest) = random_pair(&mut rng, longest);
             check(&source, &dest);
         }
     }

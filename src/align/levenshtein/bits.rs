@@ -255,6 +255,7 @@ impl Symbols {
         self.last.clear();
         self.last.resize(source.len(), END);
         self.occurrences.clear();
+        self.occurrences.reserve(source.len() + 1);
         self.occurrences.push(Occurrence { rows: 0, block: source.len().div_ceil(64) as u32, before: END });
         for (position, item) in source.iter().enumerate() {
             let (slot, entry) = self.find(source, item);

@@ -53,7 +53,9 @@ impl Waves {
             i as i32
         };
         self.points.clear();
+        self.points.reserve(128);
         self.origins.clear();
+        self.origins.reserve(16);
         self.points.extend([NOWHERE, NOWHERE, slide(0, 0), NOWHERE, NOWHERE]);
         self.origins.push(2);
         for s in 1.. {
