@@ -17,6 +17,7 @@
 //! right to the left, and only down to the row where it is.
 
 use std::hash::{BuildHasher, Hash};
+use std::ops::Range;
 
 use rustc_hash::FxBuildHasher;
 
@@ -42,6 +43,15 @@ struct Carry {
     add: bool,
     up: u64,
     down: u64,
+}
+
+impl Carry {
+    /// Above the first block, `D` grows by one a column: there is row 0, or the outside of the band.
+    const TOP: Self = Self { add: false, up: 1, down: 0 };
+
+    fn difference(self) -> i64 {
+        self.up as i64 - self.down as i64
+    }
 }
 
 impl Block {
@@ -156,30 +166,70 @@ impl Bits {
     /// Computes the columns behind `start` up to `end`, down to block `lowest` at most; `kept` begins with column `start`.
     /// Returns by how much `D` at the bottom of the last column differs from `D` at the bottom of the first.
     fn advance(&mut self, start: usize, end: usize, lowest: usize) -> i64 {
-        let Self { symbols, dest, plan, eq, kept, .. } = self;
-        let mut difference = 0;
-        let (mut before, mut rest) = kept.split_at_mut(plan.width);
-        let (mut first_before, last) = plan.blocks(start);
-        let mut last_before = last.min(lowest);
-        for (column, &occurrence) in (start + 1..).zip(&dest[start..end]) {
-            let (now, next) = rest.split_at_mut(plan.width);
+        let plan = self.plan;
+        let blocks = |column| {
             let (first, last) = plan.blocks(column);
-            let last = last.min(lowest);
+            (first, last.min(lowest))
+        };
+        let mut difference = 0;
+        let mut before = blocks(start);
+        let mut column = start + 1;
+        while column <= end {
+            let now = blocks(column);
+            if now != before {
+                difference += self.shift(column - start, self.dest[column - 1], before, now);
+                (before, column) = (now, column + 1);
+                continue;
+            }
+            let same = (column..=end).take_while(|&column| blocks(column) == now).count();
+            let run = (column - start, column - 1..column - 1 + same, now.0);
+            difference += match now.1 - now.0 {
+                0 => self.run_of::<1>(run),
+                1 => self.run_of::<2>(run),
+                2 => self.run_of::<3>(run),
+                3 => self.run_of::<4>(run),
+                _ => run.1.zip(run.0..).map(|(at, index)| self.shift(index, self.dest[at], now, now)).sum(),
+            };
+            column += same;
+        }
+        difference
+    }
+
+    /// Computes the column at `index` in `kept`, with blocks from `first` to `last`, from the one before.
+    fn shift(&mut self, index: usize, occurrence: u32, before: (usize, usize), (first, last): (usize, usize)) -> i64 {
+        let Self { symbols, plan, eq, kept, .. } = self;
+        let (old, new) = kept[(index - 1) * plan.width..].split_at_mut(plan.width);
+        symbols.visit(occurrence, |block, rows| eq[block] = rows);
+        let known = before.1 + 1 - first;
+        let mut carry = Carry::TOP;
+        for ((new, old), eq) in new.iter_mut().zip(&old[first - before.0..][..known]).zip(&eq[first..=last]) {
+            (*new, carry) = old.advance(*eq, carry);
+        }
+        if last > before.1 {
+            (new[known], carry) = DELETIONS.advance(eq[last], carry);
+        }
+        symbols.visit(occurrence, |block, _| eq[block] = 0);
+        64 * (last - before.1) as i64 + carry.difference()
+    }
+
+    /// The same for a run of columns that all have the same few blocks, which then stay in registers: the first index in
+    /// `kept`, the positions in `dest`, and the first block.
+    #[inline]
+    fn run_of<const W: usize>(&mut self, (index, items, first): (usize, Range<usize>, usize)) -> i64 {
+        let Self { symbols, dest, plan, eq, kept, .. } = self;
+        let (old, new) = kept.split_at_mut(index * plan.width);
+        let mut blocks = [DELETIONS; W];
+        blocks.copy_from_slice(&old[(index - 1) * plan.width..][..W]);
+        let mut difference = 0;
+        for (&occurrence, new) in dest[items].iter().zip(new.chunks_exact_mut(plan.width)) {
             symbols.visit(occurrence, |block, rows| eq[block] = rows);
-            let known = last_before + 1 - first;
-            let matches = &eq[first..=last];
-            // The row above grows by one a column: it is row 0, or outside of the band.
-            let mut carry = Carry { add: false, up: 1, down: 0 };
-            for ((now, before), eq) in now.iter_mut().zip(&before[first - first_before..][..known]).zip(matches) {
-                (*now, carry) = before.advance(*eq, carry);
+            let mut carry = Carry::TOP;
+            for (block, eq) in blocks.iter_mut().zip(&eq[first..first + W]) {
+                (*block, carry) = block.advance(*eq, carry);
             }
-            if last > last_before {
-                (now[known], carry) = DELETIONS.advance(matches[known], carry);
-                difference += 64;
-            }
+            new[..W].copy_from_slice(&blocks);
             symbols.visit(occurrence, |block, _| eq[block] = 0);
-            difference += carry.up as i64 - carry.down as i64;
-            (before, rest, first_before, last_before) = (now, next, first, last);
+            difference += carry.difference();
         }
         difference
     }
