@@ -1,9 +1,9 @@
 //! `cargo bench --bench python_levenshtein`: our `editops` and python-Levenshtein's on the same pairs, in turn, in
 //! one run.
 //!
-//! Needs `pip install Levenshtein==0.27.5` in the `python3` on the path (or in the one that the variable PYTHON names).
-//! Token ids from a vocabulary of 32,000; Python gets lists of ints. Medians of 9 rounds, 10 ms a round or one call. Then the
-//! memory of a very long pair, and how a corpus of pairs scales over the cores.
+//! Needs `pip install Levenshtein==0.27.5` in the `python3` on the path (or in the one that the variable PYTHON
+//! names). Token ids from a vocabulary of 32,000; Python gets lists of ints. Medians of 9 rounds, 10 ms a round or
+//! one call. Then the memory of a very long pair, and how a corpus of pairs scales over the cores.
 
 use std::fmt::Write as _;
 use std::hint::black_box;

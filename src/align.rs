@@ -8,11 +8,32 @@
 //!
 //! * [`Aligner::Levenshtein`], the default, is what the FIGA paper's reference code uses. It makes as few insertions,
 //!   deletions *and substitutions* as possible, and where several edit scripts are equally short it picks the one
-//!   that `Levenshtein.editops(original, revised)` of the Python packages Levenshtein and RapidFuzz picks.
+//!   that `Levenshtein.editops(original, revised)` of the Python packages Levenshtein and RapidFuzz picks. For
+//!   minimal revisions, which is what FIGA is about, stay with it.
 //! * The diffs ([`Myers`](Aligner::Myers), [`Patience`](Aligner::Patience), [`Histogram`](Aligner::Histogram),
 //!   [`Hunt`](Aligner::Hunt)) know insertions and deletions only, so their masks differ; where both meet, the run
-//!   counts as substituted. `Myers` is minimal in that sense; `Patience` and `Histogram` anchor on rare items, which
-//!   reads well when whole sentences move.
+//!   counts as substituted. `Myers` is minimal in that sense, and slow on long texts with little in common;
+//!   `Patience` and `Histogram` anchor on rare items and need not be minimal. Choose one of them where whole
+//!   paragraphs move: Levenshtein rather substitutes token for token, and then rewards and penalises almost all of
+//!   them.
+//!
+//! `cargo run --release --no-default-features --features data --example aligners` shows what that means, here on the
+//! embedded records, 252 short answers, and (in brackets) on 3,057 sentences and their corrections from the unit
+//! tests of the crate harper-core 3.0.0:
+//!
+//! | aligner | tokens labelled unlike Levenshtein | time of a pair | marked of 2,500 tokens when the halves of a text trade places |
+//! |---|---|---|---|
+//! | Levenshtein | | 0.2 us (0.4) | 2,328 |
+//! | Myers | 0.18 % (0.03) | 0.6 us (0.6) | 1,212 |
+//! | Patience | 0.35 % (0.05) | 3.6 us (2.7) | 1,212 |
+//! | Histogram | 0.18 % (0.02) | 0.7 us (0.7) | 1,212 |
+//! | Hunt | 0.22 % (0.22) | 0.6 us (0.5) | 1,212 |
+//!
+//! # Words and phrases
+//!
+//! An alignment of tokens widens to [words](Alignment::words) or [phrases](Alignment::phrases); what the tokens mark
+//! stays marked. [`Workspace`] aligns one pair after another without allocating, [`Aligner::align_all`] many pairs on
+//! all cores.
 //!
 //! ```
 //! use figa_loss::{Aligner, EditTag, editops};

@@ -1,4 +1,5 @@
-//! `cargo fuzz run editops`: any two sequences; the script leads from one to the other, in as many steps as the plain table says.
+//! `cargo fuzz run editops`: any two sequences; the script leads from one to the other, in as many steps as the plain
+//! table says.
 #![no_main]
 
 use figa_loss::{EditTag, distance, editops};

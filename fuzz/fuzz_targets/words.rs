@@ -1,4 +1,5 @@
-//! `cargo fuzz run words`: any two sequences and any ranges as words; a named error, or masks that leave equal sequences.
+//! `cargo fuzz run words`: any two sequences and any ranges as words; a named error, or masks that leave equal
+//! sequences.
 #![no_main]
 
 use figa_loss::{Aligner, Error};

@@ -19,8 +19,8 @@ pub enum Granularity {
 }
 
 impl Alignment {
-    /// The alignment of phrases: changes with at most `max_gap` kept items between them join, and the items between them count
-    /// as changed on both sides.
+    /// The alignment of phrases: changes with at most `max_gap` kept items between them join, and the items between
+    /// them count as changed on both sides.
     ///
     /// ```
     /// use figa_loss::Aligner;

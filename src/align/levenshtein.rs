@@ -23,7 +23,10 @@ use super::{EditOp, EditTag};
 ///    `D[i][j-1] + 1 == D[i-1][j-1]`; otherwise step diagonally, a *replace* if the items differ.
 ///
 /// python-Levenshtein splits pairs of more than about 2048 x 2048 items and may break ties differently there; here
-/// the rule holds at every size. Time and memory grow with the product of the two lengths that are left after step 1.
+/// the rule holds at every size.
+///
+/// With `n` and `m` the lengths left after step 1 and `s` the distance, the time grows with `n + s^2` where the sequences
+/// are near-equal (with at most 16 MiB of memory), else with `m * min(n, s) / 64` (with about `n * sqrt(m) / 2` bytes).
 ///
 /// ```
 /// use figa_loss::{EditOp, EditTag, editops};

@@ -163,8 +163,8 @@ impl Bits {
         (bottom - differences) as usize
     }
 
-    /// Computes the columns behind `start` up to `end`, down to block `lowest` at most; `kept` begins with column `start`.
-    /// Returns by how much `D` at the bottom of the last column differs from `D` at the bottom of the first.
+    /// Computes the columns behind `start` up to `end`, down to block `lowest` at most; `kept` begins with column
+    /// `start`. Returns by how much `D` at the bottom of the last column differs from `D` at the bottom of the first.
     fn advance(&mut self, start: usize, end: usize, lowest: usize) -> i64 {
         let plan = self.plan;
         let blocks = |column| {
@@ -212,8 +212,8 @@ impl Bits {
         64 * (last - before.1) as i64 + carry.difference()
     }
 
-    /// The same for a run of columns that all have the same few blocks, which then stay in registers: the first index in
-    /// `kept`, the positions in `dest`, and the first block.
+    /// The same for a run of columns that all have the same few blocks, which then stay in registers: the first index
+    /// in `kept`, the positions in `dest`, and the first block.
     #[inline]
     fn run_of<const W: usize>(&mut self, (index, items, first): (usize, Range<usize>, usize)) -> i64 {
         let Self { symbols, dest, plan, eq, kept, .. } = self;
@@ -253,7 +253,7 @@ impl Bits {
             } else {
                 first = plan.blocks(j - 1).0;
                 // Below the band, where the column to the left is not computed, no cheapest script goes.
-                let inside = i as isize - j as isize + 1 <= plan.diagonals.1;
+                let inside = (i as isize - j as isize) < plan.diagonals.1;
                 if i == 0 || (inside && self.bit(j - 1 - start, first, i, |block| block.vn)) {
                     j -= 1;
                     EditTag::Insert

@@ -1,0 +1,83 @@
+//! How the aligners differ on your data. Needs no libtorch:
+//!
+//! ```text
+//! cargo run --release --no-default-features --features data --example aligners -- [FILE]
+//! ```
+//!
+//! Words and punctuation are the tokens. For each aligner: the share of tokens it marks as changed, the share it labels differently
+//! from Levenshtein, the time of a pair, and the tokens it marks where the first 30 paragraphs of a text (the revised
+//! answers of 60 records) trade places with the others.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Error, Result, ensure};
+use clap::Parser;
+use figa_loss::tokenizers::pre_tokenizers::whitespace::Whitespace;
+use figa_loss::tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+use figa_loss::{Aligner, Alignment, SpaRecord, Workspace};
+
+/// Compares the aligners on a file of records.
+#[derive(Parser)]
+struct Args {
+    /// SPA records (.json or .jsonl)
+    #[arg(default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/spa_tiny.jsonl"), hide_default_value = true)]
+    file: PathBuf,
+}
+
+const ALIGNERS: [Aligner; 5] =
+    [Aligner::Levenshtein, Aligner::Myers, Aligner::Patience, Aligner::Histogram, Aligner::Hunt];
+
+fn main() -> Result<()> {
+    let path = Args::parse().file;
+    let records = SpaRecord::read(&path)?;
+    ensure!(!records.is_empty(), "{} holds no records", path.display());
+    let pair = |record: &SpaRecord| Ok((words(&record.original_output)?, words(&record.revised_output)?));
+    let pairs = records.iter().map(pair).collect::<Result<Vec<_>>>()?;
+    let tokens: usize = pairs.iter().map(|(original, revised)| original.len() + revised.len()).sum();
+
+    let paragraphs: Vec<&[String]> = pairs.iter().take(60).map(|(_, revised)| &**revised).collect();
+    let (front, back) = paragraphs.split_at(paragraphs.len() / 2);
+    let (text, moved) = ([front, back].concat().concat(), [back, front].concat().concat());
+    println!("{}: {} pairs, {tokens} tokens", path.display(), pairs.len());
+    println!("a text of {} tokens, of which the first {} move to the end\n", text.len(), front.concat().len());
+
+    println!("{:<12} {:>9} {:>21} {:>9} {:>16}", "aligner", "changed", "unlike Levenshtein", "a pair", "moved half");
+    let reference: Vec<Alignment> = pairs.iter().map(|(a, b)| Aligner::Levenshtein.align(a, b)).collect();
+    let share = |count: usize| 100.0 * count as f64 / tokens as f64;
+    for aligner in ALIGNERS {
+        let (mut changed, mut unlike) = (0, 0);
+        for ((original, revised), reference) in pairs.iter().zip(&reference) {
+            let alignment = aligner.align(original, revised);
+            changed += active(&alignment);
+            let masks = |alignment: &Alignment| [alignment.removed(), alignment.added()].concat();
+            unlike += masks(&alignment).iter().zip(masks(reference)).filter(|(mark, other)| **mark != *other).count();
+        }
+        let mut workspace = Workspace::default();
+        let begin = Instant::now();
+        for (original, revised) in &pairs {
+            workspace.align(aligner, original, revised);
+        }
+        let micros = begin.elapsed().as_secs_f64() * 1e6 / pairs.len() as f64;
+        let moved = active(&aligner.align(&text, &moved));
+        println!(
+            "{:<12} {:>7.2} % {:>19.2} % {micros:>6.2} us {moved:>16}",
+            format!("{aligner:?}"),
+            share(changed),
+            share(unlike)
+        );
+    }
+    Ok(())
+}
+
+/// How many tokens the alignment marks.
+fn active(alignment: &Alignment) -> usize {
+    alignment.removed().iter().chain(alignment.added()).filter(|&&changed| changed).count()
+}
+
+fn words(text: &str) -> Result<Vec<String>> {
+    let mut words = PreTokenizedString::from(text);
+    Whitespace.pre_tokenize(&mut words).map_err(Error::from_boxed)?;
+    let splits = words.get_splits(OffsetReferential::Original, OffsetType::Byte);
+    Ok(splits.into_iter().map(|(word, _, _)| word.to_string()).collect())
+}
