@@ -224,7 +224,7 @@ fn words_take_their_counterparts_with_them() {
 #[test]
 fn words_that_make_no_sense_are_refused() {
     let tokens = Aligner::Levenshtein.align(b"abc", b"abd");
-    #[allow(clippy::reversed_empty_ranges)]
+    #[allow(clippy::reversed_empty_ranges, clippy::single_range_in_vec_init)]
     for words in [vec![0..2, 1..3], vec![0..4], vec![2..1], vec![1..2, 0..1], vec![usize::MAX..usize::MAX]] {
         let error = tokens.words(&words, &[]).unwrap_err();
         assert!(matches!(error, Error::Value { argument: "original_words", .. }), "{words:?}: {error}");
