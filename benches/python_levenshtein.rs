@@ -11,7 +11,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
-use figa_loss::{Aligner, editops};
+#[cfg(feature = "rayon")]
+use figa_loss::Aligner;
+use figa_loss::editops;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 const ROUNDS: usize = 9;

@@ -249,3 +249,15 @@ fn long_and_monotonous_sequences_are_cheap() {
     let blocks: Vec<u32> = (0..20_000).map(|i| i / 100 % 2).collect();
     assert_eq!(distance(&blocks, &stripes), editops(&blocks, &stripes).len());
 }
+
+#[test]
+fn colliding_hashes_are_told_apart() {
+    #[derive(PartialEq, Eq)]
+    struct Collides(u8);
+    impl std::hash::Hash for Collides {
+        fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
+    }
+    let plain: [Vec<u8>; 2] = [0, 1].map(|shift| (0..200u8).map(|i| i.wrapping_mul(77 + shift) % 50).collect());
+    let colliding = plain.each_ref().map(|items| items.iter().map(|&item| Collides(item)).collect::<Vec<_>>());
+    assert_eq!(editops(&colliding[0], &colliding[1]), editops(&plain[0], &plain[1]));
+}

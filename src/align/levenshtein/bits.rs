@@ -103,7 +103,7 @@ struct Plan {
 impl Plan {
     fn new(rows: usize, columns: usize, limit: usize, budget: usize) -> Self {
         let (delta, limit) = (rows as isize - columns as isize, limit as isize);
-        let diagonals = ((delta - limit).div_euclid(2), (delta + limit + 1).div_euclid(2));
+        let diagonals = ((delta - limit + 1).div_euclid(2), (delta + limit).div_euclid(2));
         let width = ((diagonals.1 - diagonals.0) as usize / 64 + 2).min(rows.div_ceil(64));
         // Checkpoints take room as well: there should not be more of them than columns between two.
         let stride = (budget / width).max(columns.isqrt()).clamp(1, columns);
