@@ -68,6 +68,14 @@ impl Block {
         let block = Self { vp: hn_below | !(zero | hp_below), vn: zero & hp_below };
         (block, Carry { add: first | second, up: hp >> 63, down: hn >> 63 })
     }
+
+    /// The same where nothing in the whole column matches: there is nothing to add, and `D` shrinks nowhere.
+    #[inline]
+    fn advance_unmatched(self, above: Carry) -> (Self, Carry) {
+        let Self { vp, vn } = self;
+        let hp_below = !vp << 1 | above.up;
+        (Self { vp: !(vn | hp_below), vn: vn & hp_below }, Carry { up: !vp >> 63, ..Carry::TOP })
+    }
 }
 
 /// A block that the band has not reached yet: from row to row one more deletion.
@@ -199,16 +207,26 @@ impl Bits {
     fn shift(&mut self, index: usize, occurrence: u32, before: (usize, usize), (first, last): (usize, usize)) -> i64 {
         let Self { symbols, plan, eq, kept, .. } = self;
         let (old, new) = kept[(index - 1) * plan.width..].split_at_mut(plan.width);
-        symbols.visit(occurrence, |block, rows| eq[block] = rows);
         let known = before.1 + 1 - first;
+        let columns = new.iter_mut().zip(&old[first - before.0..][..known]);
         let mut carry = Carry::TOP;
-        for ((new, old), eq) in new.iter_mut().zip(&old[first - before.0..][..known]).zip(&eq[first..=last]) {
-            (*new, carry) = old.advance(*eq, carry);
+        if occurrence == END {
+            for (new, old) in columns {
+                (*new, carry) = old.advance_unmatched(carry);
+            }
+            if last > before.1 {
+                (new[known], carry) = DELETIONS.advance_unmatched(carry);
+            }
+        } else {
+            symbols.visit(occurrence, |block, rows| eq[block] = rows);
+            for ((new, old), eq) in columns.zip(&eq[first..=last]) {
+                (*new, carry) = old.advance(*eq, carry);
+            }
+            if last > before.1 {
+                (new[known], carry) = DELETIONS.advance(eq[last], carry);
+            }
+            symbols.visit(occurrence, |block, _| eq[block] = 0);
         }
-        if last > before.1 {
-            (new[known], carry) = DELETIONS.advance(eq[last], carry);
-        }
-        symbols.visit(occurrence, |block, _| eq[block] = 0);
         64 * (last - before.1) as i64 + carry.difference()
     }
 
@@ -222,13 +240,19 @@ impl Bits {
         blocks.copy_from_slice(&old[(index - 1) * plan.width..][..W]);
         let mut difference = 0;
         for (&occurrence, new) in dest[items].iter().zip(new.chunks_exact_mut(plan.width)) {
-            symbols.visit(occurrence, |block, rows| eq[block] = rows);
             let mut carry = Carry::TOP;
-            for (block, eq) in blocks.iter_mut().zip(&eq[first..first + W]) {
-                (*block, carry) = block.advance(*eq, carry);
+            if occurrence == END {
+                for block in &mut blocks {
+                    (*block, carry) = block.advance_unmatched(carry);
+                }
+            } else {
+                symbols.visit(occurrence, |block, rows| eq[block] = rows);
+                for (block, eq) in blocks.iter_mut().zip(&eq[first..first + W]) {
+                    (*block, carry) = block.advance(*eq, carry);
+                }
+                symbols.visit(occurrence, |block, _| eq[block] = 0);
             }
             new[..W].copy_from_slice(&blocks);
-            symbols.visit(occurrence, |block, _| eq[block] = 0);
             difference += carry.difference();
         }
         difference
