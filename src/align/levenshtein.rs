@@ -25,8 +25,9 @@ use super::{EditOp, EditTag};
 /// python-Levenshtein splits pairs of more than about 2048 x 2048 items and may break ties differently there; here
 /// the rule holds at every size.
 ///
-/// With `n` and `m` the lengths left after step 1 and `s` the distance, the time grows with `n + s^2` where the sequences
-/// are near-equal (with at most 16 MiB of memory), else with `m * min(n, s) / 64` (with about `n * sqrt(m) / 2` bytes).
+/// With `n` and `m` the lengths left after step 1 and `s` the distance, the time grows with `n + s^2` where the
+/// sequences are near-equal (with at most 16 MiB of memory), else with `m * min(n, s) / 64` (with about `n * sqrt(m)
+/// / 2` bytes).
 ///
 /// ```
 /// use figa_loss::{EditOp, EditTag, editops};
@@ -100,27 +101,32 @@ impl Levenshtein {
 
     /// The distance of two sequences that are not empty, by the method that suits them.
     fn measure<T: Eq + Hash>(&mut self, source: &[T], dest: &[T]) -> (Method, usize) {
-        let estimate = match self
-            .waves
-            .run(source, dest, |sent, estimate| waves_are_faster(source.len(), dest.len(), sent, estimate))
-        {
-            Verdict::Distance(distance) => return (Method::Waves, distance),
-            Verdict::Estimate(estimate) => estimate,
-        };
+        let estimate =
+            match self.waves.run(source, dest, |estimate| waves_are_faster(source.len(), dest.len(), estimate)) {
+                Verdict::Distance(distance) => return (Method::Waves, distance),
+                Verdict::Estimate(estimate) => estimate,
+            };
         self.bits.prepare(source, dest);
         let limit = (estimate + estimate / 8).max(source.len().abs_diff(dest.len()));
-        let distance = self.bits.run(limit);
-        // Above the limit it is only an upper bound, but one that serves as the next limit.
-        (Method::Bits, if distance > limit { self.bits.run(distance) } else { distance })
+        let by_limit = self.bits.band_of_limit(limit);
+        if let Some(by_matches) = self.bits.band_of_matches()
+            && by_matches.1 - by_matches.0 <= by_limit.1 - by_limit.0
+        {
+            return (Method::Bits, self.bits.run(by_matches));
+        }
+        let mut distance = self.bits.run(by_limit);
+        if distance > limit {
+            // Then it is only an upper bound, but one that serves as the next limit.
+            distance = self.bits.run(self.bits.band_of_limit(distance));
+        }
+        (Method::Bits, distance)
     }
 }
 
-/// Is it worth sending more waves, after so many, at such an estimate of the distance?
-fn waves_are_faster(source_len: usize, dest_len: usize, sent: usize, estimate: usize) -> bool {
-    // In the time of one step of 64 cells, with all that belongs to it: two points of waves.
-    let bits = 2 * dest_len * (estimate / 64 + 2).min(source_len.div_ceil(64)) + 4 * (source_len + dest_len);
-    // More waves also make for a better estimate, and while they cost next to nothing, that pays.
-    estimate * estimate <= bits || 64 * sent * sent <= bits
+/// Is it worth sending more waves, at such an estimate of the distance?
+fn waves_are_faster(source_len: usize, dest_len: usize, estimate: usize) -> bool {
+    // Bit-vectors take the time of some four points of waves for each item, and more only where matches abound.
+    estimate * estimate <= 4 * (source_len + dest_len)
 }
 
 /// The length of the common prefix, and the two sequences without their common prefix and suffix.
@@ -151,23 +157,28 @@ mod tests {
                 .collect()
         };
         let mut waves = Waves::default();
-        let Verdict::Distance(distance) = waves.run(s, d, |_, _| true) else { panic!("waves gave up") };
+        let Verdict::Distance(distance) = waves.run(s, d, |_| true) else { panic!("waves gave up") };
         let mut ops = vec![];
         waves.walk_back(s.len(), d.len(), |op| ops.push(op));
         scripts.push(("waves".into(), finish(ops)));
         let mut bits = Bits::default();
         bits.prepare(s, d);
+        let mut bands = vec![("matches".into(), bits.band_of_matches())];
         for limit in [distance, distance + 1, 2 * distance + 70, s.len() + d.len()] {
+            bands.push((format!("limit {limit}"), Some(bits.band_of_limit(limit))));
+        }
+        for (name, band) in bands {
+            let Some(band) = band else { continue };
             for budget in [0, usize::MAX] {
-                assert_eq!(bits.run_within(limit, budget), distance, "limit {limit}");
+                assert_eq!(bits.run_within(band, budget), distance, "{name} of {s:?} and {d:?}");
                 let mut ops = vec![];
                 bits.walk_back(s, d, |op| ops.push(op));
-                scripts.push((format!("bits, limit {limit}, budget {budget}"), finish(ops)));
+                scripts.push((format!("bits, {name}, budget {budget}"), finish(ops)));
             }
         }
         let least = s.len().abs_diff(d.len());
         for limit in [least, (least + distance) / 2] {
-            let bound = bits.run_within(limit, usize::MAX);
+            let bound = bits.run(bits.band_of_limit(limit));
             assert!(bound >= distance && (bound > limit || bound == distance), "limit {limit}: {bound} for {distance}");
         }
         scripts

@@ -12,6 +12,13 @@
 //! it spends on going there and back, it cannot spend on the way. If the corner comes out above `t`, it is an upper
 //! bound of the distance and thereby a limit that will do.
 //!
+//! **Band of matches.** Where matches are rare, as between texts over a large vocabulary, a much narrower band will
+//! do, whatever the distance. Say a script leaves the band on diagonal `hi` and comes back to it `L` rows further
+//! down, with `q` deletions, so at most `q` diagonals beyond, with as many insertions, and with `a` matches. It costs
+//! `L + q - a` on its way, and `L` would do on diagonal `hi` itself. So leaving never pays, and never even ties, if
+//! fewer than `q` matches lie on the first `q` diagonals beyond `hi`, for every `q`; and likewise below. All values
+//! inside are exact then, and all cheapest scripts inside.
+//!
 //! **Memory.** Columns are kept while they fit a small budget, which also keeps them in the cache. Where they do not,
 //! every so-many-th is kept as a checkpoint, and the walk back computes the columns in between once more, from the
 //! right to the left, and only down to the row where it is.
@@ -88,6 +95,8 @@ pub(super) struct Bits {
     dest: Vec<u32>,
     rows: usize,
     plan: Plan,
+    /// How many matches lie on each diagonal, from `-columns` on.
+    matches: Vec<u32>,
     /// What matches in the current column.
     eq: Vec<u64>,
     /// The columns from the last checkpoint on, that one included; `plan.width` blocks each.
@@ -96,12 +105,14 @@ pub(super) struct Bits {
     checkpoints: Vec<Block>,
 }
 
+/// The least and the greatest diagonal `i - j` of a band.
+pub(super) type Diagonals = (isize, isize);
+
 /// Which blocks of 64 rows are computed, and which columns are kept.
 #[derive(Debug, Default, Clone, Copy)]
 struct Plan {
     rows: isize,
-    /// The least and the greatest diagonal `i - j` of the band.
-    diagonals: (isize, isize),
+    diagonals: Diagonals,
     /// The greatest number of blocks in a column.
     width: usize,
     /// Distance of two checkpoints.
@@ -109,9 +120,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(rows: usize, columns: usize, limit: usize, budget: usize) -> Self {
-        let (delta, limit) = (rows as isize - columns as isize, limit as isize);
-        let diagonals = ((delta - limit + 1).div_euclid(2), (delta + limit).div_euclid(2));
+    fn new(rows: usize, columns: usize, diagonals: Diagonals, budget: usize) -> Self {
         let width = ((diagonals.1 - diagonals.0) as usize / 64 + 2).min(rows.div_ceil(64));
         // Checkpoints take room as well: there should not be more of them than columns between two.
         let stride = (budget / width).max(columns.isqrt()).clamp(1, columns);
@@ -135,14 +144,57 @@ impl Bits {
         self.rows = source.len();
     }
 
-    /// The distance if it is at most `limit`, else an upper bound of it that is above `limit`.
-    pub(super) fn run(&mut self, limit: usize) -> usize {
-        self.run_within(limit, BUDGET)
+    /// The band for a distance of at most `limit`, which is no less than the lengths differ by.
+    pub(super) fn band_of_limit(&self, limit: usize) -> Diagonals {
+        let (delta, limit) = (self.rows as isize - self.dest.len() as isize, limit as isize);
+        ((delta - limit + 1).div_euclid(2), (delta + limit).div_euclid(2))
     }
 
-    pub(super) fn run_within(&mut self, limit: usize, budget: usize) -> usize {
+    /// The band of matches, unless there are too many to count.
+    pub(super) fn band_of_matches(&mut self) -> Option<Diagonals> {
+        let Self { symbols, dest, matches, rows, .. } = self;
+        let (rows, columns) = (*rows, dest.len());
+        matches.clear();
+        matches.resize(rows + columns + 1, 0);
+        let mut left = 2 * (rows + columns) as i64;
+        for (column, &occurrence) in dest.iter().enumerate() {
+            symbols.visit(occurrence, |block, mut rows| {
+                left -= i64::from(rows.count_ones());
+                while rows != 0 {
+                    matches[64 * block + rows.trailing_zeros() as usize + columns - column] += 1;
+                    rows &= rows - 1;
+                }
+            });
+            if left < 0 {
+                return None;
+            }
+        }
+        // Outwards from the corners' diagonals, the last place where matches beyond are fewer than diagonals, however
+        // far one looks.
+        let edge = |beyond: &mut dyn Iterator<Item = &u32>| {
+            let (mut sum, mut most, mut edge) = (0, 0, 0);
+            for (count, diagonal) in beyond.zip(1..) {
+                sum += i64::from(*count) - 1;
+                if sum >= most {
+                    (most, edge) = (sum, diagonal);
+                }
+            }
+            edge
+        };
+        let (low, high) = (columns.min(rows), columns.max(rows));
+        let least = low as isize - edge(&mut matches[..low].iter().rev());
+        let greatest = high as isize + edge(&mut matches[high + 1..].iter());
+        Some((least - columns as isize, greatest - columns as isize))
+    }
+
+    /// The cost of the cheapest script within the band.
+    pub(super) fn run(&mut self, band: Diagonals) -> usize {
+        self.run_within(band, BUDGET)
+    }
+
+    pub(super) fn run_within(&mut self, band: Diagonals, budget: usize) -> usize {
         let columns = self.dest.len();
-        let plan = Plan::new(self.rows, columns, limit, budget);
+        let plan = Plan::new(self.rows, columns, band, budget);
         self.plan = plan;
         self.eq.clear();
         self.eq.resize(self.rows.div_ceil(64) + 1, 0);

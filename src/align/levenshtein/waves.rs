@@ -42,8 +42,8 @@ pub(super) enum Verdict {
 }
 
 impl Waves {
-    /// Sends waves until one arrives, or until `go_on(waves sent, estimated distance)` is false.
-    pub(super) fn run<T: Eq>(&mut self, source: &[T], dest: &[T], go_on: impl Fn(usize, usize) -> bool) -> Verdict {
+    /// Sends waves until one arrives, or until `go_on(estimated distance)` is false.
+    pub(super) fn run<T: Eq>(&mut self, source: &[T], dest: &[T], go_on: impl Fn(usize) -> bool) -> Verdict {
         let (n, m) = (source.len() as i32, dest.len() as i32);
         let slide = |k: i32, i: i32| {
             let (mut i, mut j) = (i as usize, (i - k) as usize);
@@ -66,7 +66,7 @@ impl Waves {
             if s >= 8 && s & (s - 1) == 0 {
                 let covered = (first..=last).map(|k| 2 * i64::from(self.reach(s - 1, k)) - i64::from(k)).max();
                 let estimate = i64::from(s) * i64::from(n + m) / covered.unwrap_or(1).max(1);
-                if self.points.len() > MAX_POINTS || !go_on(s as usize, estimate as usize) {
+                if self.points.len() > MAX_POINTS || !go_on(estimate as usize) {
                     return Verdict::Estimate(estimate as usize);
                 }
             }
