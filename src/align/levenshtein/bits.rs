@@ -155,35 +155,29 @@ impl Bits {
         let Self { symbols, dest, matches, rows, .. } = self;
         let (rows, columns) = (*rows, dest.len());
         matches.clear();
-        matches.resize(rows + columns + 1, 0);
+        // With room for the end of the lists, which lies below the last block.
+        matches.resize(rows + columns + 192, 0);
         let mut left = 2 * (rows + columns) as i64;
         for (column, &occurrence) in dest.iter().enumerate() {
             symbols.visit(occurrence, |block, mut rows| {
                 left -= i64::from(rows.count_ones());
-                while rows != 0 {
-                    matches[64 * block + rows.trailing_zeros() as usize + columns - column] += 1;
-                    rows &= rows - 1;
+                // Most often there is one match or none, and which is not worth guessing.
+                loop {
+                    let row = 64 * block + rows.trailing_zeros() as usize;
+                    matches[row + columns - column] += u32::from(rows != 0);
+                    rows &= rows.wrapping_sub(1);
+                    if rows == 0 {
+                        break;
+                    }
                 }
             });
             if left < 0 {
                 return None;
             }
         }
-        // Outwards from the corners' diagonals, the last place where matches beyond are fewer than diagonals, however
-        // far one looks.
-        let edge = |beyond: &mut dyn Iterator<Item = &u32>| {
-            let (mut sum, mut most, mut edge) = (0, 0, 0);
-            for (count, diagonal) in beyond.zip(1..) {
-                sum += i64::from(*count) - 1;
-                if sum >= most {
-                    (most, edge) = (sum, diagonal);
-                }
-            }
-            edge
-        };
         let (low, high) = (columns.min(rows), columns.max(rows));
-        let least = low as isize - edge(&mut matches[..low].iter().rev());
-        let greatest = high as isize + edge(&mut matches[high + 1..].iter());
+        let least = low as isize - edge(matches[..low].iter().rev());
+        let greatest = high as isize + edge(matches[high + 1..=rows + columns].iter());
         Some((least - columns as isize, greatest - columns as isize))
     }
 
@@ -353,18 +347,31 @@ impl Bits {
     }
 }
 
+/// The last place, as a number of diagonals outwards, from where on there are fewer matches than diagonals, however far one
+/// looks.
+fn edge<'a>(outwards: impl Iterator<Item = &'a u32>) -> isize {
+    let (mut sum, mut most, mut edge) = (0, 0, 0);
+    for (&matches, diagonal) in outwards.zip(1..) {
+        sum += i64::from(matches) - 1;
+        if sum >= most {
+            (most, edge) = (sum, diagonal);
+        }
+    }
+    edge
+}
+
 /// Where the items of the source are: an open-addressing table that keeps its memory.
 #[derive(Debug, Default, Clone)]
 struct Symbols {
-    /// The upper half of an item's hash, and where the item occurs first; or [`EMPTY`]. A power of two of slots, so
-    /// many that an item which is not there mostly meets an empty slot at once.
-    slots: Vec<u64>,
+    /// Where items occur first, or [`EMPTY`]: a power of two of slots, so many that an item which is not there mostly
+    /// meets an empty slot at once.
+    slots: Vec<u32>,
     /// Per position of a first occurrence, the last occurrence, which leads to the others.
     last: Vec<u32>,
     occurrences: Vec<Occurrence>,
 }
 
-const EMPTY: u64 = u64::MAX;
+const EMPTY: u32 = u32::MAX;
 
 /// The rows of one block that hold the same item.
 #[derive(Debug, Clone, Copy)]
@@ -384,11 +391,11 @@ impl Symbols {
         self.occurrences.reserve(source.len() + 1);
         self.occurrences.push(Occurrence { rows: 0, block: source.len().div_ceil(64) as u32, before: END });
         for (position, item) in source.iter().enumerate() {
-            let (slot, entry) = self.find(source, item);
+            let slot = self.find(source, item);
             if self.slots[slot] == EMPTY {
-                self.slots[slot] = entry | position as u64;
+                self.slots[slot] = position as u32;
             }
-            let last = &mut self.last[self.slots[slot] as u32 as usize];
+            let last = &mut self.last[self.slots[slot] as usize];
             let (block, row) = ((position / 64) as u32, 1 << (position % 64));
             let occurrence = &mut self.occurrences[*last as usize];
             if occurrence.block == block {
@@ -401,23 +408,21 @@ impl Symbols {
     }
 
     fn last_occurrence<T: Eq + Hash>(&self, source: &[T], item: &T) -> u32 {
-        let (slot, _) = self.find(source, item);
-        // The lower half of EMPTY is no position.
-        self.last.get(self.slots[slot] as u32 as usize).map_or(END, |&last| last)
+        let first = self.slots[self.find(source, item)];
+        self.last.get(first as usize).map_or(END, |&last| last)
     }
 
-    /// The slot that holds the item, or the empty one where it belongs; and what it holds, less the position.
-    fn find<T: Eq + Hash>(&self, source: &[T], item: &T) -> (usize, u64) {
-        let (hash, mask) = (FxBuildHasher.hash_one(item), self.slots.len() - 1);
-        let tag = hash >> 32 << 32;
-        let mut slot = hash as usize & mask;
-        loop {
-            let entry = self.slots[slot];
-            if entry == EMPTY || (entry >> 32 << 32 == tag && source[entry as u32 as usize] == *item) {
-                return (slot, tag);
+    /// The slot that holds the item, or the empty one where it belongs.
+    fn find<T: Eq + Hash>(&self, source: &[T], item: &T) -> usize {
+        let mask = self.slots.len() - 1;
+        let mut slot = FxBuildHasher.hash_one(item) as usize & mask;
+        while let Some(same) = source.get(self.slots[slot] as usize) {
+            if same == item {
+                break;
             }
             slot = (slot + 1) & mask;
         }
+        slot
     }
 
     /// Calls `each(block, rows)` for an occurrence and all before it.
