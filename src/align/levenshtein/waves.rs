@@ -53,9 +53,9 @@ impl Waves {
             i as i32
         };
         self.points.clear();
-        self.points.reserve(128);
+        self.points.reserve(1024);
         self.origins.clear();
-        self.origins.reserve(16);
+        self.origins.reserve(32);
         self.points.extend([NOWHERE, NOWHERE, slide(0, 0), NOWHERE, NOWHERE]);
         self.origins.push(2);
         for s in 1.. {
