@@ -25,9 +25,9 @@ use super::{EditOp, EditTag};
 /// python-Levenshtein splits pairs of more than about 2048 x 2048 items and may break ties differently there; here
 /// the rule holds at every size.
 ///
-/// With `n` and `m` the lengths left after step 1 and `s` the distance, the time grows with `n + s^2` where the
-/// sequences are near-equal (with at most 16 MiB of memory), else with `m * min(n, s) / 64` (with about `n * sqrt(m)
-/// / 2` bytes).
+/// With `n` and `m` the lengths left after step 1 and `s` the distance, the time grows with `n + s^2` where the sequences
+/// are near-equal, with `n + m` where items rarely repeat, and with `m * min(n, s) / 64` at worst. The memory is linear in
+/// `n + m` but for at most `n * sqrt(m) / 2` bytes at worst.
 ///
 /// ```
 /// use figa_loss::{EditOp, EditTag, editops};
