@@ -133,6 +133,15 @@ impl Plan {
         let row = |diagonal: isize| (column as isize + diagonal).min(self.rows).max(1) as usize;
         ((row(self.diagonals.0) - 1) / 64, (row(self.diagonals.1) - 1) / 64)
     }
+
+    /// How many columns, from this one on, surely have the same blocks.
+    fn columns_alike(&self, column: usize) -> usize {
+        let until_next_block = |diagonal: isize| match column as isize + diagonal {
+            row if row >= self.rows => usize::MAX,
+            row => (64 - (row - 1).rem_euclid(64)) as usize,
+        };
+        until_next_block(self.diagonals.0).min(until_next_block(self.diagonals.1))
+    }
 }
 
 impl Bits {
@@ -235,7 +244,7 @@ impl Bits {
                 (before, column) = (now, column + 1);
                 continue;
             }
-            let same = (column..=end).take_while(|&column| blocks(column) == now).count();
+            let same = plan.columns_alike(column).min(end + 1 - column);
             let run = (column - start, column - 1..column - 1 + same, now.0);
             difference += match now.1 - now.0 {
                 0 => self.run_of::<1>(run),
