@@ -166,7 +166,8 @@ impl Bits {
         matches.clear();
         // With room for the end of the lists, which lies below the last block.
         matches.resize(rows + columns + 192, 0);
-        let mut left = 2 * (rows + columns) as i64;
+        let most = 2 * (rows + columns) as i64;
+        let mut left = most;
         for (column, &occurrence) in dest.iter().enumerate() {
             symbols.visit(occurrence, |block, mut rows| {
                 left -= i64::from(rows.count_ones());
@@ -185,8 +186,10 @@ impl Bits {
             }
         }
         let (low, high) = (columns.min(rows), columns.max(rows));
-        let least = low as isize - edge(matches[..low].iter().rev());
-        let greatest = high as isize + edge(matches[high + 1..=rows + columns].iter());
+        let between: u32 = matches[low..=high].iter().sum();
+        let mut outside = most - left - i64::from(between);
+        let least = low as isize - edge(matches[..low].iter().rev(), &mut outside);
+        let greatest = high as isize + edge(matches[high + 1..=rows + columns].iter(), &mut outside);
         Some((least - columns as isize, greatest - columns as isize))
     }
 
@@ -357,13 +360,16 @@ impl Bits {
 }
 
 /// The last place, as a number of diagonals outwards, from where on there are fewer matches than diagonals, however far one
-/// looks.
-fn edge<'a>(outwards: impl Iterator<Item = &'a u32>) -> isize {
+/// looks. It need not look further than the `matches` that are left could change anything.
+fn edge<'a>(outwards: impl Iterator<Item = &'a u32>, matches: &mut i64) -> isize {
     let (mut sum, mut most, mut edge) = (0, 0, 0);
-    for (&matches, diagonal) in outwards.zip(1..) {
-        sum += i64::from(matches) - 1;
+    for (&count, diagonal) in outwards.zip(1..) {
+        sum += i64::from(count) - 1;
+        *matches -= i64::from(count);
         if sum >= most {
             (most, edge) = (sum, diagonal);
+        } else if sum + *matches < most {
+            break;
         }
     }
     edge
