@@ -119,9 +119,9 @@ pub enum Aligner {
 impl Aligner {
     /// Aligns `original` with `revised`. Empty sequences are fine.
     pub fn align<T: Eq + Hash + Ord>(self, original: &[T], revised: &[T]) -> Alignment {
-        let mut workspace = Workspace::default();
-        workspace.align(self, original, revised);
-        workspace.alignment
+        let mut alignment = Alignment::default();
+        Levenshtein::of_thread(|levenshtein| alignment.align(self, levenshtein, original, revised));
+        alignment
     }
 
     /// Aligns many pairs on all cores; the order is kept.
@@ -173,17 +173,7 @@ impl Workspace {
 
     /// [`Aligner::align`] in this memory.
     pub fn align<T: Eq + Hash + Ord>(&mut self, aligner: Aligner, original: &[T], revised: &[T]) -> &Alignment {
-        let mut spans = std::mem::take(&mut self.alignment.spans);
-        spans.clear();
-        let diff = |algorithm| diff::spans(algorithm, original, revised);
-        match aligner {
-            Aligner::Levenshtein => join(self.levenshtein.editops(original, revised), &mut spans),
-            Aligner::Myers => spans.extend(diff(similar::Algorithm::RawMyers)),
-            Aligner::Patience => spans.extend(diff(similar::Algorithm::Patience)),
-            Aligner::Histogram => spans.extend(diff(similar::Algorithm::Histogram)),
-            Aligner::Hunt => spans.extend(diff(similar::Algorithm::Hunt)),
-        }
-        self.alignment.set(original.len(), revised.len(), spans);
+        self.alignment.align(aligner, &mut self.levenshtein, original, revised);
         &self.alignment
     }
 }
@@ -197,6 +187,26 @@ pub struct Alignment {
 }
 
 impl Alignment {
+    fn align<T: Eq + Hash + Ord>(
+        &mut self,
+        aligner: Aligner,
+        levenshtein: &mut Levenshtein,
+        original: &[T],
+        revised: &[T],
+    ) {
+        let mut spans = std::mem::take(&mut self.spans);
+        spans.clear();
+        let diff = |algorithm| diff::spans(algorithm, original, revised);
+        match aligner {
+            Aligner::Levenshtein => join(levenshtein.editops(original, revised), &mut spans),
+            Aligner::Myers => spans.extend(diff(similar::Algorithm::RawMyers)),
+            Aligner::Patience => spans.extend(diff(similar::Algorithm::Patience)),
+            Aligner::Histogram => spans.extend(diff(similar::Algorithm::Histogram)),
+            Aligner::Hunt => spans.extend(diff(similar::Algorithm::Hunt)),
+        }
+        self.set(original.len(), revised.len(), spans);
+    }
+
     fn set(&mut self, original_len: usize, revised_len: usize, spans: Vec<Span>) {
         for (mask, len) in [(&mut self.removed, original_len), (&mut self.added, revised_len)] {
             mask.clear();

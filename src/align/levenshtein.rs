@@ -5,6 +5,7 @@ mod bits;
 mod table;
 mod waves;
 
+use std::cell::Cell;
 use std::hash::Hash;
 
 use bits::Bits;
@@ -25,9 +26,9 @@ use super::{EditOp, EditTag};
 /// python-Levenshtein splits pairs of more than about 2048 x 2048 items and may break ties differently there; here
 /// the rule holds at every size.
 ///
-/// With `n` and `m` the lengths left after step 1 and `s` the distance, the time grows with `n + s^2` where the sequences
-/// are near-equal, with `n + m` where items rarely repeat, and with `m * min(n, s) / 64` at worst. The memory is linear in
-/// `n + m` but for at most `n * sqrt(m) / 2` bytes at worst.
+/// With `n` and `m` the lengths left after step 1 and `s` the distance, the time grows with `n + s^2` where the
+/// sequences are near-equal, with `n + m` where items rarely repeat, and with `m * min(n, s) / 64` at worst. The
+/// memory is linear in `n + m` but for at most `n * sqrt(m) / 2` bytes at worst.
 ///
 /// ```
 /// use figa_loss::{EditOp, EditTag, editops};
@@ -39,9 +40,7 @@ use super::{EditOp, EditTag};
 /// ]);
 /// ```
 pub fn editops<T: Eq + Hash>(source: &[T], dest: &[T]) -> Vec<EditOp> {
-    let mut levenshtein = Levenshtein::default();
-    levenshtein.editops(source, dest);
-    levenshtein.ops
+    Levenshtein::of_thread(|levenshtein| levenshtein.editops(source, dest).to_vec())
 }
 
 /// The Levenshtein distance: how many insertions, deletions and substitutions [`editops`] needs.
@@ -54,7 +53,7 @@ pub fn distance<T: Eq + Hash>(source: &[T], dest: &[T]) -> usize {
     match (source.len(), dest.len()) {
         (n, 0) => n,
         (0, m) => m,
-        _ => Levenshtein::default().measure(source, dest).1,
+        _ => Levenshtein::of_thread(|levenshtein| levenshtein.measure(source, dest).1),
     }
 }
 
@@ -66,6 +65,12 @@ pub(super) struct Levenshtein {
     ops: Vec<EditOp>,
 }
 
+thread_local! {
+    /// What [`Levenshtein::of_thread`] lends. Taken while it is in use, so that even a nested call (from an `Eq`)
+    /// finds its own.
+    static OF_THREAD: Cell<Option<Box<Levenshtein>>> = const { Cell::new(None) };
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
     Waves,
@@ -73,6 +78,20 @@ enum Method {
 }
 
 impl Levenshtein {
+    /// Runs with memory that this thread keeps from call to call, as long as it is at most 4 MiB: for short pairs,
+    /// allocating would take a good part of the time.
+    pub(super) fn of_thread<R>(run: impl FnOnce(&mut Self) -> R) -> R {
+        let mut levenshtein = OF_THREAD.try_with(Cell::take).ok().flatten().unwrap_or_default();
+        let result = run(&mut levenshtein);
+        let bytes =
+            levenshtein.waves.bytes() + levenshtein.bits.bytes() + size_of::<EditOp>() * levenshtein.ops.capacity();
+        if bytes <= 4 << 20 {
+            // An error means that the thread is about to end, and the memory with it.
+            let _ = OF_THREAD.try_with(|of_thread| of_thread.set(Some(levenshtein)));
+        }
+        result
+    }
+
     pub(super) fn editops<T: Eq + Hash>(&mut self, source: &[T], dest: &[T]) -> &[EditOp] {
         let (offset, source, dest) = strip(source, dest);
         self.ops.clear();

@@ -351,6 +351,13 @@ impl Bits {
         }
     }
 
+    /// The memory held, about.
+    pub(super) fn bytes(&self) -> usize {
+        let blocks = self.kept.capacity() + self.checkpoints.capacity() + self.symbols.occurrences.capacity();
+        let words = self.symbols.slots.capacity() + self.dest.capacity() + self.matches.capacity();
+        size_of::<Block>() * blocks + size_of::<u32>() * words
+    }
+
     /// The bit of row `i` in the kept column at `index`, whose first block is `first`.
     #[inline]
     fn bit(&self, index: usize, first: usize, i: usize, word: impl Fn(&Block) -> u64) -> bool {
@@ -359,8 +366,8 @@ impl Bits {
     }
 }
 
-/// The last place, as a number of diagonals outwards, from where on there are fewer matches than diagonals, however far one
-/// looks. It need not look further than the `matches` that are left could change anything.
+/// The last place, as a number of diagonals outwards, from where on there are fewer matches than diagonals, however
+/// far one looks. It need not look further than the `matches` that are left could change anything.
 fn edge<'a>(outwards: impl Iterator<Item = &'a u32>, matches: &mut i64) -> isize {
     let (mut sum, mut most, mut edge) = (0, 0, 0);
     for (&count, diagonal) in outwards.zip(1..) {
