@@ -28,7 +28,8 @@ use super::{EditOp, EditTag};
 ///
 /// With `n` and `m` the lengths left after step 1 and `s` the distance, the time grows with `n + s^2` where the
 /// sequences are near-equal, with `n + m` where items rarely repeat, and with `m * min(n, s) / 64` at worst. The
-/// memory is linear in `n + m` but for at most `n * sqrt(m) / 2` bytes at worst.
+/// memory is linear in `n + m` but for at most `n * sqrt(m) / 2` bytes at worst; up to 4 MiB of it stay with the
+/// thread for its next call.
 ///
 /// ```
 /// use figa_loss::{EditOp, EditTag, editops};
