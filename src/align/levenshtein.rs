@@ -1,6 +1,7 @@
 //! Levenshtein edit scripts with the tie-break of python-Levenshtein and RapidFuzz.
 
 mod bits;
+mod symbols;
 #[cfg(test)]
 mod table;
 mod waves;

@@ -23,15 +23,11 @@
 //! every so-many-th is kept as a checkpoint, and the walk back computes the columns in between once more, from the
 //! right to the left, and only down to the row where it is.
 
-use std::hash::{BuildHasher, Hash};
+use std::hash::Hash;
 use std::ops::Range;
 
-use rustc_hash::FxBuildHasher;
-
+use super::symbols::{END, Symbols};
 use crate::align::{EditOp, EditTag};
-
-/// The end of every list of occurrences: an occurrence in a block below the last, so that it can be set like any other.
-const END: u32 = 0;
 
 /// Blocks that are kept between two checkpoints: 512 KiB.
 const BUDGET: usize = 1 << 15;
@@ -353,9 +349,9 @@ impl Bits {
 
     /// The memory held, about.
     pub(super) fn bytes(&self) -> usize {
-        let blocks = self.kept.capacity() + self.checkpoints.capacity() + self.symbols.occurrences.capacity();
-        let words = self.symbols.slots.capacity() + self.dest.capacity() + self.matches.capacity();
-        size_of::<Block>() * blocks + size_of::<u32>() * words
+        let blocks = self.kept.capacity() + self.checkpoints.capacity();
+        let words = self.dest.capacity() + self.matches.capacity();
+        self.symbols.bytes() + size_of::<Block>() * blocks + size_of::<u32>() * words
     }
 
     /// The bit of row `i` in the kept column at `index`, whose first block is `first`.
@@ -380,83 +376,4 @@ fn edge<'a>(outwards: impl Iterator<Item = &'a u32>, matches: &mut i64) -> isize
         }
     }
     edge
-}
-
-/// Where the items of the source are: an open-addressing table that keeps its memory.
-#[derive(Debug, Default, Clone)]
-struct Symbols {
-    /// Where items occur first, or [`EMPTY`]: a power of two of slots, so many that an item which is not there mostly
-    /// meets an empty slot at once.
-    slots: Vec<u32>,
-    /// Per position of a first occurrence, the last occurrence, which leads to the others.
-    last: Vec<u32>,
-    occurrences: Vec<Occurrence>,
-}
-
-const EMPTY: u32 = u32::MAX;
-
-/// The rows of one block that hold the same item.
-#[derive(Debug, Clone, Copy)]
-struct Occurrence {
-    rows: u64,
-    block: u32,
-    before: u32,
-}
-
-impl Symbols {
-    fn number<T: Eq + Hash>(&mut self, source: &[T]) {
-        self.slots.clear();
-        self.slots.resize((4 * source.len()).next_power_of_two(), EMPTY);
-        self.last.clear();
-        self.last.resize(source.len(), END);
-        self.occurrences.clear();
-        self.occurrences.reserve(source.len() + 1);
-        self.occurrences.push(Occurrence { rows: 0, block: source.len().div_ceil(64) as u32, before: END });
-        for (position, item) in source.iter().enumerate() {
-            let slot = self.find(source, item);
-            if self.slots[slot] == EMPTY {
-                self.slots[slot] = position as u32;
-            }
-            let last = &mut self.last[self.slots[slot] as usize];
-            let (block, row) = ((position / 64) as u32, 1 << (position % 64));
-            let occurrence = &mut self.occurrences[*last as usize];
-            if occurrence.block == block {
-                occurrence.rows |= row;
-            } else {
-                let before = std::mem::replace(last, self.occurrences.len() as u32);
-                self.occurrences.push(Occurrence { rows: row, block, before });
-            }
-        }
-    }
-
-    fn last_occurrence<T: Eq + Hash>(&self, source: &[T], item: &T) -> u32 {
-        let first = self.slots[self.find(source, item)];
-        self.last.get(first as usize).map_or(END, |&last| last)
-    }
-
-    /// The slot that holds the item, or the empty one where it belongs.
-    fn find<T: Eq + Hash>(&self, source: &[T], item: &T) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut slot = FxBuildHasher.hash_one(item) as usize & mask;
-        while let Some(same) = source.get(self.slots[slot] as usize) {
-            if same == item {
-                break;
-            }
-            slot = (slot + 1) & mask;
-        }
-        slot
-    }
-
-    /// Calls `each(block, rows)` for an occurrence and all before it.
-    #[inline]
-    fn visit(&self, mut occurrence: u32, mut each: impl FnMut(usize, u64)) {
-        loop {
-            let Occurrence { rows, block, before } = self.occurrences[occurrence as usize];
-            each(block as usize, rows);
-            occurrence = before;
-            if occurrence == END {
-                break;
-            }
-        }
-    }
 }

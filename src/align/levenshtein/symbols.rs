@@ -1,0 +1,94 @@
+//! Which rows of the table an item matches, 64 at a time.
+
+use std::hash::{BuildHasher, Hash};
+
+use rustc_hash::FxBuildHasher;
+
+/// The end of every list of occurrences: an occurrence in a block below the last, so that it can be set like any other.
+pub(super) const END: u32 = 0;
+
+/// Where the items of the source are: an open-addressing table that keeps its memory.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Symbols {
+    /// Where items occur first, or [`EMPTY`]: a power of two of slots, so many that an item which is not there mostly
+    /// meets an empty slot at once.
+    slots: Vec<u32>,
+    /// Per position of a first occurrence, the last occurrence, which leads to the others.
+    last: Vec<u32>,
+    occurrences: Vec<Occurrence>,
+}
+
+const EMPTY: u32 = u32::MAX;
+
+/// The rows of one block that hold the same item.
+#[derive(Debug, Clone, Copy)]
+struct Occurrence {
+    rows: u64,
+    block: u32,
+    before: u32,
+}
+
+impl Symbols {
+    /// Looks up all items of the source.
+    pub(super) fn number<T: Eq + Hash>(&mut self, source: &[T]) {
+        self.slots.clear();
+        self.slots.resize((4 * source.len()).next_power_of_two(), EMPTY);
+        self.last.clear();
+        self.last.resize(source.len(), END);
+        self.occurrences.clear();
+        self.occurrences.reserve(source.len() + 1);
+        self.occurrences.push(Occurrence { rows: 0, block: source.len().div_ceil(64) as u32, before: END });
+        for (position, item) in source.iter().enumerate() {
+            let slot = self.find(source, item);
+            if self.slots[slot] == EMPTY {
+                self.slots[slot] = position as u32;
+            }
+            let last = &mut self.last[self.slots[slot] as usize];
+            let (block, row) = ((position / 64) as u32, 1 << (position % 64));
+            let occurrence = &mut self.occurrences[*last as usize];
+            if occurrence.block == block {
+                occurrence.rows |= row;
+            } else {
+                let before = std::mem::replace(last, self.occurrences.len() as u32);
+                self.occurrences.push(Occurrence { rows: row, block, before });
+            }
+        }
+    }
+
+    pub(super) fn last_occurrence<T: Eq + Hash>(&self, source: &[T], item: &T) -> u32 {
+        let first = self.slots[self.find(source, item)];
+        self.last.get(first as usize).map_or(END, |&last| last)
+    }
+
+    /// The slot that holds the item, or the empty one where it belongs.
+    fn find<T: Eq + Hash>(&self, source: &[T], item: &T) -> usize {
+        let mask = self.slots.len() - 1;
+        let mut slot = FxBuildHasher.hash_one(item) as usize & mask;
+        while let Some(same) = source.get(self.slots[slot] as usize) {
+            if same == item {
+                break;
+            }
+            slot = (slot + 1) & mask;
+        }
+        slot
+    }
+
+    /// Calls `each(block, rows)` for an occurrence and all before it.
+    #[inline]
+    pub(super) fn visit(&self, mut occurrence: u32, mut each: impl FnMut(usize, u64)) {
+        loop {
+            let Occurrence { rows, block, before } = self.occurrences[occurrence as usize];
+            each(block as usize, rows);
+            occurrence = before;
+            if occurrence == END {
+                break;
+            }
+        }
+    }
+
+    /// The memory held, about.
+    pub(super) fn bytes(&self) -> usize {
+        let words = self.slots.capacity() + self.last.capacity();
+        size_of::<u32>() * words + size_of::<Occurrence>() * self.occurrences.capacity()
+    }
+}
