@@ -1,4 +1,4 @@
-"""The other side of python_levenshtein.rs: answers each request line on stdin with one line on stdout.
+"""The other side of python_levenshtein.rs: says its version, then answers each request line on stdin with one on stdout.
 
 {"source": [...], "dest": [...]}  ->  the number of edits; the pair is kept
 {"repeat": N}                     ->  seconds for N calls of Levenshtein.editops on the pair
@@ -7,9 +7,11 @@
 import json
 import sys
 import time
+from importlib.metadata import version
 
 import Levenshtein
 
+print(version("Levenshtein"), flush=True)
 source = dest = []
 for line in sys.stdin:
     request = json.loads(line)

@@ -25,27 +25,30 @@ struct Python {
 }
 
 impl Python {
-    fn start() -> Self {
+    /// None if there is no Python with Levenshtein.
+    fn start() -> Option<Self> {
         let program = std::env::var("PYTHON").unwrap_or("python3".into());
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/python_levenshtein.py");
         let mut process = Command::new(&program)
             .arg(script)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("{program}: {error}"));
+            .ok()?;
         let requests = process.stdin.take().expect("a pipe");
-        let answers = BufReader::new(process.stdout.take().expect("a pipe"));
-        Self { _process: process, requests, answers }
+        let mut answers = BufReader::new(process.stdout.take().expect("a pipe"));
+        let mut version = String::new();
+        answers.read_line(&mut version).ok().filter(|&bytes| bytes > 0)?;
+        println!("against python-Levenshtein {}", version.trim());
+        Some(Self { _process: process, requests, answers })
     }
 
     fn ask(&mut self, request: &str) -> f64 {
-        let hint =
-            "Python ended: is Levenshtein installed? pip install Levenshtein==0.27.5, or name another Python in PYTHON";
         let mut answer = String::new();
-        writeln!(self.requests, "{request}").expect(hint);
-        self.answers.read_line(&mut answer).expect(hint);
-        answer.trim().parse().expect(hint)
+        writeln!(self.requests, "{request}").expect("Python answers");
+        self.answers.read_line(&mut answer).expect("Python answers");
+        answer.trim().parse().expect("Python answers")
     }
 }
 
@@ -131,7 +134,10 @@ fn main() {
     long_pair(&mut rng);
     #[cfg(feature = "rayon")]
     corpus(&mut rng);
-    let mut python = Python::start();
+    let Some(mut python) = Python::start() else {
+        println!("not compared with Python: pip install Levenshtein==0.27.5, or name a Python that has it in PYTHON");
+        return;
+    };
     println!("{:<26} {:>8} {:>12} {:>12} {:>8}", "pair", "edits", "ours, us", "python, us", "ratio");
     for kind in ["5 % edited", "30 % edited", "unrelated", "nothing in common"] {
         for n in [64, 512, 2048, 8192] {

@@ -4,9 +4,9 @@
 //! cargo run --release --no-default-features --features data --example aligners -- [FILE]
 //! ```
 //!
-//! Words and punctuation are the tokens. For each aligner: the share of tokens it marks as changed, the share it labels differently
-//! from Levenshtein, the time of a pair, and the tokens it marks where the first 30 paragraphs of a text (the revised
-//! answers of 60 records) trade places with the others.
+//! Words and punctuation are the tokens. For each aligner: the share of tokens it marks as changed, the share it
+//! labels differently from Levenshtein, the time of a pair, and the tokens it marks where the first 30 paragraphs of
+//! a text (the revised answers of 60 records) trade places with the others.
 
 use std::path::PathBuf;
 use std::time::Instant;

@@ -71,6 +71,17 @@ pub enum EditTag {
     Delete,
 }
 
+impl EditTag {
+    /// How many items of the source and of the destination one edit covers.
+    fn lengths(self) -> (usize, usize) {
+        match self {
+            EditTag::Replace => (1, 1),
+            EditTag::Insert => (0, 1),
+            EditTag::Delete => (1, 0),
+        }
+    }
+}
+
 /// One step of an edit script from `source` to `dest`, as [`editops`] returns it.
 ///
 /// Both positions count in the unedited sequences. An insert happens in front of `source[src_pos]`; a delete leaves
@@ -139,10 +150,8 @@ impl Aligner {
         S: AsRef<[T]> + Sync,
     {
         use rayon::prelude::*;
-        let align = |workspace: &mut Workspace, (original, revised): &(S, S)| {
-            workspace.align(self, original.as_ref(), revised.as_ref()).clone()
-        };
-        pairs.par_iter().with_min_len(16).map_init(Workspace::default, align).collect()
+        let align = |(original, revised): &(S, S)| self.align(original.as_ref(), revised.as_ref());
+        pairs.par_iter().with_min_len(16).map(align).collect()
     }
 }
 
@@ -239,11 +248,7 @@ impl Alignment {
 /// them tells.)
 fn join(ops: &[EditOp], spans: &mut Vec<Span>) {
     for op in ops {
-        let (src, dest) = match op.tag {
-            EditTag::Replace => (1, 1),
-            EditTag::Insert => (0, 1),
-            EditTag::Delete => (1, 0),
-        };
+        let (src, dest) = op.tag.lengths();
         match spans.last_mut() {
             Some(last) if last.tag == op.tag && last.original.end == op.src_pos => {
                 last.original.end += src;

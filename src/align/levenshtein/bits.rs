@@ -4,7 +4,7 @@
 //! that of `vn` says -1. These are the very bits that the walk back asks for: *delete* is the bit `i` of `vp` in
 //! column `j`, *insert* that of `vn` in column `j - 1`.
 //!
-//! **Band.** With `delta = n - m` and a limit `t >= delta`, only the diagonals `k = i - j` from `(delta - t) / 2` to
+//! **Band.** With `delta = n - m` and a limit `t >= |delta|`, only the diagonals `k = i - j` from `(delta - t) / 2` to
 //! `(delta + t) / 2` are computed. Around them the table is taken to grow by one a step, so that every value is the
 //! cost of some script, and exact wherever a cheapest script stays inside. If the corner comes out at `t` or less,
 //! all that the walk back reads is exact: on its way from a cell `(i, j)` of cost `v` on a cheapest script, it

@@ -98,13 +98,9 @@ impl Waves {
             } else {
                 EditTag::Replace
             };
-            let (di, dj) = match tag {
-                EditTag::Replace => (1, 1),
-                EditTag::Insert => (0, 1),
-                EditTag::Delete => (1, 0),
-            };
-            let j = i - k - dj;
-            i -= di;
+            let (source, dest) = tag.lengths();
+            let j = i - k - dest as i32;
+            i -= source as i32;
             k = i - j;
             emit(EditOp { tag, src_pos: i as usize, dest_pos: j as usize });
         }
