@@ -5,6 +5,8 @@
 //! names). Token ids from a vocabulary of 32,000; Python gets lists of ints. Medians of 9 rounds, 10 ms a round or
 //! one call. Then the memory of a very long pair, and how a corpus of pairs scales over the cores.
 
+mod pairs;
+
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Write};
@@ -14,7 +16,10 @@ use std::time::Instant;
 #[cfg(feature = "rayon")]
 use figa_loss::Aligner;
 use figa_loss::editops;
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use pairs::{OTHERS, VOCAB, edited, tokens};
+#[cfg(feature = "rayon")]
+use rand::Rng;
+use rand::{SeedableRng, rngs::StdRng};
 
 const ROUNDS: usize = 9;
 
@@ -52,24 +57,6 @@ impl Python {
     }
 }
 
-fn tokens(rng: &mut StdRng, n: usize, ids: std::ops::Range<u32>) -> Vec<u32> {
-    (0..n).map(|_| rng.random_range(ids.clone())).collect()
-}
-
-/// Each token is edited with this probability: substituted, followed by a new one, or dropped.
-fn edited(rng: &mut StdRng, source: &[u32], rate: f64) -> Vec<u32> {
-    let mut dest = Vec::with_capacity(source.len());
-    for &token in source {
-        match rng.random_bool(rate).then(|| rng.random_range(0..3)) {
-            None => dest.push(token),
-            Some(0) => dest.push(rng.random_range(0..32_000)),
-            Some(1) => dest.extend([token, rng.random_range(0..32_000)]),
-            Some(_) => {}
-        }
-    }
-    dest
-}
-
 fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
@@ -89,7 +76,7 @@ fn seconds<R>(run: impl FnOnce() -> R) -> f64 {
 
 /// 32,768 x 32,768, nothing in common. First of all, because only the first peak can be told apart.
 fn long_pair(rng: &mut StdRng) {
-    let (source, dest) = (tokens(rng, 32_768, 0..32_000), tokens(rng, 32_768, 32_000..64_000));
+    let (source, dest) = (tokens(rng, 32_768, VOCAB), tokens(rng, 32_768, OTHERS));
     let before = peak_memory();
     let time = seconds(|| editops(&source, &dest));
     if let (Some(before), Some(after)) = (before, peak_memory()) {
@@ -106,7 +93,7 @@ fn long_pair(rng: &mut StdRng) {
 fn corpus(rng: &mut StdRng) {
     let mut pair = || {
         let n = rng.random_range(200..800);
-        let source = tokens(rng, n, 0..32_000);
+        let source = tokens(rng, n, VOCAB);
         let dest = edited(rng, &source, 0.05);
         (source, dest)
     };
@@ -141,12 +128,12 @@ fn main() {
     println!("{:<26} {:>8} {:>12} {:>12} {:>8}", "pair", "edits", "ours, us", "python, us", "ratio");
     for kind in ["5 % edited", "30 % edited", "unrelated", "nothing in common"] {
         for n in [64, 512, 2048, 8192] {
-            let source = tokens(&mut rng, n, 0..32_000);
+            let source = tokens(&mut rng, n, VOCAB);
             let dest = match kind {
                 "5 % edited" => edited(&mut rng, &source, 0.05),
                 "30 % edited" => edited(&mut rng, &source, 0.3),
-                "unrelated" => tokens(&mut rng, n, 0..32_000),
-                _ => tokens(&mut rng, n, 32_000..64_000),
+                "unrelated" => tokens(&mut rng, n, VOCAB),
+                _ => tokens(&mut rng, n, OTHERS),
             };
             let mut request = String::new();
             write!(request, "{{\"source\": {source:?}, \"dest\": {dest:?}}}").expect("a string takes it");
