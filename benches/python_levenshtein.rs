@@ -88,7 +88,7 @@ fn long_pair(rng: &mut StdRng) {
     }
 }
 
-/// 4,000 pairs of 200 to 800 tokens, 5 % edited, on one thread and on all.
+/// 20,000 pairs of 200 to 800 tokens, 5 % edited, on one thread and on all.
 #[cfg(feature = "rayon")]
 fn corpus(rng: &mut StdRng) {
     let mut pair = || {
@@ -97,7 +97,7 @@ fn corpus(rng: &mut StdRng) {
         let dest = edited(rng, &source, 0.05);
         (source, dest)
     };
-    let pairs: Vec<(Vec<u32>, Vec<u32>)> = (0..4_000).map(|_| pair()).collect();
+    let pairs: Vec<(Vec<u32>, Vec<u32>)> = (0..20_000).map(|_| pair()).collect();
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
     let (one, all) = (pool(1), pool(cores));

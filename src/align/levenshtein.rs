@@ -5,12 +5,14 @@ mod symbols;
 #[cfg(test)]
 mod table;
 mod waves;
+mod window;
 
 use std::cell::Cell;
 use std::hash::Hash;
 
 use bits::Bits;
 use waves::{Verdict, Waves};
+use window::Window;
 
 use super::{EditOp, EditTag};
 
@@ -59,10 +61,11 @@ pub fn distance<T: Eq + Hash>(source: &[T], dest: &[T]) -> usize {
     }
 }
 
-/// The memory of the two methods, which one pair after another can use.
+/// The memory of the three methods, which one pair after another can use.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Levenshtein {
     waves: Waves,
+    window: Window,
     bits: Bits,
     ops: Vec<EditOp>,
 }
@@ -76,6 +79,7 @@ thread_local! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
     Waves,
+    Window,
     Bits,
 }
 
@@ -85,9 +89,7 @@ impl Levenshtein {
     pub(super) fn of_thread<R>(run: impl FnOnce(&mut Self) -> R) -> R {
         let mut levenshtein = OF_THREAD.try_with(Cell::take).ok().flatten().unwrap_or_default();
         let result = run(&mut levenshtein);
-        let bytes =
-            levenshtein.waves.bytes() + levenshtein.bits.bytes() + size_of::<EditOp>() * levenshtein.ops.capacity();
-        if bytes <= 4 << 20 {
+        if levenshtein.bytes() <= 4 << 20 {
             // An error means that the thread is about to end, and the memory with it.
             let _ = OF_THREAD.try_with(|of_thread| of_thread.set(Some(levenshtein)));
         }
@@ -114,6 +116,7 @@ impl Levenshtein {
         };
         match method {
             Method::Waves => self.waves.walk_back(source.len(), dest.len(), emit),
+            Method::Window => self.window.walk_back(source.len(), dest.len(), emit),
             Method::Bits => self.bits.walk_back(source, dest, emit),
         }
         self.ops.reverse();
@@ -127,7 +130,10 @@ impl Levenshtein {
                 Verdict::Distance(distance) => return (Method::Waves, distance),
                 Verdict::Estimate(estimate) => estimate,
             };
-        self.bits.prepare(source, dest);
+        self.bits.symbols.prepare(source, dest);
+        if let Some(distance) = self.window.run(&self.bits.symbols) {
+            return (Method::Window, distance);
+        }
         let limit = (estimate + estimate / 8).max(source.len().abs_diff(dest.len()));
         let by_limit = self.bits.band_of_limit(limit);
         if let Some(by_matches) = self.bits.band_of_matches()
@@ -141,6 +147,11 @@ impl Levenshtein {
             distance = self.bits.run(self.bits.band_of_limit(distance));
         }
         (Method::Bits, distance)
+    }
+
+    /// The memory held, about.
+    fn bytes(&self) -> usize {
+        self.waves.bytes() + self.window.bytes() + self.bits.bytes() + size_of::<EditOp>() * self.ops.capacity()
     }
 }
 
@@ -183,7 +194,14 @@ mod tests {
         waves.walk_back(s.len(), d.len(), |op| ops.push(op));
         scripts.push(("waves".into(), finish(ops)));
         let mut bits = Bits::default();
-        bits.prepare(s, d);
+        bits.symbols.prepare(s, d);
+        let mut window = Window::default();
+        if let Some(found) = window.run(&bits.symbols) {
+            assert_eq!(found, distance, "window of {s:?} and {d:?}");
+            let mut ops = vec![];
+            window.walk_back(s.len(), d.len(), |op| ops.push(op));
+            scripts.push(("window".into(), finish(ops)));
+        }
         let mut bands = vec![("matches".into(), bits.band_of_matches())];
         for limit in [distance, distance + 1, 2 * distance + 70, s.len() + d.len()] {
             bands.push((format!("limit {limit}"), Some(bits.band_of_limit(limit))));
@@ -231,6 +249,12 @@ mod tests {
             // An insertion or a deletion at one end, so that the lengths differ.
             let cut = rng.random_range(0..=dest.len());
             dest.drain(..cut);
+        }
+        if rng.random_bool(0.2) {
+            // A part that moves, and perhaps further than a narrow band reaches.
+            let (mut begin, mut end) = (rng.random_range(0..=dest.len()), rng.random_range(0..=dest.len()));
+            (begin, end) = (begin.min(end), begin.max(end));
+            dest[begin..end].rotate_left(rng.random_range(0..=end - begin));
         }
         (source, dest)
     }

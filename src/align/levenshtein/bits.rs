@@ -23,7 +23,6 @@
 //! every so-many-th is kept as a checkpoint, and the walk back computes the columns in between once more, from the
 //! right to the left, and only down to the row where it is.
 
-use std::hash::Hash;
 use std::ops::Range;
 
 use super::symbols::{END, Symbols};
@@ -86,10 +85,8 @@ const DELETIONS: Block = Block { vp: !0, vn: 0 };
 
 #[derive(Debug, Default, Clone)]
 pub(super) struct Bits {
-    symbols: Symbols,
-    /// Per destination item the last of its occurrences in the source.
-    dest: Vec<u32>,
-    rows: usize,
+    /// Of the pair at hand.
+    pub(super) symbols: Symbols,
     plan: Plan,
     /// How many matches lie on each diagonal, from `-columns` on.
     matches: Vec<u32>,
@@ -141,30 +138,22 @@ impl Plan {
 }
 
 impl Bits {
-    /// Looks up where each item of `dest` occurs in `source`. Neither may be empty.
-    pub(super) fn prepare<T: Eq + Hash>(&mut self, source: &[T], dest: &[T]) {
-        self.symbols.number(source);
-        self.dest.clear();
-        self.dest.extend(dest.iter().map(|item| self.symbols.last_occurrence(source, item)));
-        self.rows = source.len();
-    }
-
     /// The band for a distance of at most `limit`, which is no less than the lengths differ by.
     pub(super) fn band_of_limit(&self, limit: usize) -> Diagonals {
-        let (delta, limit) = (self.rows as isize - self.dest.len() as isize, limit as isize);
+        let (delta, limit) = (self.symbols.rows as isize - self.symbols.dest.len() as isize, limit as isize);
         ((delta - limit + 1).div_euclid(2), (delta + limit).div_euclid(2))
     }
 
     /// The band of matches, unless there are too many to count.
     pub(super) fn band_of_matches(&mut self) -> Option<Diagonals> {
-        let Self { symbols, dest, matches, rows, .. } = self;
-        let (rows, columns) = (*rows, dest.len());
+        let Self { symbols, matches, .. } = self;
+        let (rows, columns) = (symbols.rows, symbols.dest.len());
         matches.clear();
         // With room for the end of the lists, which lies below the last block.
         matches.resize(rows + columns + 192, 0);
         let most = 2 * (rows + columns) as i64;
         let mut left = most;
-        for (column, &occurrence) in dest.iter().enumerate() {
+        for (column, &occurrence) in symbols.dest.iter().enumerate() {
             symbols.visit(occurrence, |block, mut rows| {
                 left -= i64::from(rows.count_ones());
                 // Most often there is one match or none, and which is not worth guessing.
@@ -195,11 +184,11 @@ impl Bits {
     }
 
     pub(super) fn run_within(&mut self, band: Diagonals, budget: usize) -> usize {
-        let columns = self.dest.len();
-        let plan = Plan::new(self.rows, columns, band, budget);
+        let (rows, columns) = (self.symbols.rows, self.symbols.dest.len());
+        let plan = Plan::new(rows, columns, band, budget);
         self.plan = plan;
         self.eq.clear();
-        self.eq.resize(self.rows.div_ceil(64) + 1, 0);
+        self.eq.resize(rows.div_ceil(64) + 1, 0);
         self.kept.resize((plan.stride + 1) * plan.width, DELETIONS);
         self.kept[..plan.width].fill(DELETIONS);
         self.checkpoints.clear();
@@ -215,7 +204,7 @@ impl Bits {
             }
         }
         // The last block may go on below the last row.
-        let below = match self.rows % 64 {
+        let below = match rows % 64 {
             0 => 0,
             rows => !0 << rows,
         };
@@ -239,7 +228,7 @@ impl Bits {
         while column <= end {
             let now = blocks(column);
             if now != before {
-                difference += self.shift(column - start, self.dest[column - 1], before, now);
+                difference += self.shift(column - start, self.symbols.dest[column - 1], before, now);
                 (before, column) = (now, column + 1);
                 continue;
             }
@@ -250,7 +239,7 @@ impl Bits {
                 1 => self.run_of::<2>(run),
                 2 => self.run_of::<3>(run),
                 3 => self.run_of::<4>(run),
-                _ => run.1.zip(run.0..).map(|(at, index)| self.shift(index, self.dest[at], now, now)).sum(),
+                _ => run.1.zip(run.0..).map(|(at, index)| self.shift(index, self.symbols.dest[at], now, now)).sum(),
             };
             column += same;
         }
@@ -288,12 +277,12 @@ impl Bits {
     /// in `kept`, the positions in `dest`, and the first block.
     #[inline]
     fn run_of<const W: usize>(&mut self, (index, items, first): (usize, Range<usize>, usize)) -> i64 {
-        let Self { symbols, dest, plan, eq, kept, .. } = self;
+        let Self { symbols, plan, eq, kept, .. } = self;
         let (old, new) = kept.split_at_mut(index * plan.width);
         let mut blocks = [DELETIONS; W];
         blocks.copy_from_slice(&old[(index - 1) * plan.width..][..W]);
         let mut difference = 0;
-        for (&occurrence, new) in dest[items].iter().zip(new.chunks_exact_mut(plan.width)) {
+        for (&occurrence, new) in symbols.dest[items].iter().zip(new.chunks_exact_mut(plan.width)) {
             let mut carry = Carry::TOP;
             if occurrence == END {
                 for block in &mut blocks {
@@ -350,8 +339,7 @@ impl Bits {
     /// The memory held, about.
     pub(super) fn bytes(&self) -> usize {
         let blocks = self.kept.capacity() + self.checkpoints.capacity();
-        let words = self.dest.capacity() + self.matches.capacity();
-        self.symbols.bytes() + size_of::<Block>() * blocks + size_of::<u32>() * words
+        self.symbols.bytes() + size_of::<Block>() * blocks + size_of::<u32>() * self.matches.capacity()
     }
 
     /// The bit of row `i` in the kept column at `index`, whose first block is `first`.

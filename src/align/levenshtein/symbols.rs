@@ -7,9 +7,13 @@ use rustc_hash::FxBuildHasher;
 /// The end of every list of occurrences: an occurrence in a block below the last, so that it can be set like any other.
 pub(super) const END: u32 = 0;
 
-/// Where the items of the source are: an open-addressing table that keeps its memory.
+/// Where the items of the destination are in the source, by an open-addressing table that keeps its memory.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Symbols {
+    /// How many items the source has.
+    pub(super) rows: usize,
+    /// Per item of the destination the last of its occurrences in the source.
+    pub(super) dest: Vec<u32>,
     /// Where items occur first, or [`EMPTY`]: a power of two of slots, so many that an item which is not there mostly
     /// meets an empty slot at once.
     slots: Vec<u32>,
@@ -29,8 +33,9 @@ struct Occurrence {
 }
 
 impl Symbols {
-    /// Looks up all items of the source.
-    pub(super) fn number<T: Eq + Hash>(&mut self, source: &[T]) {
+    /// Looks up where each item of `dest` occurs in `source`. Neither may be empty.
+    pub(super) fn prepare<T: Eq + Hash>(&mut self, source: &[T], dest: &[T]) {
+        self.rows = source.len();
         self.slots.clear();
         self.slots.resize((4 * source.len()).next_power_of_two(), EMPTY);
         self.last.clear();
@@ -53,11 +58,13 @@ impl Symbols {
                 self.occurrences.push(Occurrence { rows: row, block, before });
             }
         }
-    }
-
-    pub(super) fn last_occurrence<T: Eq + Hash>(&self, source: &[T], item: &T) -> u32 {
-        let first = self.slots[self.find(source, item)];
-        self.last.get(first as usize).map_or(END, |&last| last)
+        let mut occurrences = std::mem::take(&mut self.dest);
+        occurrences.clear();
+        occurrences.extend(dest.iter().map(|item| {
+            let first = self.slots[self.find(source, item)];
+            self.last.get(first as usize).map_or(END, |&last| last)
+        }));
+        self.dest = occurrences;
     }
 
     /// The slot that holds the item, or the empty one where it belongs.
@@ -88,7 +95,7 @@ impl Symbols {
 
     /// The memory held, about.
     pub(super) fn bytes(&self) -> usize {
-        let words = self.slots.capacity() + self.last.capacity();
+        let words = self.slots.capacity() + self.last.capacity() + self.dest.capacity();
         size_of::<u32>() * words + size_of::<Occurrence>() * self.occurrences.capacity()
     }
 }

@@ -76,9 +76,13 @@ impl Waves {
             self.points.resize(start + (last - first + 5) as usize, NOWHERE);
             self.origins.push((start as isize + 2 - first as isize) as usize);
             let (done, wave) = self.points.split_at_mut(start);
-            for ((point, from), k) in wave[2..].iter_mut().zip(done[before..].windows(3)).zip(first..=last) {
-                let i = (from[0].max(from[1]) + 1).max(from[2]).min(n).min(m + k);
-                *point = slide(k, i);
+            // Two loops, because the processor takes the first several points at a time.
+            let points = &mut wave[2..(last - first + 3) as usize];
+            for ((point, from), k) in points.iter_mut().zip(done[before..].windows(3)).zip(first..) {
+                *point = (from[0].max(from[1]) + 1).max(from[2]).min(n).min(m + k);
+            }
+            for (point, k) in points.iter_mut().zip(first..) {
+                *point = slide(k, *point);
             }
         }
         unreachable!("after n + m waves at the latest, one has arrived")
