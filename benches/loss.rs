@@ -1,38 +1,244 @@
-//! `cargo bench --bench loss`: forward and backward from logits (B = 4, S = 128, V = 8000, f32), ours beside the flat
-//! expression that computes every row.
+//! `cargo bench --bench loss`: forward and backward on the CPU, ours beside what it replaces, in turn, in one run.
+//!
+//! B = 8, S = 512, V = 32,000, H = 512, f32, at 1, 10, 30 and 100 % active tokens. Times are medians of 5 rounds. Peak
+//! memory is what a process of its own, with the inputs in place, needs on top (Linux).
+//!
+//! * from logits: `figa_loss`, and the flat PyTorch expression that computes every row
+//! * with the head: `fused_linear_figa_loss`, the same flat expression behind a matrix product, and the three bare matrix
+//!   products on the active rows that no method can do without
+//!
+//! `benches/gpu_losses.py` compares with losses of other libraries on a GPU. It calls `cargo bench --bench loss -- on FILE`,
+//! which times the fused loss and the bare products on the tensors of that file.
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use figa_loss::figa_loss;
-use figa_loss::tch::{Device, Kind, Reduction, Tensor};
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::process::Command;
+use std::time::Instant;
 
-const B: i64 = 4;
-const S: i64 = 128;
-const V: i64 = 8000;
+use figa_loss::tch::{Cuda, Device, Kind, Reduction, Tensor, manual_seed};
+use figa_loss::{figa_loss, fused_linear_figa_loss};
 
-fn flat(logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Tensor {
-    let logits = logits.slice(1, 0, -1, 1).reshape([-1, V]);
-    let (labels, weights) = (labels.slice(1, 1, None, 1).reshape([-1]), weights.slice(1, 1, None, 1).reshape([-1]));
-    let nll = logits.cross_entropy_loss::<Tensor>(&labels, None, Reduction::None, -100, 0.0);
-    (nll * &weights).sum(Kind::Float) / weights.ne(0).sum(Kind::Float).clamp_min(1)
+const B: i64 = 8;
+const S: i64 = 512;
+const V: i64 = 32_000;
+const H: i64 = 512;
+const ROUNDS: usize = 5;
+
+/// Percent of the tokens that are active, and how many in a hundred of these have a negative weight. At these random
+/// logits the gate spares all of the latter.
+const CASES: [(i64, i64); 5] = [(1, 50), (10, 50), (10, 0), (30, 50), (100, 50)];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Variant {
+    FromLogits,
+    Flat,
+    Fused,
+    Dense,
+    Products,
 }
 
-fn loss(c: &mut Criterion) {
-    let mut group = c.benchmark_group("forward_backward");
-    group.sample_size(10);
-    for percent in [10, 100] {
+use Variant::*;
+
+const VARIANTS: [(Variant, &str); 5] = [
+    (FromLogits, "figa_loss"),
+    (Flat, "flat expression"),
+    (Fused, "fused_linear_figa_loss"),
+    (Dense, "dense head, flat expression"),
+    (Products, "three bare products"),
+];
+
+struct Inputs {
+    hidden: Tensor,
+    lm_head: Tensor,
+    logits: Option<Tensor>,
+    labels: Tensor,
+    weights: Tensor,
+    active: Tensor,
+}
+
+impl Inputs {
+    fn new((active, negative): (i64, i64), with_logits: bool) -> Self {
+        manual_seed(0);
         let cpu = |kind| (kind, Device::Cpu);
-        let logits = Tensor::randn([B, S, V], cpu(Kind::Float)).set_requires_grad(true);
-        let labels = Tensor::randint(V, [B, S], cpu(Kind::Int64));
-        let weights = Tensor::rand([B, S], cpu(Kind::Float)).lt(f64::from(percent) / 100.0).to_kind(Kind::Float);
-        let step = |loss: Tensor| Tensor::run_backward(&[loss], &[&logits], false, false);
-        group.bench_function(BenchmarkId::new("figa_loss", percent), |b| {
-            b.iter(|| step(figa_loss(&logits, &labels, &weights).unwrap()));
-        });
-        group.bench_function(BenchmarkId::new("flat_expression", percent), |b| {
-            b.iter(|| step(flat(&logits, &labels, &weights)));
-        });
+        let float = cpu(Kind::Float);
+        let drawn = Tensor::rand([B, S], float);
+        let share = active as f64 / 100.0;
+        let negative = share * negative as f64 / 100.0;
+        let weights = drawn.lt(share).to_kind(Kind::Float) - drawn.lt(negative).to_kind(Kind::Float) * 1.5;
+        // Position t predicts token t + 1.
+        let active = weights.narrow(1, 1, S - 1).ne(0).constant_pad_nd([0, 1]).reshape([-1]).nonzero().squeeze();
+        Self {
+            hidden: Tensor::randn([B, S, H], float).set_requires_grad(true),
+            lm_head: (Tensor::randn([V, H], float) * 0.05).set_requires_grad(true),
+            logits: with_logits.then(|| Tensor::randn([B, S, V], float).set_requires_grad(true)),
+            labels: Tensor::randint(V, [B, S], cpu(Kind::Int64)),
+            weights,
+            active,
+        }
+    }
+
+    /// The first tokens of each sequence.
+    fn first_tokens(&self, n: i64) -> Self {
+        let first = |tensor: &Tensor| tensor.detach().narrow(1, 0, n);
+        Self {
+            hidden: first(&self.hidden).set_requires_grad(true),
+            lm_head: self.lm_head.shallow_clone(),
+            logits: self.logits.as_ref().map(|logits| first(logits).set_requires_grad(true)),
+            labels: first(&self.labels),
+            weights: first(&self.weights),
+            active: Tensor::from_slice(&[0i64]),
+        }
+    }
+
+    fn logits(&self) -> &Tensor {
+        self.logits.as_ref().expect("made for the variants from logits")
+    }
+
+    /// Forward and backward.
+    fn run(&self, variant: Variant) -> Vec<Tensor> {
+        let Self { hidden, lm_head, labels, weights, active, .. } = self;
+        let backward = |loss: Tensor, inputs: &[&Tensor]| Tensor::run_backward(&[loss], inputs, false, false);
+        match variant {
+            FromLogits => backward(figa_loss(self.logits(), labels, weights).expect("a loss"), &[self.logits()]),
+            Flat => backward(flat(self.logits(), labels, weights), &[self.logits()]),
+            Fused => {
+                let loss = fused_linear_figa_loss(hidden, lm_head, labels, weights).expect("a loss");
+                backward(loss, &[hidden, lm_head])
+            }
+            Dense => backward(flat(&hidden.matmul(&lm_head.tr()), labels, weights), &[hidden, lm_head]),
+            Products => {
+                let (hidden, lm_head) = (hidden.detach().flatten(0, 1).index_select(0, active), lm_head.detach());
+                let logits = hidden.mm(&lm_head.tr());
+                vec![logits.mm(&lm_head), logits.tr().mm(&hidden)]
+            }
+        }
     }
 }
 
-criterion_group!(benches, loss);
-criterion_main!(benches);
+/// What one writes without this crate, the gate included.
+fn flat(logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Tensor {
+    let steps = logits.size()[1] - 1;
+    let logits = logits.narrow(1, 0, steps).reshape([-1, V]);
+    let (labels, weights) = (labels.narrow(1, 1, steps).reshape([-1]), weights.narrow(1, 1, steps).reshape([-1]));
+    let nll = logits.cross_entropy_loss::<Tensor>(&labels, None, Reduction::None, -100, 0.0);
+    let gated = weights.lt(0).logical_and(&nll.detach().gt(0.6));
+    let weights = weights.masked_fill(&gated, 0);
+    (nll * &weights).sum(Kind::Float) / weights.ne(0).sum(Kind::Float).clamp_min(1)
+}
+
+fn seconds(inputs: &Inputs, variant: Variant) -> f64 {
+    let begin = Instant::now();
+    black_box(inputs.run(variant));
+    begin.elapsed().as_secs_f64()
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// MiB that this process needs for one run, on top of the inputs.
+fn own_peak(name: &str, case: (i64, i64)) -> Option<f64> {
+    let (variant, _) = VARIANTS.into_iter().find(|&(_, other)| other == name)?;
+    let inputs = Inputs::new(case, matches!(variant, FromLogits | Flat));
+    // First the products, and the variant on a few tokens: threads, libraries and their code have memory of their own.
+    black_box(inputs.run(Products));
+    black_box(inputs.first_tokens(8).run(variant));
+    let peak = || {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok())
+    };
+    // Sets the peak back to what is in use now.
+    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+    let before = peak()?;
+    black_box(inputs.run(variant));
+    Some((peak()? - before) / 1024.0)
+}
+
+fn peak_in_own_process(name: &str, (active, negative): (i64, i64)) -> String {
+    let run = || {
+        let program = std::env::current_exe().ok()?;
+        let output =
+            Command::new(program).args(["peak", name, &active.to_string(), &negative.to_string()]).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        Some(format!("{:.0}", text.trim().parse::<f64>().ok()?))
+    };
+    run().unwrap_or("?".into())
+}
+
+/// Times the fused loss and the bare products on the tensors of a safetensors file, on the GPU if there is one.
+fn on_file(file: &str) {
+    let device = Device::cuda_if_available();
+    let tensors: HashMap<_, _> = Tensor::read_safetensors(file).expect("a safetensors file").into_iter().collect();
+    let free = |name: &str| tensors[name].to_device(device).set_requires_grad(true);
+    let (labels, weights) = (tensors["labels"].shallow_clone(), tensors["weights"].shallow_clone());
+    let steps = weights.size()[1] - 1;
+    let active = weights.narrow(1, 1, steps).ne(0).logical_and(&labels.narrow(1, 1, steps).ne(-100));
+    let active = active.constant_pad_nd([0, 1]).reshape([-1]).nonzero().squeeze_dim(1).to_device(device);
+    let inputs = Inputs { hidden: free("hidden"), lm_head: free("lm_head"), logits: None, labels, weights, active };
+    let loss = fused_linear_figa_loss(&inputs.hidden, &inputs.lm_head, &inputs.labels, &inputs.weights);
+    println!("loss\t{}", loss.expect("a loss").double_value(&[]));
+    let finish = || {
+        if let Device::Cuda(index) = device {
+            Cuda::synchronize(index as i64);
+        }
+    };
+    let mut times = [(Fused, "fused_linear_figa_loss", vec![]), (Products, "three bare products", vec![])];
+    for _ in 0..3 + 9 {
+        for (variant, _, times) in &mut times {
+            finish();
+            let begin = Instant::now();
+            black_box(inputs.run(*variant));
+            finish();
+            times.push(begin.elapsed().as_secs_f64());
+        }
+    }
+    for (_, name, times) in times {
+        // The first three warm up.
+        println!("{name}\t{}", median(times[3..].to_vec()) * 1e3);
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [command, name, active, negative] = &arguments[..]
+        && command == "peak"
+    {
+        let percent = |text: &str| text.parse().expect("a number");
+        if let Some(peak) = own_peak(name, (percent(active), percent(negative))) {
+            println!("{peak}");
+        }
+        return;
+    }
+    if let [command, file, ..] = &arguments[..]
+        && command == "on"
+    {
+        return on_file(file);
+    }
+    let mib = |entries: i64| entries * 4 / (1 << 20);
+    println!("B = {B}, S = {S}, V = {V}, H = {H}, f32, {} threads", figa_loss::tch::get_num_threads());
+    println!("logits {} MiB, hidden {} MiB, head {} MiB\n", mib(B * S * V), mib(B * S * H), mib(V * H));
+    println!("{:>6} {:>8}  {:<28} {:>8} {:>8} {:>10}", "active", "negative", "variant", "ms", "ratio", "peak, MiB");
+    for case in CASES {
+        let inputs = Inputs::new(case, true);
+        let mut times = VARIANTS.map(|_| vec![]);
+        for _ in 0..ROUNDS {
+            for (times, (variant, _)) in times.iter_mut().zip(VARIANTS) {
+                // Once untimed: the gigabytes that the variant before has freed keep the system busy for a while.
+                black_box(inputs.run(variant));
+                times.push(seconds(&inputs, variant));
+            }
+        }
+        drop(inputs);
+        let times = times.map(median);
+        let of = |wanted| times[VARIANTS.iter().position(|&(variant, _)| variant == wanted).expect("a variant")];
+        for (time, (variant, name)) in times.iter().zip(VARIANTS) {
+            // How many times ours fits into it.
+            let ours = if matches!(variant, FromLogits | Flat) { of(FromLogits) } else { of(Fused) };
+            let (ms, ratio, peak) = (time * 1e3, time / ours, peak_in_own_process(name, case));
+            let [active, negative] = [case.0, case.1].map(|percent| format!("{percent} %"));
+            println!("{active:>6} {negative:>8}  {name:<28} {ms:>8.1} {ratio:>8.2} {peak:>10}");
+        }
+        println!("{:>17}fused_linear_figa_loss takes {:.2} times the bare products", "", of(Fused) / of(Products));
+    }
+}

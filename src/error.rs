@@ -137,13 +137,13 @@ pub enum Error {
         actual: tch::Kind,
     },
 
-    /// A tensor is on another device than `logits`.
+    /// A tensor is on another device than those it goes with.
     #[cfg(feature = "torch")]
-    #[error("{argument}: expected device {expected:?} as logits, got {actual:?}; move it with to_device")]
+    #[error("{argument}: expected device {expected:?}, got {actual:?}; move it with to_device")]
     Device {
         /// The argument.
         argument: &'static str,
-        /// The device of `logits`.
+        /// The device of the logits or the hidden states.
         expected: tch::Device,
         /// The device of the argument.
         actual: tch::Device,

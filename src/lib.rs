@@ -11,7 +11,7 @@
 //! | [`align`] | two token sequences | an [`Alignment`]: what was removed, what was added |
 //! | [`weights`] | an alignment | a [`TokenLabel`] and a signed weight per token |
 //! | [`data`] | a file of [`SpaRecord`]s and a tokenizer | [`Example`] rows, a padded [`Batch`], tensors |
-//! | [`loss`] | logits, labels, weights | a scalar to call `backward` on |
+//! | [`loss`] | logits, or hidden states and the head; labels, weights | a scalar to call `backward` on |
 //!
 //! # Label two answers
 //!
@@ -38,6 +38,12 @@
 //! # }
 //! # Ok::<(), figa_loss::Error>(())
 //! ```
+//!
+//! # Leave the logits out
+//!
+//! [`fused_linear_figa_loss`] takes the hidden states and the head instead of logits, and computes the active rows only.
+//! A frozen head is one that requires no gradient. Bias, scale and soft-cap: [`LmHead`] and
+//! [`FigaLoss::forward_linear`].
 //!
 //! # Build batches from your JSON
 //!
@@ -77,7 +83,7 @@ pub use data::BatchTensors;
 pub use data::{Batch, EncodedPair, Example, PairEncoder, PromptTemplate, SpaRecord, collate};
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]
-pub use loss::{ClassStats, FigaLoss, Gate, LossOutput, Reduction, figa_loss};
+pub use loss::{ClassStats, FigaLoss, Gate, LmHead, LossOutput, Penalty, Reduction, figa_loss, fused_linear_figa_loss};
 pub use weights::{FigaWeights, IGNORE_INDEX, Side, TokenLabel, label_tokens};
 
 // Their types are in our signatures.

@@ -15,9 +15,25 @@
 //! with less than `exp(-0.6) = 0.549`; without it the loss is unbounded below. Where nothing is active, the loss is 0
 //! and its gradient is zero.
 //!
-//! [`figa_loss`] is this formula with its defaults; [`FigaLoss`] is the configuration behind it.
+//! [`figa_loss`] is this formula with its defaults, and [`fused_linear_figa_loss`] the same without the logits: it takes
+//! hidden states and the head. [`FigaLoss`] is the configuration behind both.
+//!
+//! Only the active rows are computed, those with a label and a weight. They are selected on the host. Where labels and
+//! weights lie there, as a [`Batch`](crate::Batch) has them, no call waits for the device; where they do not, they are
+//! copied first.
 
-use tch::{Device, Kind, Tensor};
+mod active;
+mod linear;
+mod output;
+mod rows;
+
+use tch::{Device, Kind, Tensor, no_grad_guard};
+
+use active::Active;
+use rows::{Odds, Scores, rows_at_a_time, surrogate, surrogate_of_rows};
+
+pub use linear::{LmHead, fused_linear_figa_loss};
+pub use output::{ClassStats, LossOutput};
 
 use crate::error::{Error, Result};
 use crate::weights::IGNORE_INDEX;
@@ -30,11 +46,15 @@ use crate::weights::IGNORE_INDEX;
 /// * `weights`: `[B, S]`, a float type; taken as constants even if they require a gradient
 /// * result: a scalar, f32 (f64 for f64 logits), connected to the graph of `logits`
 ///
-/// All on one device.
+/// `labels` and `weights` on the device of `logits` or on the CPU. On the CPU they cost no wait for the device.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Dtype`], [`Error::Device`] for arguments that do not fit, [`Error::LabelOutOfRange`]
 /// for a label that is neither a column of `logits` nor -100.
+///
+/// # Memory
+/// The active rows of `logits` in f32, and once more in `backward`, beside the gradient of `logits`. Logits whose first
+/// two dimensions cannot be seen as one are copied.
 ///
 /// # Example
 /// ```
@@ -71,7 +91,20 @@ pub enum Gate {
     },
 }
 
-/// What the weighted sum of nll is divided by.
+/// What a token with a negative weight costs, `|weight|` times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Penalty {
+    /// `-nll`, the paper's: not bounded below, so that it wants a gate. The gradient is greatest where the token is
+    /// already unlikely.
+    #[default]
+    Nll,
+    /// `-log(1 - p)`, unlikelihood: at least 0, with a gradient that fades with `p`, so that it can do without a gate.
+    /// Exact also where `p` is almost 1.
+    Unlikelihood,
+}
+
+/// What the sum over the tokens is divided by.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Reduction {
@@ -84,6 +117,12 @@ pub enum Reduction {
     AbsWeights,
     /// 1: the plain sum.
     Sum,
+    /// The mean over each sequence's active tokens, then the mean over the `B` sequences; one without an active token
+    /// counts as 0. The numerator is the sum of the sequences' means, the denominator `B`.
+    SequenceMeans,
+    /// Nothing: the loss of every token, `[B, S]`, in the positions of `labels`, and 0 where nothing is active. Numerator
+    /// and denominator are those of [`Reduction::Sum`].
+    None,
     /// A number of the caller's, greater than 0. Gradient accumulation and data parallel training need it: k
     /// micro-batches, each divided by the count of the whole batch, add up to the whole batch's gradient.
     External(f64),
@@ -92,135 +131,118 @@ pub enum Reduction {
 /// Configuration of the loss. Plain fields: start from [`FigaLoss::default`] and change what you need.
 ///
 /// ```
-/// use figa_loss::{FigaLoss, Reduction};
+/// use figa_loss::{FigaLoss, Penalty, Reduction};
 ///
-/// let ungated_sum = FigaLoss { gate: None, reduction: Reduction::Sum, ..FigaLoss::default() };
-/// assert_eq!(ungated_sum.ignore_index, -100);
+/// let bounded = FigaLoss { penalty: Penalty::Unlikelihood, gate: None, ..FigaLoss::default() };
+/// assert_eq!((bounded.ignore_index, bounded.reduction), (-100, Reduction::ActiveTokens));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FigaLoss {
     /// Positions with this label do not count; -100 by default.
     pub ignore_index: i64,
+    /// What negative weights do; [`Penalty::Nll`] by default.
+    pub penalty: Penalty,
     /// The stop rule for negative weights; `Some(Gate::AtMost(0.6))` by default, `None` switches it off.
     pub gate: Option<Gate>,
     /// The denominator; [`Reduction::ActiveTokens`] by default.
     pub reduction: Reduction,
+    /// How many rows of logits [`FigaLoss::forward_linear`] holds at a time. By default as many as there are hidden
+    /// dimensions, which takes the memory of the head's gradient, or 4 million logits if that is more. The number
+    /// changes the result by no more than rounding.
+    pub chunk: Option<i64>,
+    /// The label whose statistics are kept apart, in [`LossOutput::eos`]; none by default.
+    pub eos_id: Option<i64>,
 }
 
 impl Default for FigaLoss {
     fn default() -> Self {
-        Self { ignore_index: IGNORE_INDEX, gate: Some(Gate::AtMost(0.6)), reduction: Reduction::default() }
-    }
-}
-
-/// The loss and what went into it. All tensors are scalars on the device of the logits, and stay there until they are
-/// read.
-#[derive(Debug)]
-pub struct LossOutput {
-    /// `numerator / denominator`.
-    pub loss: Tensor,
-    /// The weighted sum of nll, connected to the graph.
-    pub numerator: Tensor,
-    /// What [`Reduction`] says; a constant. Sum both over ranks to reduce across them.
-    pub denominator: Tensor,
-    /// The tokens with a positive weight.
-    pub added: ClassStats,
-    /// The tokens with a negative weight that the gate lets pass.
-    pub removed: ClassStats,
-    /// The tokens with a negative weight that the gate spares.
-    pub gated: ClassStats,
-}
-
-/// Count and nll of a class of tokens.
-#[derive(Debug)]
-pub struct ClassStats {
-    count: Tensor,
-    nll_sum: Tensor,
-}
-
-impl ClassStats {
-    fn new(nll: &Tensor, class: &Tensor) -> Result<Self> {
-        let nll_sum = nll.f_where_self(class, &nll.f_zeros_like()?)?.f_sum(None)?;
-        Ok(Self { count: class.f_sum(Kind::Int64)?, nll_sum })
-    }
-
-    /// Number of tokens. Waits for the device.
-    pub fn count(&self) -> Result<i64> {
-        Ok(self.count.f_int64_value(&[])?)
-    }
-
-    /// Mean nll in nats, `None` for an empty class. Waits for the device.
-    pub fn mean_nll(&self) -> Result<Option<f64>> {
-        let count = self.count()?;
-        Ok(if count == 0 { None } else { Some(self.nll_sum.f_double_value(&[])? / count as f64) })
+        Self {
+            ignore_index: IGNORE_INDEX,
+            penalty: Penalty::default(),
+            gate: Some(Gate::AtMost(0.6)),
+            reduction: Reduction::default(),
+            chunk: None,
+            eos_id: None,
+        }
     }
 }
 
 impl FigaLoss {
     /// The loss of `logits [B, S, V]`, `labels [B, S]` and `weights [B, S]`; see the [module](crate::loss) for the
-    /// formula and [`figa_loss`] for dtypes and an example.
+    /// formula and [`figa_loss`] for dtypes, memory and an example.
+    ///
+    /// First derivatives only: the gradient is a constant in the graph.
     ///
     /// # Errors
-    /// Those of [`figa_loss`], and [`Error::Value`] for a gate or a denominator that is no number.
-    ///
-    /// # Memory
-    /// The rows of `logits` that are active are copied and computed in f32; the gradient is as large as `logits`.
+    /// Those of [`figa_loss`], and [`Error::Value`] for a gate, denominator or chunk outside of its domain.
     pub fn forward(&self, logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Result<LossOutput> {
         self.validate()?;
-        let [batch, seq, vocab] = check(logits, labels, weights)?;
-        let kind = if logits.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float };
-
-        // Position t predicts token t + 1.
-        let (first, steps) = (seq.min(1), (seq - 1).max(0));
-        let targets = labels.f_narrow(1, first, steps)?;
-        let weights = weights.f_detach()?.f_narrow(1, first, steps)?.f_to_kind(kind)?;
-        let labelled = targets.f_ne(self.ignore_index)?;
-        self.check_labels(&targets, &labelled, vocab)?;
-
-        // From here on only the active rows exist, so that nothing in the others can matter.
-        let active = labelled.f_logical_and(&weights.f_ne(0)?)?;
-        let rows = active.f_constant_pad_nd([0, seq - steps])?.f_reshape([-1])?.f_nonzero()?.f_squeeze_dim(1)?;
-        let targets = targets.f_masked_select(&active)?;
-        let weights = weights.f_masked_select(&active)?;
-        let logits = logits.f_reshape([batch * seq, vocab])?.f_index_select(0, &rows)?.f_to_kind(kind)?;
-        let nll = logits.f_cross_entropy_loss::<Tensor>(&targets, None, tch::Reduction::None, IGNORE_INDEX, 0.0)?;
-
-        let known = nll.f_detach()?;
-        let penalised = weights.f_lt(0)?;
-        let gated = match self.gate {
-            None => penalised.f_zeros_like()?,
-            Some(Gate::AtMost(limit)) => penalised.f_logical_and(&known.f_gt(limit)?)?,
-            Some(Gate::Band { min, max }) => {
-                penalised.f_logical_and(&known.f_lt(min)?.f_logical_or(&known.f_gt(max)?)?)?
+        check_defined("logits", logits)?;
+        let vocab = match *logits.size() {
+            [_, _, vocab] if vocab > 0 => vocab,
+            _ => {
+                let expected = "[B, S, V] with V > 0".into();
+                return Err(Error::Shape { argument: "logits", expected, actual: logits.size() });
             }
         };
-        let live = gated.f_logical_not()?;
-        // Not `nll * live`: a gated token may have infinite nll or weight, and 0 * inf is NaN.
-        let zeros = weights.f_zeros_like()?;
-        let live_weights = weights.f_where_self(&live, &zeros)?;
-        let numerator = nll.f_where_self(&live, &zeros)?.f_mul(&live_weights)?.f_sum(None)?;
-        let denominator = self.denominator(&labelled, &live_weights, &live, kind)?;
-        Ok(LossOutput {
-            loss: numerator.f_div(&denominator)?,
-            numerator,
-            denominator,
-            added: ClassStats::new(&known, &weights.f_gt(0)?)?,
-            removed: ClassStats::new(&known, &penalised.f_logical_and(&live)?)?,
-            gated: ClassStats::new(&known, &gated)?,
-        })
+        check_kind("logits", logits, "f16, bf16, f32 or f64", is_float)?;
+        check_tokens(logits, labels, weights)?;
+        let kind = compute_kind(logits)?;
+        let active = Active::select(labels, weights, self.ignore_index, vocab, kind, logits.device())?;
+        // From here on only the active rows exist, so that nothing in the others can matter.
+        let logits = logits.f_flatten(0, 1)?;
+        let rows = |active: &Active, n| Ok::<_, Error>(logits.f_index_select(0, &active.rows.f_narrow(0, 0, n)?)?);
+        let gates = self.gate.is_some() && self.reduction != Reduction::None && logits.requires_grad();
+        if gates && logits.device() == Device::Cpu {
+            let (active, spared) = self.spare(&logits, &active, kind)?;
+            return self.of_rows(&rows(&active, active.rows.size1()? - spared.nll.size1()?)?, &active, Some(spared));
+        }
+        self.of_rows(&rows(&active, active.rows.size1()?)?, &active, None)
     }
 
-    fn denominator(&self, labelled: &Tensor, weights: &Tensor, live: &Tensor, kind: Kind) -> Result<Tensor> {
-        Ok(match self.reduction {
-            Reduction::ActiveTokens => live.f_sum(Kind::Int64)?.f_clamp_min(1)?.f_to_kind(kind)?,
-            Reduction::LabelledTokens => labelled.f_sum(Kind::Int64)?.f_clamp_min(1)?.f_to_kind(kind)?,
-            Reduction::AbsWeights => {
-                let sum = weights.f_abs()?.f_sum(kind)?;
-                sum.f_where_self(&sum.f_ne(0)?, &sum.f_ones_like()?)?
+    /// Puts the rows that the gate spares last, and gives their scores. They have no gradient, and it is cheaper to learn
+    /// that first than to make room for one. (Only on a CPU: a GPU would have to be waited for.)
+    fn spare(&self, logits: &Tensor, active: &Active, kind: Kind) -> Result<(Active, Scores)> {
+        let _no_grad = no_grad_guard();
+        let step = rows_at_a_time(logits.device(), logits.size()[1]);
+        let scores = Scores::of_penalised(self, active, step, |at| {
+            Ok(logits.f_index_select(0, &active.rows.f_index_select(0, at)?)?.f_to_kind(kind)?)
+        })?;
+        let gated = scores.live.f_logical_not()?;
+        let last = active.penalised.f_masked_select(&gated)?;
+        let first = active.rows.f_ones_like()?.f_index_fill(0, &last, 0)?.f_nonzero()?.f_squeeze_dim(1)?;
+        Ok((active.reordered(&Tensor::f_cat(&[first, last], 0)?)?, scores.select(&gated)?))
+    }
+
+    /// The loss of the active rows `[n, V]`, whose memory is the callee's to use, whatever autograd has to do with them;
+    /// without those that were scored before, the last ones in `active`.
+    fn of_rows(&self, rows: &Tensor, active: &Active, scored: Option<Scores>) -> Result<LossOutput> {
+        let kind = compute_kind(rows)?;
+        let no_grad = no_grad_guard();
+        let mut x = rows.f_detach()?.f_to_kind(kind)?;
+        let n = rows.size()[0];
+        let odds = Odds::take(&mut x, &active.targets.f_narrow(0, 0, n)?)?;
+        let mut scores = Scores::new(self, &odds, &active.weights.f_narrow(0, 0, n)?)?;
+        if let Some(scored) = scored {
+            scores = Scores::cat(&[scores, scored])?;
+        }
+        if let Some(factors) = self.row_factors(active, &scores.live, kind)? {
+            scores.scale(&factors)?;
+        }
+        let mut contributions = scores.value.shallow_clone();
+        let mut connection = Tensor::f_zeros([], (kind, rows.device()))?;
+        if rows.requires_grad() {
+            let slopes = scores.slope.f_narrow(0, 0, n)?.f_unsqueeze(1)?;
+            // In f32 and f64 the gradient takes the place of the logits, which are not needed any more.
+            let dx = x.f_mul_(&slopes.f_div(&odds.total)?)?;
+            drop(no_grad);
+            if self.reduction == Reduction::None {
+                contributions = contributions.f_add(&surrogate_of_rows(rows, &dx)?)?;
+            } else {
+                connection = surrogate(rows, &dx)?;
             }
-            Reduction::Sum => Tensor::f_ones([], (kind, weights.device()))?,
-            Reduction::External(number) => Tensor::f_full([], number, (kind, weights.device()))?,
-        })
+        }
+        LossOutput::new(self, active, &scores, &contributions, &connection)
     }
 
     fn validate(&self) -> Result<()> {
@@ -233,6 +255,11 @@ impl FigaLoss {
             let expected = "AtMost(a number) or Band with min <= max";
             return Err(Error::Value { argument: "gate", expected, actual: format!("{:?}", self.gate) });
         }
+        if let Some(chunk) = self.chunk
+            && chunk < 1
+        {
+            return Err(Error::Value { argument: "chunk", expected: "at least 1 row", actual: chunk.to_string() });
+        }
         match self.reduction {
             Reduction::External(number) if !((number as f32).is_finite() && number as f32 > 0.0) => Err(Error::Value {
                 argument: "reduction",
@@ -242,61 +269,44 @@ impl FigaLoss {
             _ => Ok(()),
         }
     }
-
-    /// A label outside of the vocabulary must not reach a kernel: on CUDA it would be a device assert, which no
-    /// program survives.
-    fn check_labels(&self, targets: &Tensor, labelled: &Tensor, vocab: i64) -> Result<()> {
-        let outside = targets.f_lt(0)?.f_logical_or(&targets.f_ge(vocab)?)?.f_logical_and(labelled)?;
-        if outside.f_any()?.f_int64_value(&[])? == 0 {
-            return Ok(());
-        }
-        let at = outside.f_nonzero()?;
-        let (row, step) = (at.f_int64_value(&[0, 0])?, at.f_int64_value(&[0, 1])?);
-        let label = targets.f_int64_value(&[row, step])?;
-        Err(Error::LabelOutOfRange { row, position: step + 1, label, vocab, ignore_index: self.ignore_index })
-    }
 }
 
-/// `[B, S, V]`, if the three arguments fit each other.
-fn check(logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Result<[i64; 3]> {
-    let arguments = [("logits", logits), ("labels", labels), ("weights", weights)];
-    for (argument, tensor) in arguments {
-        if !tensor.defined() {
-            return Err(Error::Value { argument, expected: "a tensor", actual: "an undefined tensor".into() });
-        }
-    }
-    let (batch, seq, vocab) = match *logits.size() {
-        [batch, seq, vocab] if vocab > 0 => (batch, seq, vocab),
-        _ => {
-            return Err(Error::Shape {
-                argument: "logits",
-                expected: "[B, S, V] with V > 0".into(),
-                actual: logits.size(),
-            });
-        }
-    };
-    for (argument, tensor) in &arguments[1..] {
+/// Losses are computed in f32 at least.
+fn compute_kind(input: &Tensor) -> Result<Kind> {
+    Ok(if input.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float })
+}
+
+/// Do labels and weights fit the positions of `input [B, S, _]`?
+fn check_tokens(input: &Tensor, labels: &Tensor, weights: &Tensor) -> Result<()> {
+    let (batch, seq, expected) = (input.size()[0], input.size()[1], input.device());
+    for (argument, tensor) in [("labels", labels), ("weights", weights)] {
+        check_defined(argument, tensor)?;
         if tensor.size() != [batch, seq] {
-            return Err(Error::Shape {
-                argument,
-                expected: format!("[B, S] = [{batch}, {seq}]"),
-                actual: tensor.size(),
-            });
+            let expected = format!("[B, S] = [{batch}, {seq}]");
+            return Err(Error::Shape { argument, expected, actual: tensor.size() });
+        }
+        let actual = tensor.device();
+        if actual != expected && actual != Device::Cpu {
+            return Err(Error::Device { argument, expected, actual });
         }
     }
-    check_kind("logits", logits, "f16, bf16, f32 or f64", is_float)?;
     check_kind("labels", labels, "int64", |kind| kind == Kind::Int64)?;
-    check_kind("weights", weights, "f16, bf16, f32 or f64", is_float)?;
-    let expected: Device = logits.device();
-    for (argument, tensor) in &arguments[1..] {
-        if tensor.device() != expected {
-            return Err(Error::Device { argument, expected, actual: tensor.device() });
-        }
-    }
-    Ok([batch, seq, vocab])
+    check_kind("weights", weights, "f16, bf16, f32 or f64", is_float)
 }
 
-fn check_kind(argument: &'static str, tensor: &Tensor, expected: &'static str, fits: fn(Kind) -> bool) -> Result<()> {
+fn check_defined(argument: &'static str, tensor: &Tensor) -> Result<()> {
+    if tensor.defined() {
+        return Ok(());
+    }
+    Err(Error::Value { argument, expected: "a tensor", actual: "an undefined tensor".into() })
+}
+
+fn check_kind(
+    argument: &'static str,
+    tensor: &Tensor,
+    expected: &'static str,
+    fits: impl Fn(Kind) -> bool,
+) -> Result<()> {
     match tensor.f_kind()? {
         kind if fits(kind) => Ok(()),
         actual => Err(Error::Dtype { argument, expected, actual }),

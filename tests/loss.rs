@@ -3,9 +3,16 @@
 
 use approx::{assert_abs_diff_eq, assert_relative_eq};
 use figa_loss::tch::{Device, Kind, Tensor, no_grad_guard};
-use figa_loss::{Error, FigaLoss, Gate, LossOutput, Reduction, figa_loss};
+use figa_loss::{Error, FigaLoss, Gate, LossOutput, Penalty, Reduction, figa_loss};
 
-const UNGATED: FigaLoss = FigaLoss { ignore_index: -100, gate: None, reduction: Reduction::ActiveTokens };
+const UNGATED: FigaLoss = FigaLoss {
+    ignore_index: -100,
+    penalty: Penalty::Nll,
+    gate: None,
+    reduction: Reduction::ActiveTokens,
+    chunk: None,
+    eos_id: None,
+};
 
 fn tensor<T: figa_loss::tch::kind::Element>(data: &[T], shape: &[i64]) -> Tensor {
     Tensor::from_slice(data).reshape(shape)
@@ -417,4 +424,92 @@ fn another_ignore_index_is_respected() {
     let expected = case.loss(FigaLoss::default());
     case.labels = case.labels.masked_fill(&case.labels.eq(-100), -1);
     assert_eq!(case.loss(FigaLoss { ignore_index: -1, ..FigaLoss::default() }), expected);
+}
+
+#[test]
+fn unlikelihood_is_exact_where_the_model_is_certain() {
+    let config = FigaLoss { penalty: Penalty::Unlikelihood, ..UNGATED };
+    let (labels, weights) = (tensor(&[0i64, 0], &[1, 2]), tensor(&[0f32, -0.5], &[1, 2]));
+    for gap in [1e-3, 1.0, 20.0, 100.0] {
+        let logits = tensor(&[gap as f32, 0.0, 0.0, 0.0], &[1, 2, 2]).set_requires_grad(true);
+        let loss = config.forward(&logits, &labels, &weights).unwrap().loss;
+        loss.backward();
+        // With two columns, -log(1 - p) = log(1 + exp(gap)), and its derivative is p.
+        let p = 1.0 / (1.0 + f64::exp(-gap));
+        assert_relative_eq!(loss.double_value(&[]), 0.5 * (f64::exp(-gap).ln_1p() + gap), max_relative = 1e-6);
+        assert_relative_eq!(logits.grad().double_value(&[0, 0, 0]), 0.5 * p, max_relative = 1e-6);
+        assert_relative_eq!(logits.grad().double_value(&[0, 0, 1]), -0.5 * p, max_relative = 1e-6);
+    }
+}
+
+#[test]
+fn columns_masked_by_minus_infinity_have_no_gradient() {
+    const NO: f32 = f32::NEG_INFINITY;
+    let (labels, weights) = (tensor(&[0i64, 1], &[1, 2]), tensor(&[0f32, 1.0], &[1, 2]));
+    for (row, nll, grad) in [
+        ([NO, 0.0, 0.0], 2f64.ln(), [0.0, -0.5, 0.5]),
+        // Nothing but the label, and nothing but others, is left.
+        ([NO, 3.0, NO], 0.0, [0.0, 0.0, 0.0]),
+        ([0.0, NO, NO], f64::INFINITY, [1.0, -1.0, 0.0]),
+    ] {
+        let logits = tensor(&[row, [0.0; 3]].concat(), &[1, 2, 3]).set_requires_grad(true);
+        let loss = UNGATED.forward(&logits, &labels, &weights).unwrap().loss;
+        loss.backward();
+        assert_relative_eq!(loss.double_value(&[]), nll, epsilon = 1e-6);
+        assert_abs_diff_eq!(values(&logits.grad())[..3], grad, epsilon = 1e-6);
+    }
+    // Plus infinity is wrong in every column, that of the label included.
+    for at in 0..3 {
+        let logits = Tensor::zeros([1, 2, 3], (Kind::Float, Device::Cpu));
+        let _ = logits.get(0).get(0).get(at).fill_(f64::INFINITY);
+        assert!(figa_loss(&logits, &labels, &weights).unwrap().double_value(&[]).is_nan(), "column {at}");
+    }
+}
+
+#[test]
+fn a_vocabulary_of_one_leaves_nothing_to_learn() {
+    let logits = Tensor::randn([1, 3, 1], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    let loss = figa_loss(&logits, &tensor(&[0i64; 3], &[1, 3]), &tensor(&[1f32; 3], &[1, 3])).unwrap();
+    loss.backward();
+    assert_eq!((loss.double_value(&[]), values(&logits.grad())), (0.0, vec![0.0; 3]));
+}
+
+#[test]
+fn statistics_are_kept_by_class() {
+    // Position 0 is certain of token 1 to p = 3/4, the others of nothing: p = 1/2.
+    let logits = tensor(&[0.0, 3f64.ln(), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], &[1, 5, 2]);
+    let labels = tensor(&[0i64, 1, 1, 0, 0], &[1, 5]);
+    let config = FigaLoss { eos_id: Some(0), ..FigaLoss::default() };
+    let output = config.forward(&logits, &labels, &tensor(&[0f64, -1.0, -1.0, 2.0, 0.0], &[1, 5])).unwrap();
+    let of = |stats: &figa_loss::ClassStats| {
+        (stats.count().unwrap(), stats.mean_nll().unwrap(), stats.mean_probability().unwrap())
+    };
+    let close = |stats, p: f64| {
+        let (count, nll, probability) = of(stats);
+        assert_eq!(count, 1);
+        assert_abs_diff_eq!(nll.unwrap(), -p.ln(), epsilon = 1e-12);
+        assert_abs_diff_eq!(probability.unwrap(), p, epsilon = 1e-12);
+    };
+    close(&output.removed, 0.75);
+    close(&output.gated, 0.5);
+    close(&output.eos, 0.5);
+    assert_eq!((of(&output.added), output.kept), ((0, None, None), 1));
+}
+
+#[test]
+fn single_losses_have_the_positions_of_the_labels() {
+    let case = case();
+    let config = FigaLoss { reduction: Reduction::None, ..UNGATED };
+    let (loss, nll) = (config.forward(&case.logits, &case.labels, &case.weights).unwrap(), |row: i64, token: i64| {
+        let row_of_logits = case.logits.get(row).get(token - 1).log_softmax(-1, Kind::Double);
+        -row_of_logits.double_value(&[case.labels.int64_value(&[row, token])])
+    });
+    assert_eq!((loss.loss.size(), loss.loss.double_value(&[0, 0])), (vec![3, 6], 0.0));
+    assert_abs_diff_eq!(loss.loss.double_value(&[0, 2]), -0.5 * nll(0, 2), epsilon = 1e-12);
+    assert_abs_diff_eq!(loss.loss.double_value(&[2, 3]), nll(2, 3), epsilon = 1e-12);
+    assert_abs_diff_eq!(
+        loss.loss.sum(Kind::Double).double_value(&[]),
+        loss.numerator.double_value(&[]),
+        epsilon = 1e-12
+    );
 }

@@ -60,23 +60,26 @@ pub fn collate<'a>(examples: impl IntoIterator<Item = &'a Example>, pad_id: u32)
     Ok(batch)
 }
 
-/// A [`Batch`] on a device. All four tensors have the shape `[B, S]`.
+/// A [`Batch`] for a model on some device. All four tensors have the shape `[B, S]`.
+///
+/// Labels and weights stay on the host: that is where the loss selects the active rows, and so it need not wait for the
+/// device.
 #[cfg(feature = "torch")]
 #[derive(Debug)]
 pub struct BatchTensors {
-    /// int64.
+    /// int64, on the device.
     pub input_ids: tch::Tensor,
-    /// bool, true for tokens. A causal model needs no mask here: the padding is on the right.
+    /// bool, true for tokens, on the device. A causal model needs no mask here: the padding is on the right.
     pub attention_mask: tch::Tensor,
-    /// int64.
+    /// int64, on the host.
     pub labels: tch::Tensor,
-    /// float32.
+    /// float32, on the host.
     pub weights: tch::Tensor,
 }
 
 #[cfg(feature = "torch")]
 impl Batch {
-    /// Copies the batch to a device.
+    /// Copies the batch, with what the model needs on its device.
     ///
     /// # Errors
     /// [`Error::Value`] if a list does not have `batch_size * seq_len` entries, [`Error::Torch`] if the device has no
@@ -85,8 +88,8 @@ impl Batch {
         Ok(BatchTensors {
             input_ids: self.tensor("batch.input_ids", &self.input_ids, device)?,
             attention_mask: self.tensor("batch.attention_mask", &self.attention_mask, device)?,
-            labels: self.tensor("batch.labels", &self.labels, device)?,
-            weights: self.tensor("batch.weights", &self.weights, device)?,
+            labels: self.tensor("batch.labels", &self.labels, tch::Device::Cpu)?,
+            weights: self.tensor("batch.weights", &self.weights, tch::Device::Cpu)?,
         })
     }
 
