@@ -82,6 +82,12 @@ impl<'a> From<&'a Tensor> for LmHead<'a> {
 impl LmHead<'_> {
     /// Rows `[n, H]` to logits `[n, V]` of the given kind, in memory of their own that nothing in the graph has saved.
     fn logits(&self, hidden: &Tensor, kind: Kind) -> Result<Tensor> {
+        Ok(self.logits_and_slope(hidden, kind, false)?.0)
+    }
+
+    /// The logits and, if `wanted`, the soft-cap's derivative at them: from tanh itself, for near its ends `1 - tanh^2`
+    /// magnifies what a detour over the logits would round off.
+    fn logits_and_slope(&self, hidden: &Tensor, kind: Kind, wanted: bool) -> Result<(Tensor, Option<Tensor>)> {
         let mut logits = hidden.f_mm(&self.weight.f_tr()?)?;
         if let Some(bias) = self.bias {
             logits = logits.f_add_(bias)?;
@@ -90,10 +96,10 @@ impl LmHead<'_> {
         if self.scale != 1.0 {
             logits = logits.f_mul_scalar_(self.scale)?;
         }
-        if let Some(cap) = self.softcap {
-            logits = logits.f_div_scalar_(cap)?.f_tanh_()?.f_mul_scalar(cap)?;
-        }
-        Ok(logits)
+        let Some(cap) = self.softcap else { return Ok((logits, None)) };
+        let tanh = logits.f_div_scalar_(cap)?.f_tanh_()?;
+        let slope = wanted.then(|| tanh.f_square()?.f_neg_()?.f_add_scalar_(1)).transpose()?;
+        Ok((tanh.f_mul_scalar(cap)?, slope))
     }
 }
 
@@ -203,11 +209,7 @@ impl FigaLoss {
         let mut parts = vec![];
         for (start, len) in pieces(active.rows.size1()?, self.rows_per_chunk(&head)) {
             let part = |tensor: &Tensor| tensor.f_narrow(0, start, len);
-            let mut x = head.logits(&part(&hidden)?, kind)?;
-            let cap_slope = match head.softcap {
-                Some(cap) if gradients.wanted() => Some(x.f_div_scalar(cap)?.f_square()?.f_neg()?.f_add_scalar(1)?),
-                _ => None,
-            };
+            let (mut x, cap_slope) = head.logits_and_slope(&part(&hidden)?, kind, gradients.wanted())?;
             let odds = Odds::take(&mut x, &part(&active.targets)?)?;
             let mut scores = Scores::new(self, &odds, &part(&active.weights)?)?;
             if let Some(factors) = &factors {

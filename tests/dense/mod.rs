@@ -5,6 +5,21 @@ use figa_loss::{FigaLoss, Gate, LmHead, Penalty, Reduction};
 
 /// `figa_loss` from `logits [B, S, V]`; `[B, S]` for [`Reduction::None`].
 pub fn loss(config: &FigaLoss, logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Tensor {
+    reduced(config, logits, labels, weights, |terms| terms)
+}
+
+/// What the loss would be if no term were negative: its rounding is of this size, however much cancels out.
+pub fn size(config: &FigaLoss, logits: &Tensor, labels: &Tensor, weights: &Tensor) -> f64 {
+    reduced(config, logits, labels, weights, |terms| terms.abs()).norm().double_value(&[])
+}
+
+fn reduced(
+    config: &FigaLoss,
+    logits: &Tensor,
+    labels: &Tensor,
+    weights: &Tensor,
+    of_terms: fn(Tensor) -> Tensor,
+) -> Tensor {
     let kind = if logits.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     let steps = logits.size()[1] - 1;
     let (targets, weights) = (labels.narrow(1, 1, steps), weights.narrow(1, 1, steps).to_kind(kind));
@@ -26,7 +41,7 @@ pub fn loss(config: &FigaLoss, logits: &Tensor, labels: &Tensor, weights: &Tenso
         let one_minus_p = -(-&nll).expm1();
         cost = (&weights * one_minus_p.log()).where_self(&penalised, &cost);
     }
-    let cost = cost.where_self(&live, &zeros);
+    let cost = of_terms(cost.where_self(&live, &zeros));
     let count = |mask: &Tensor| mask.sum(kind).clamp_min(1);
     match config.reduction {
         Reduction::ActiveTokens => cost.sum(kind) / count(&live),
