@@ -144,6 +144,22 @@ fn eos_in_the_text_is_not_repeated() {
 }
 
 #[test]
+fn a_prompt_rendered_elsewhere_is_taken_as_it_is() {
+    let mut tokenizer = tokenizer();
+    tokenizer.with_post_processor(Some(bos_and_eos()));
+    let mut encoder = PairEncoder::new(tokenizer, "</s>").unwrap();
+    encoder.template = PromptTemplate::Verbatim;
+    let mut record = SpaRecord { instruction: "xy".into(), input: "z".into(), ..record("ab", "b") };
+    let without_bos = encoder.encode(&record).unwrap();
+    assert_eq!(without_bos.revised.token_labels, [Ignored, Ignored, Ignored, Ignored, Kept, Eos]);
+    record.instruction = "<s>xy".into();
+    assert_eq!(encoder.encode(&record).unwrap(), without_bos);
+    // In the answer, BOS is a token as any other.
+    (record.instruction, record.input, record.revised_output) = ("".into(), "".into(), "<s>b".into());
+    assert_eq!(encoder.encode(&record).unwrap().revised.token_labels, [Ignored, Substituted, Kept, Eos]);
+}
+
+#[test]
 fn a_prompt_without_tokens_needs_a_bos() {
     let strip = |tokenizer: &mut Tokenizer| {
         tokenizer.with_normalizer(Some(Strip::new(true, true))).unwrap();

@@ -39,7 +39,8 @@ pub struct EncodedPair {
 /// * The response's tokens alone are aligned, EOS included, and before anything is cut: a token keeps its true label
 ///   even if `max_length` cuts its counterpart off.
 /// * Each row ends in EOS, which is not repeated where the response's text already ends in it. Of the special tokens
-///   that the tokenizer itself puts around a text, those in front (BOS) stay, and EOS replaces those behind.
+///   that the tokenizer itself puts around a text, those in front (BOS) stay, and EOS replaces those behind. BOS is not
+///   repeated either where the prompt's text begins with it, as that of a chat template may.
 #[derive(Debug, Clone)]
 pub struct PairEncoder {
     tokenizer: Tokenizer,
@@ -119,10 +120,11 @@ impl PairEncoder {
 
     fn row(&self, prompt: &str, response: &str, side: Side) -> Result<Row> {
         let encoding = self.tokenizer.encode(format!("{prompt}{response}"), false).map_err(Error::Tokenizer)?;
-        let ids = self.bos_ids.iter().chain(encoding.get_ids());
-        let mut ids: Vec<u32> = ids.copied().collect();
         let in_prompt = encoding.get_offsets().iter().take_while(|&&(_, end)| end <= prompt.len()).count();
-        let prompt_tokens = self.bos_ids.len() + in_prompt;
+        let has_bos = encoding.get_ids()[..in_prompt].starts_with(&self.bos_ids);
+        let bos_ids = if has_bos { &[][..] } else { &self.bos_ids };
+        let mut ids = [bos_ids, encoding.get_ids()].concat();
+        let prompt_tokens = bos_ids.len() + in_prompt;
         if prompt_tokens == 0 {
             return Err(Error::EmptyPrompt { side });
         }

@@ -12,6 +12,9 @@ pub enum PromptTemplate {
     Alpaca,
     /// Instruction, input if there is one, each on lines of their own.
     Plain,
+    /// Instruction and input as they are, with nothing between or behind them: for prompts that are rendered already,
+    /// by a model's chat template for instance.
+    Verbatim,
 }
 
 impl PromptTemplate {
@@ -38,6 +41,7 @@ impl PromptTemplate {
             ),
             (Self::Plain, true) => format!("{instruction}\n"),
             (Self::Plain, false) => format!("{instruction}\n{input}\n"),
+            (Self::Verbatim, _) => format!("{instruction}{input}"),
         }
     }
 }
