@@ -1,50 +1,98 @@
-//! Fine-tunes a pretrained LLM in Hugging Face layout with the FIGA loss, and evaluates it before and after.
+//! Fine-tunes a pretrained LLM in Hugging Face layout with the FIGA loss, and shows what has changed.
 //!
 //! ```text
-//! cargo run --release --example finetune -- --model DIR --data pairs.jsonl --eval held_out.jsonl
+//! cargo run --release --example finetune -- --model DIR --data pairs.jsonl --eval held_out.jsonl --out RUN
+//! cargo run --release --example finetune -- --model DIR --data pairs.jsonl --eval held_out.jsonl --out RUN --compare
+//! cargo run --release --example finetune -- --resume RUN
 //! ```
 //!
-//! DIR holds `config.json`, `model.safetensors` (or its shards) and `tokenizer.json` of a model of the Llama family, see
-//! `llama.rs`. The pairs are SPA records.
+//! From top to bottom: `pairs.rs` turns records into rows, `llama.rs` is the model, `train.rs` the loop, `evaluate.rs`
+//! the scores, `report.rs` the table, the figures and the page. `RUN` then holds
+//!
+//! | file | |
+//! |---|---|
+//! | `run.json` | the arguments |
+//! | `metrics.jsonl` | a line a step |
+//! | `checkpoint-N/` | while it trains: model, optimizer and how far it has come |
+//! | `model/` | in the end: the model, as `transformers` loads it |
+//! | `outcome.json` | losses, scores, answers |
+//! | `report.html`, `figures/` | the same to look at |
+//!
+//! With several methods or seeds, each has a folder of its own in `RUN` for all but `run.json` and the report.
 
-mod llama;
+pub(crate) mod adamw;
+pub(crate) mod chat;
+mod checkpoint;
+mod evaluate;
+pub(crate) mod generate;
+pub(crate) mod hub;
+pub(crate) mod llama;
+mod outcome;
+pub(crate) mod pairs;
+mod profile;
+mod report;
+mod train;
 
-use std::path::PathBuf;
+use std::cell::OnceCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
+use checkpoint::write_json;
 use clap::{Parser, ValueEnum};
-use figa_loss::tch::nn::{self, OptimizerConfig};
-use figa_loss::tch::{self, Device, Kind, Tensor};
-use figa_loss::tokenizers::Tokenizer;
-use figa_loss::{
-    EncodedPair, Example, FigaLoss, IGNORE_INDEX, PairEncoder, PromptTemplate, Reduction, SpaRecord, TokenLabel,
-    collate,
-};
-use indicatif::{ProgressBar, ProgressStyle};
-use llama::Llama;
-use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
+use evaluate::Evaluator;
+use figa_loss::tch::{Device, Kind};
+use llama::{Config, Llama, read_json};
+use pairs::{Method, Pairs, Prompt};
+use serde::{Deserialize, Serialize};
+use train::Setup;
 
 /// Fine-tunes a pretrained LLM on pairs of answers.
-#[derive(Parser)]
-struct Args {
-    /// Folder with config.json, model.safetensors (or its shards) and tokenizer.json
-    #[arg(long)]
-    model: PathBuf,
+#[derive(Debug, Clone, Parser, Serialize, Deserialize)]
+pub struct Args {
+    /// Folder with config.json, model.safetensors (or its shards) and tokenizer.json, or a hub id (owner/name)
+    #[arg(long, required_unless_present = "resume")]
+    model: Option<String>,
     /// SPA records to train on (.json or .jsonl)
-    #[arg(long)]
-    data: PathBuf,
+    #[arg(long, required_unless_present = "resume")]
+    data: Option<PathBuf>,
+    /// Folder for all that comes out; must not hold a run yet
+    #[arg(long, required_unless_present_any = ["resume", "profile"])]
+    out: Option<PathBuf>,
+    /// Go on with the run in this folder, by the arguments that it was started with
+    #[arg(long, value_name = "RUN", exclusive = true)]
+    #[serde(skip)]
+    resume: Option<PathBuf>,
     /// SPA records to evaluate on, before and after
     #[arg(long)]
-    eval: PathBuf,
-    #[arg(long, value_enum, default_value = "figa")]
-    method: Method,
-    /// The token that ends an answer
-    #[arg(long, default_value = "<|im_end|>")]
-    eos: String,
+    eval: Option<PathBuf>,
+    /// A text that has nothing to do with the pairs, for its perplexity [default: a page about a lighthouse]
+    #[arg(long)]
+    text: Option<PathBuf>,
+    /// How many of the records to evaluate on are answered greedily as well
+    #[arg(long, default_value_t = 100)]
+    answers: usize,
+    /// Evaluate after every so many steps as well
+    #[arg(long)]
+    eval_every: Option<usize>,
+    /// One or several, with commas between them
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "figa")]
+    method: Vec<Method>,
+    /// All methods, from the same start, with the same data order and budget
+    #[arg(long, conflicts_with = "method")]
+    compare: bool,
+    /// How the model is asked [default: its chat template if it has one, else Alpaca's prompt]
+    #[arg(long, value_enum)]
+    prompt: Option<Prompt>,
+    /// The token that ends an answer [default: the eos_token of the model]
+    #[arg(long)]
+    eos: Option<String>,
     #[arg(long, default_value_t = 60)]
     steps: usize,
     /// Pairs per step
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 8)]
     batch: usize,
     /// Pairs per forward pass; a step adds up as many passes as it takes
     #[arg(long, default_value_t = 4)]
@@ -52,179 +100,170 @@ struct Args {
     /// Learning rate at its peak, after a tenth of the steps
     #[arg(long, default_value_t = 1e-5)]
     lr: f64,
-    /// Tokens per row, at most
+    /// Tokens per row, at most; what is longer is cut
     #[arg(long, default_value_t = 256)]
     max_length: usize,
+    /// Leave the embeddings and the layers below this one as they are, to save memory and time
+    #[arg(long, value_name = "LAYER", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
+    freeze_below: i64,
+    /// Write a checkpoint after every so many steps, in place of the one before
+    #[arg(long, default_value_t = 500)]
+    save_every: usize,
+    /// The order of the data
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Compute in bf16 rather than f32
+    /// Train each method from so many seeds
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Compute in bf16; what learns stays in f32
     #[arg(long)]
     bf16: bool,
     /// Stay on the CPU even if there is a GPU
     #[arg(long)]
     cpu: bool,
+    /// Train nothing, but tell where a step's time goes, and what the fused loss saves
+    #[arg(long)]
+    profile: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Method {
-    /// Both answers, weighted token by token
-    Figa,
-    /// Cross-entropy on the revised answers
-    Sft,
+impl Args {
+    fn check(&self) -> Result<()> {
+        for (name, number) in [
+            ("batch", self.batch),
+            ("micro-batch", self.micro_batch),
+            ("steps", self.steps),
+            ("save-every", self.save_every),
+            ("seeds", self.seeds as usize),
+            ("eval-every", self.eval_every.unwrap_or(1)),
+        ] {
+            ensure!(number > 0, "--{name}: expected at least 1, got 0");
+        }
+        ensure!(self.max_length > 1, "--max-length: expected at least 2, got {}", self.max_length);
+        ensure!(self.lr.is_finite() && self.lr > 0.0, "--lr: expected a number > 0, got {}", self.lr);
+        Ok(())
+    }
+
+    fn out(&self) -> Result<&Path> {
+        self.out.as_deref().context("--out is missing")
+    }
+
+    fn methods(&self) -> Vec<Method> {
+        if self.compare { Method::value_variants().to_vec() } else { self.method.clone() }
+    }
 }
 
-fn main() -> Result<()> {
+/// What the untouched perplexity is measured on without --text.
+const TEXT: &str = include_str!("untouched.txt");
+
+fn main() -> ExitCode {
+    static INTERRUPTED: AtomicBool = AtomicBool::new(false);
     let args = Args::parse();
-    ensure!(args.batch > 0 && args.micro_batch > 0 && args.steps > 0, "--batch, --micro-batch and --steps: at least 1");
+    let handler = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED_CODE.into());
+        }
+        eprintln!("\nstopping after this step; once more to stop at once, back at the last checkpoint");
+    });
+    match handler.map_err(Into::into).and_then(|()| run(args, &|| INTERRUPTED.load(Ordering::Relaxed))) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => INTERRUPTED_CODE.into(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// That of a program that Ctrl-C has ended.
+const INTERRUPTED_CODE: u8 = 130;
+
+/// Does what the arguments say. `false` if it was interrupted.
+pub fn run(mut args: Args, interrupted: &dyn Fn() -> bool) -> Result<bool> {
+    if let Some(folder) = args.resume.take() {
+        args = read_json(&folder.join("run.json")).context("--resume: expected the folder of a run")?;
+        args.out = Some(folder); // it may have moved
+    } else {
+        args.check()?;
+        if let Some(out) = &args.out
+            && !args.profile
+        {
+            let taken = out.join("run.json");
+            ensure!(!taken.exists(), "--out: {} holds a run; --resume it, or name another folder", out.display());
+        }
+    }
+    let setup = prepare(&args, interrupted)?;
+    if args.profile {
+        for method in args.methods() {
+            print!("{}\n{}", method.name(), profile::profile(&setup, method, args.seed)?);
+        }
+        return Ok(true);
+    }
+    let out = args.out()?;
+    fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    write_json(&out.join("run.json"), &args)?;
+
+    let seeds = args.seed..args.seed.saturating_add(args.seeds);
+    let runs: Vec<(Method, u64)> =
+        seeds.flat_map(|seed| args.methods().into_iter().map(move |method| (method, seed))).collect();
+    let mut outcomes = vec![];
+    for &(method, seed) in &runs {
+        let folder = match runs.len() {
+            1 => out.to_owned(),
+            _ => out.join(format!("{}-{seed}", method.name())),
+        };
+        let Some(outcome) = train::train(&setup, method, seed, &folder)? else {
+            println!("saved; go on with --resume {}", out.display());
+            return Ok(false);
+        };
+        outcomes.push(outcome);
+        if setup.evaluator.is_some() {
+            report::write(out, &facts(&setup), &outcomes)?;
+        }
+    }
+    if setup.evaluator.is_some() {
+        println!("{}\n{}", report::table(&outcomes), out.join("report.html").display());
+    }
+    Ok(true)
+}
+
+/// Reads all there is to read, so that what is wrong shows before anything is computed.
+fn prepare<'a>(args: &'a Args, interrupted: &'a dyn Fn() -> bool) -> Result<Setup<'a>> {
+    let source = hub::folder(args.model.as_deref().context("--model is missing")?)?;
     let device = if args.cpu { Device::Cpu } else { Device::cuda_if_available() };
-    let mut rng = StdRng::seed_from_u64(args.seed);
-    let model = Llama::load(&args.model, device, if args.bf16 { Kind::BFloat16 } else { Kind::Float })?;
-
-    // Records -> rows of token ids, labels and signed weights.
-    let tokenizer = Tokenizer::from_file(args.model.join("tokenizer.json"))
-        .map_err(|error| anyhow!("{}: {error}", args.model.join("tokenizer.json").display()))?;
-    let (tokens, vocab) = (tokenizer.get_vocab_size(true) as i64, model.config.vocab_size);
-    ensure!(tokens <= vocab, "the tokenizer has {tokens} tokens, but the model's vocabulary only {vocab}");
-    let context = model.config.max_position_embeddings;
-    ensure!(args.max_length as i64 <= context, "--max-length: the model knows {context} positions at most");
-    let mut encoder = PairEncoder::new(tokenizer, &args.eos)?;
-    encoder.template = PromptTemplate::Plain;
-    encoder.max_length = Some(args.max_length);
-    let read = |path: &PathBuf| -> Result<Vec<EncodedPair>> {
-        let records = SpaRecord::read(path)?;
-        ensure!(!records.is_empty(), "{}: there are no records", path.display());
-        let numbered = records.iter().zip(1..);
-        numbered
-            .map(|(record, n)| encoder.encode(record).with_context(|| format!("{}: record {n}", path.display())))
-            .collect()
-    };
-    let (train, held_out) = (read(&args.data)?, read(&args.eval)?);
-    let parameters: usize = model.vs.trainable_variables().iter().map(Tensor::numel).sum();
-    println!("{} pairs, {} held out; {parameters} parameters on {device:?}", train.len(), held_out.len());
-
-    let before = evaluate(&model, &held_out, args.micro_batch, device)?;
-    let mut optimizer = nn::AdamW { wd: 0.0, ..Default::default() }.build(&model.vs, args.lr)?;
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {elapsed} eta {eta}  {msg}")?;
-    let bar = ProgressBar::new(args.steps as u64).with_style(style);
-    let mut order: Vec<usize> = vec![];
-    for step in 0..args.steps {
-        while order.len() < args.batch {
-            let mut epoch: Vec<usize> = (0..train.len()).collect();
-            epoch.shuffle(&mut rng);
-            order.splice(0..0, epoch);
-        }
-        let pairs = order.split_off(order.len() - args.batch);
-        let pairs: Vec<Vec<Example>> = pairs.into_iter().map(|pair| rows(args.method, &train[pair])).collect();
-        // Divided by the count of the whole step, micro-batches add up to its gradient.
-        let active: usize = pairs.iter().flatten().map(active_tokens).sum();
-        let loss = FigaLoss { reduction: Reduction::External(active.max(1) as f64), ..config(args.method) };
-        let mut total = 0.0;
-        optimizer.zero_grad();
-        for pairs in pairs.chunks(args.micro_batch) {
-            let batch = collate(pairs.iter().flatten(), encoder.eos_id())?.to_tensors(device)?;
-            let hidden = model.forward(&batch.input_ids);
-            let output = loss.forward_linear(&hidden, model.lm_head(), &batch.labels, &batch.weights)?;
-            output.loss.backward();
-            total += output.loss.double_value(&[]);
-        }
-        ensure!(total.is_finite(), "step {}: the loss is {total}", step + 1);
-        optimizer.set_lr(args.lr * schedule(step, args.steps));
-        optimizer.clip_grad_norm(1.0);
-        optimizer.step();
-        bar.set_message(format!("loss {total:.4}"));
-        bar.suspend(|| println!("step {:>4}  loss {total:8.4}  active {active:>5}", step + 1));
-        bar.inc(1);
+    let kind = if args.bf16 { Kind::BFloat16 } else { Kind::Float };
+    let config = Config::read(&source)?;
+    let pairs = Pairs::new(&source, &config, args.prompt, args.eos.as_deref(), args.max_length)?;
+    let data = args.data.clone().context("--data is missing")?;
+    let (records, train) = pairs.read(&data)?;
+    let cut = pairs.cut(&train);
+    println!("{}: {} pairs, {cut} rows cut at {} tokens; {device:?}", data.display(), train.len(), args.max_length);
+    let mut evaluator = None;
+    if let Some(path) = &args.eval {
+        let held_out = pairs.read(path)?;
+        let cut = pairs.cut(&held_out.1);
+        println!("{}: {} pairs, {cut} rows cut at {} tokens", path.display(), held_out.1.len(), args.max_length);
+        let text = match &args.text {
+            Some(path) => fs::read_to_string(path).with_context(|| path.display().to_string())?,
+            None => TEXT.to_owned(),
+        };
+        let text = evaluate::text_rows(&pairs.ids(&text)?, args.max_length);
+        evaluator = Some(Evaluator::new(held_out, text, args.answers, args.micro_batch, device));
     }
-    bar.finish_and_clear();
-
-    let after = evaluate(&model, &held_out, args.micro_batch, device)?;
-    println!("\nheld out                        before    after");
-    for ((name, before), after) in SCORES.iter().zip(before).zip(after) {
-        println!("{name:<30} {before:>7.4}  {after:>7.4}");
-    }
-    Ok(())
+    let model = Some(Llama::load(&source, device, kind, args.freeze_below)?).into();
+    Ok(Setup { args, source, model, device, kind, pairs, records, data, evaluator, start: OnceCell::new(), interrupted })
 }
 
-/// The rows that a method learns from.
-fn rows(method: Method, pair: &EncodedPair) -> Vec<Example> {
-    match method {
-        Method::Figa => vec![pair.original.clone(), pair.revised.clone()],
-        Method::Sft => vec![all_weights_one(&pair.revised)],
-    }
-}
-
-fn config(method: Method) -> FigaLoss {
-    match method {
-        Method::Figa => FigaLoss::default(),
-        Method::Sft => FigaLoss { gate: None, ..FigaLoss::default() },
-    }
-}
-
-fn all_weights_one(example: &Example) -> Example {
-    let weights = example.labels.iter().map(|&label| if label == IGNORE_INDEX { 0.0 } else { 1.0 }).collect();
-    Example { weights, ..example.clone() }
-}
-
-fn active_tokens(example: &Example) -> usize {
-    example.weights.iter().zip(&example.labels).skip(1).filter(|&(&w, &l)| w != 0.0 && l != IGNORE_INDEX).count()
-}
-
-/// Linear warm-up over a tenth of the steps, then a cosine to 0.
-fn schedule(step: usize, steps: usize) -> f64 {
-    let warm_up = steps.div_ceil(10);
-    if step < warm_up {
-        return (step + 1) as f64 / warm_up as f64;
-    }
-    let done = (step - warm_up) as f64 / (steps - warm_up) as f64;
-    0.5 * (1.0 + (std::f64::consts::PI * done).cos())
-}
-
-const SCORES: [&str; 5] = [
-    "p of added tokens, mean",
-    "p of removed tokens, mean",
-    "p of kept tokens, mean",
-    "revised likelier, share",
-    "perplexity of revised answers",
-];
-
-/// The [`SCORES`] of a model on some pairs.
-fn evaluate(model: &Llama, pairs: &[EncodedPair], micro_batch: usize, device: Device) -> Result<[f64; 5]> {
-    let _no_grad = tch::no_grad_guard();
-    let single = FigaLoss { gate: None, reduction: Reduction::None, ..FigaLoss::default() };
-    let (mut sums, mut counts) = ([0.0; 3], [0; 3]);
-    let (mut revised_likelier, mut revised_nll, mut revised_tokens) = (0, 0.0, 0);
-    for pairs in pairs.chunks(micro_batch) {
-        let rows: Vec<Example> =
-            pairs.iter().flat_map(|pair| [&pair.original, &pair.revised]).map(all_weights_one).collect();
-        let batch = collate(&rows, 0)?.to_tensors(device)?;
-        let hidden = model.forward(&batch.input_ids);
-        let nll = single.forward_linear(&hidden, model.lm_head(), &batch.labels, &batch.weights)?.loss;
-        let nll = Vec::<Vec<f64>>::try_from(nll.to_kind(Kind::Double).to_device(Device::Cpu))?;
-        for (rows, nll) in rows.chunks(2).zip(nll.chunks(2)) {
-            let mut answers = [0.0; 2];
-            for side in 0..2 {
-                for (label, nll) in rows[side].token_labels.iter().zip(&nll[side]) {
-                    if *label == TokenLabel::Ignored {
-                        continue;
-                    }
-                    answers[side] += nll;
-                    let class = match label {
-                        TokenLabel::Inserted | TokenLabel::Substituted if side == 1 => 0,
-                        TokenLabel::Deleted | TokenLabel::Substituted => 1,
-                        TokenLabel::Kept if side == 1 => 2,
-                        _ => continue,
-                    };
-                    sums[class] += (-nll).exp();
-                    counts[class] += 1;
-                }
-            }
-            revised_likelier += usize::from(answers[1] < answers[0]);
-            revised_nll += answers[1];
-            revised_tokens += rows[1].token_labels.iter().filter(|&&label| label != TokenLabel::Ignored).count();
-        }
-    }
-    let mean = |class: usize| sums[class] / f64::from(counts[class]);
-    let (likelier, perplexity) =
-        (revised_likelier as f64 / pairs.len() as f64, (revised_nll / revised_tokens as f64).exp());
-    Ok([mean(0), mean(1), mean(2), likelier, perplexity])
+/// What a reader of the report wants to know of the run.
+fn facts(setup: &Setup) -> Vec<(String, String)> {
+    let args = setup.args;
+    let facts = [
+        ("model", args.model.clone().unwrap_or_default()),
+        ("data", format!("{}, {} pairs", setup.data.display(), setup.records.len())),
+        ("held out", args.eval.as_ref().map(|path| path.display().to_string()).unwrap_or_default()),
+        ("budget", format!("{} steps of {} pairs, rows of at most {} tokens", args.steps, args.batch, args.max_length)),
+        ("learning rate", format!("{:e}, warm-up over a tenth of the steps, then a cosine to 0", args.lr)),
+        ("device", format!("{:?}, {:?}", setup.device, setup.kind)),
+        ("figa-loss", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    facts.map(|(name, value)| (name.to_owned(), value)).to_vec()
 }

@@ -1,0 +1,94 @@
+//! AdamW with moments that can be saved: those of `tch::nn` stay hidden in C++.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use figa_loss::tch::{self, Kind, Tensor};
+
+const BETAS: (f64, f64) = (0.9, 0.999);
+const EPS: f64 = 1e-8;
+
+/// Without weight decay, as is usual in fine-tuning.
+pub struct AdamW {
+    parameters: Vec<Parameter>,
+    /// Steps taken.
+    steps: i32,
+}
+
+struct Parameter {
+    name: String,
+    value: Tensor,
+    mean: Tensor,
+    square: Tensor,
+}
+
+impl AdamW {
+    /// For those of the parameters that learn.
+    pub fn new(parameters: &BTreeMap<String, Tensor>) -> Self {
+        let learning = parameters.iter().filter(|(_, value)| value.requires_grad());
+        let parameters = learning.map(|(name, value)| Parameter {
+            name: name.clone(),
+            value: value.shallow_clone(),
+            mean: value.detach().zeros_like(),
+            square: value.detach().zeros_like(),
+        });
+        Self { parameters: parameters.collect(), steps: 0 }
+    }
+
+    pub fn zero_grad(&mut self) {
+        for parameter in &mut self.parameters {
+            parameter.value.zero_grad();
+        }
+    }
+
+    /// The norm of all gradients together.
+    pub fn grad_norm(&self) -> f64 {
+        let norms: Vec<Tensor> = self.gradients().map(|(_, grad)| grad.norm()).collect();
+        if norms.is_empty() { 0.0 } else { Tensor::stack(&norms, 0).norm().double_value(&[]) }
+    }
+
+    /// Takes a step along the gradients times `scale`.
+    pub fn step(&mut self, lr: f64, scale: f64) {
+        let _no_grad = tch::no_grad_guard();
+        self.steps += 1;
+        let (mean_bias, square_bias) = (1.0 - BETAS.0.powi(self.steps), 1.0 - BETAS.1.powi(self.steps));
+        for (parameter, grad) in self.gradients() {
+            let grad = grad * scale;
+            // Shallow clones share their memory.
+            let (mut mean, mut square) = (parameter.mean.shallow_clone(), parameter.square.shallow_clone());
+            let _ = mean.lerp_(&grad, 1.0 - BETAS.0);
+            let _ = square.lerp_(&grad.square(), 1.0 - BETAS.1);
+            let root = (square / square_bias).sqrt() + EPS;
+            let _ = parameter.value.shallow_clone().subtract_(&(mean * (lr / mean_bias) / root));
+        }
+    }
+
+    /// The parameters that a gradient has reached.
+    fn gradients(&self) -> impl Iterator<Item = (&Parameter, Tensor)> {
+        self.parameters.iter().map(|parameter| (parameter, parameter.value.grad())).filter(|(_, grad)| grad.defined())
+    }
+
+    /// The moments, by names to save them under.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let moments = self.parameters.iter().flat_map(|Parameter { name, mean, square, .. }| {
+            [(format!("mean.{name}"), mean.shallow_clone()), (format!("square.{name}"), square.shallow_clone())]
+        });
+        moments.collect()
+    }
+
+    /// Goes on from `state`, saved after so many steps.
+    pub fn restore(&mut self, state: Vec<(String, Tensor)>, steps: i32) -> Result<()> {
+        let mut state: BTreeMap<String, Tensor> = state.into_iter().collect();
+        for Parameter { name, mean, square, .. } in &mut self.parameters {
+            for (moment, place) in [("mean", mean), ("square", square)] {
+                let saved = state.remove(&format!("{moment}.{name}"));
+                let saved = saved.with_context(|| format!("the {moment} of {name} is missing"))?;
+                let same = saved.size() == place.size() && saved.kind() == Kind::Float;
+                ensure!(same, "the {moment} of {name} has shape {:?}, expected {:?}", saved.size(), place.size());
+                place.copy_(&saved);
+            }
+        }
+        self.steps = steps;
+        Ok(())
+    }
+}

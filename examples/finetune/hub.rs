@@ -1,0 +1,2 @@
+use std::path::PathBuf;
+pub fn folder(model: &str) -> anyhow::Result<PathBuf> { Ok(model.into()) }

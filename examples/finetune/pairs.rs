@@ -1,0 +1,209 @@
+//! From records to rows: the prompt of the model, and what each method learns from a pair.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::ValueEnum;
+use figa_loss::tokenizers::Tokenizer;
+use figa_loss::{
+    EncodedPair, Example, FigaLoss, Granularity, IGNORE_INDEX, PairEncoder, Penalty, PromptTemplate,
+    SpaRecord,
+};
+use serde::{Deserialize, Serialize};
+
+use super::chat::{self, ChatTemplate};
+use super::llama::{Config, OneOrMany};
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Prompt {
+    /// The chat template of the model
+    Chat,
+    /// The prompt of Stanford Alpaca
+    Alpaca,
+    /// Instruction and input, each on lines of their own
+    Plain,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Both answers, weighted token by token
+    Figa,
+    /// Cross-entropy on the revised answers: all of their tokens weigh 1
+    Sft,
+    /// FIGA with rewards only: beta is 0
+    NoPenalty,
+    /// FIGA that goes on penalising what is unlikely already
+    NoGate,
+    /// FIGA that rewards kept tokens as well: gamma is 1
+    Gamma1,
+    /// FIGA with the penalty -log(1 - p)
+    Unlikelihood,
+    /// FIGA that marks whole words
+    Word,
+    /// FIGA that joins changes with at most two kept tokens between them
+    Phrase,
+}
+
+impl Method {
+    /// As on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().expect("no method is hidden").get_name().to_owned()
+    }
+
+    /// How the method weighs tokens.
+    fn encoder(self, base: &PairEncoder) -> PairEncoder {
+        let mut encoder = base.clone();
+        match self {
+            Self::NoPenalty => encoder.weights.beta = 0.0,
+            Self::Gamma1 => encoder.weights.gamma = 1.0,
+            Self::Word => encoder.granularity = Granularity::Word,
+            Self::Phrase => encoder.granularity = Granularity::Phrase(2),
+            Self::Figa | Self::Sft | Self::NoGate | Self::Unlikelihood => {}
+        }
+        encoder
+    }
+
+    pub fn loss(self) -> FigaLoss {
+        match self {
+            Self::Sft | Self::NoGate => FigaLoss { gate: None, ..FigaLoss::default() },
+            Self::Unlikelihood => FigaLoss { penalty: Penalty::Unlikelihood, ..FigaLoss::default() },
+            _ => FigaLoss::default(),
+        }
+    }
+
+    /// The rows that it learns from. One without an active token would add nothing but time.
+    fn rows(self, pair: EncodedPair) -> Vec<Example> {
+        let mut rows = match self {
+            Self::Sft => vec![all_weights_one(&pair.revised)],
+            _ => vec![pair.original, pair.revised],
+        };
+        rows.retain(|row| active_tokens(row) > 0);
+        rows
+    }
+}
+
+pub fn all_weights_one(example: &Example) -> Example {
+    let weights = example.labels.iter().map(|&label| if label == IGNORE_INDEX { 0.0 } else { 1.0 }).collect();
+    Example { weights, ..example.clone() }
+}
+
+/// Those the loss is computed for: the first token of a row is predicted by none.
+pub fn active_tokens(example: &Example) -> usize {
+    example.weights.iter().zip(&example.labels).skip(1).filter(|&(&w, &l)| w != 0.0 && l != IGNORE_INDEX).count()
+}
+
+/// Reads and encodes pairs for a model.
+pub struct Pairs {
+    encoder: PairEncoder,
+    chat: Option<ChatTemplate>,
+}
+
+impl Pairs {
+    /// Without `prompt` it is the model's chat template if there is one, and Alpaca's otherwise; without `eos`, the
+    /// token that the model's folder names.
+    pub fn new(
+        folder: &Path,
+        config: &Config,
+        prompt: Option<Prompt>,
+        eos: Option<&str>,
+        max_length: usize,
+    ) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        let tokenizer = Tokenizer::from_file(&path).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+        let (largest, vocab) = (tokenizer.get_vocab(true).into_values().max().unwrap_or(0), config.vocab_size);
+        ensure!(
+            i64::from(largest) < vocab,
+            "{}: has the token id {largest}, but the model's vocab_size is {vocab}: they are not of the same model",
+            path.display()
+        );
+        let context = config.max_position_embeddings;
+        ensure!(max_length as i64 <= context, "--max-length {max_length}: the model knows {context} positions");
+
+        let eos = match eos {
+            Some(eos) => eos.to_owned(),
+            None => eos_token(folder, config, &tokenizer)?,
+        };
+        let mut encoder = PairEncoder::new(tokenizer, &eos)?;
+        encoder.max_length = Some(max_length);
+        let chat = match prompt {
+            Some(Prompt::Alpaca | Prompt::Plain) => None,
+            Some(Prompt::Chat) | None => ChatTemplate::read(folder)?,
+        };
+        ensure!(
+            prompt != Some(Prompt::Chat) || chat.is_some(),
+            "--prompt chat: {} holds no chat template; take alpaca or plain",
+            folder.display()
+        );
+        encoder.template = match (prompt, &chat) {
+            (_, Some(_)) => PromptTemplate::Verbatim,
+            (Some(Prompt::Plain), None) => PromptTemplate::Plain,
+            _ => PromptTemplate::Alpaca,
+        };
+        Ok(Self { encoder, chat })
+    }
+
+    pub fn eos_id(&self) -> u32 {
+        self.encoder.eos_id()
+    }
+
+    /// A text as token ids.
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.encoder.tokenizer().encode(text, false).map_err(|error| anyhow!("{error}"))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids as text, without special tokens.
+    pub fn text(&self, ids: &[u32]) -> Result<String> {
+        self.encoder.tokenizer().decode(ids, true).map_err(|error| anyhow!("{error}"))
+    }
+
+    /// How many rows have lost their end to `max_length`, EOS at least.
+    pub fn cut(&self, pairs: &[EncodedPair]) -> usize {
+        let rows = pairs.iter().flat_map(|pair| [&pair.original, &pair.revised]);
+        rows.filter(|row| row.input_ids.last() != Some(&self.eos_id())).count()
+    }
+
+    /// The records of a file, and their rows with the labels of plain FIGA.
+    pub fn read(&self, path: &Path) -> Result<(Vec<SpaRecord>, Vec<EncodedPair>)> {
+        let records = SpaRecord::read(path)?;
+        ensure!(!records.is_empty(), "{}: there are no records", path.display());
+        let pairs = self.encode(&records, path, &self.encoder)?;
+        Ok((records, pairs))
+    }
+
+    /// The rows that `method` learns from, pair by pair.
+    pub fn rows(&self, records: &[SpaRecord], path: &Path, method: Method) -> Result<Vec<Vec<Example>>> {
+        let pairs = self.encode(records, path, &method.encoder(&self.encoder))?;
+        let rows: Vec<_> = pairs.into_iter().map(|pair| method.rows(pair)).collect();
+        let learns = rows.iter().any(|rows| !rows.is_empty());
+        ensure!(learns, "{}: no token of any record has a weight for --method {}", path.display(), method.name());
+        Ok(rows)
+    }
+
+    fn encode(&self, records: &[SpaRecord], path: &Path, encoder: &PairEncoder) -> Result<Vec<EncodedPair>> {
+        let encode = |(record, number): (&SpaRecord, usize)| {
+            let encode = || match &self.chat {
+                None => Ok(encoder.encode(record)?),
+                Some(chat) => {
+                    // The user's turn, without the line break that ends it in a plain prompt.
+                    let user = PromptTemplate::Plain.render(record);
+                    let instruction = chat.render(user.trim_end_matches('\n'))?;
+                    anyhow::Ok(encoder.encode(&SpaRecord { instruction, input: String::new(), ..record.clone() })?)
+                }
+            };
+            encode().with_context(|| format!("{}: record {number}", path.display()))
+        };
+        records.iter().zip(1..).map(encode).collect()
+    }
+}
+
+/// The token that ends an answer, by `tokenizer_config.json` or else `config.json`.
+fn eos_token(folder: &Path, config: &Config, tokenizer: &Tokenizer) -> Result<String> {
+    if let Some(token) = chat::eos_token(folder)? {
+        return Ok(token);
+    }
+    let id = config.eos_token_id.as_ref().and_then(OneOrMany::first);
+    id.and_then(|id| tokenizer.id_to_token(id)).context("the model's folder names no eos_token: say it with --eos")
+}

@@ -1,0 +1,394 @@
+//! Shows what the program measured: as a table in plain text, and as figures and one HTML page in a folder.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::{fs, iter};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use minijinja::{Environment, value::Serde};
+use plotters::coord::types::RangedCoordf64;
+use plotters::prelude::*;
+use plotters::style::register_font;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use serde::Serialize;
+use serde_json::json;
+use similar::{Algorithm, ChangeTag, utils::diff_unicode_words};
+
+use super::outcome::{Answer, Better, METRICS, Metric, Outcome};
+
+/// A Markdown table that also reads well as plain text: the scores at the start, then each method's last ones. With
+/// several seeds, these are means ± sample standard deviations.
+pub fn table(outcomes: &[Outcome]) -> String {
+    let Table { header, rows } = tabulate(outcomes);
+    let bold = |cell: Cell| {
+        if cell.best { format!("**{}**", cell.text) } else { cell.text.replace('|', "\\|") }
+    };
+    let mut lines = vec![header];
+    lines.extend(rows.into_iter().map(|row| row.into_iter().map(bold).collect()));
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
+    let rule = widths.iter().map(|width| format!("{:->width$}", ":")).collect();
+    lines.insert(1, rule);
+    let pad = |(cell, width): (&String, &usize)| format!("{cell:>width$}");
+    let join = |line: &Vec<String>| line.iter().zip(&widths).map(pad).collect::<Vec<_>>().join(" | ");
+    lines.iter().map(|line| format!("| {} |\n", join(line))).collect()
+}
+
+/// Writes `report.html`, which needs no other file, and its figures as `figures/*.svg` and `figures/*.png` too.
+pub fn write(folder: &Path, facts: &[(String, String)], outcomes: &[Outcome]) -> Result<()> {
+    ensure!(!outcomes.is_empty(), "there is no outcome to report");
+    register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
+        .map_err(|_| anyhow!("the font of the figures cannot be read"))?;
+    fs::create_dir_all(folder.join("figures")).with_context(|| format!("making a folder in {}", folder.display()))?;
+    let mut drawings = Vec::new();
+    for figure in figures(outcomes) {
+        let mut svg = String::new();
+        draw(SVGBackend::with_string(&mut svg, SIZE), &figure)?;
+        let path = folder.join("figures").join(figure.key);
+        save(&path.with_extension("svg"), |aside| Ok(fs::write(aside, &svg)?))?;
+        save(&path.with_extension("png"), |aside| draw(BitMapBackend::new(aside, SIZE), &figure))?;
+        drawings.push(json!({ "title": figure.title, "svg": svg }));
+    }
+    let contents = Serde(json!({
+        "facts": facts,
+        "table": tabulate(outcomes),
+        "several_seeds": methods(outcomes).iter().any(|(_, runs)| runs.len() > 1),
+        "drawings": drawings,
+        "examples": examples(outcomes),
+    }));
+    // The name ends in html, which is what has everything escaped.
+    let page = Environment::new().render_named_str("report.html", include_str!("report.html.j2"), contents)?;
+    save(&folder.join("report.html"), |aside| Ok(fs::write(aside, &page)?))
+}
+
+/// Has a file written under a hidden name and then renames it, so that a run that is stopped leaves no half file.
+fn save(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let name = path.file_name().context("a file needs a name")?;
+    let aside = path.with_file_name(format!(".{}", name.display()));
+    let saved = write(&aside).and_then(|()| Ok(fs::rename(&aside, path)?));
+    saved.with_context(|| format!("writing {}", path.display()))
+}
+
+/// Each method, in order of first appearance, with its runs: one a seed.
+fn methods(outcomes: &[Outcome]) -> Vec<(&str, Vec<&Outcome>)> {
+    let mut methods: Vec<(&str, Vec<&Outcome>)> = Vec::new();
+    for outcome in outcomes {
+        match methods.iter_mut().find(|(name, _)| *name == outcome.method) {
+            Some((_, runs)) => runs.push(outcome),
+            None => methods.push((&outcome.method, vec![outcome])),
+        }
+    }
+    methods
+}
+
+/// The metrics that were measured at least once, each with its place in the scores.
+fn measured(outcomes: &[Outcome]) -> impl Iterator<Item = (usize, &'static Metric)> {
+    let finite = |score: Option<f64>| score.is_some_and(|score| score.abs() < LARGEST);
+    let mut metrics: Vec<_> = METRICS.iter().enumerate().collect();
+    metrics.retain(|(place, _)| {
+        outcomes.iter().any(|run| run.evaluations.iter().any(|evaluation| finite(evaluation.scores[*place])))
+    });
+    metrics.into_iter()
+}
+
+/// The metric's key as words, an arrow to the better side, and the same as words.
+fn labels(metric: &Metric) -> (String, &'static str, &'static str) {
+    let (arrow, words) = match metric.better {
+        Some(Better::Higher) => (" ↑", " (higher is better)"),
+        Some(Better::Lower) => (" ↓", " (lower is better)"),
+        None => ("", ""),
+    };
+    (metric.key.replace('_', " "), arrow, words)
+}
+
+/// Larger values, such as the perplexity of a broken model may take, count as infinite: their sums would overflow.
+const LARGEST: f64 = 1e300;
+
+/// A value over the seeds. What is not finite counts as missing.
+struct Summary {
+    mean: Option<f64>,
+    /// The sample standard deviation, which takes two values.
+    deviation: Option<f64>,
+    present: usize,
+    seeds: usize,
+}
+
+impl Summary {
+    fn of(values: impl IntoIterator<Item = Option<f64>>) -> Self {
+        let values: Vec<Option<f64>> = values.into_iter().collect();
+        let finite: Vec<f64> = values.iter().flatten().copied().filter(|value| value.abs() < LARGEST).collect();
+        let count = finite.len() as f64;
+        let mean = (count > 0.0).then(|| finite.iter().sum::<f64>() / count);
+        let squares = mean.map(|mean| finite.iter().map(|value| (value - mean).powi(2)).sum::<f64>());
+        // A single value has none, for it divides by zero; and the square of a large value may overflow.
+        let deviation = squares.map(|sum| (sum / (count - 1.0)).sqrt()).filter(|deviation| deviation.is_finite());
+        Self { mean, deviation, present: finite.len(), seeds: values.len() }
+    }
+
+    fn text(&self) -> String {
+        let Some(mean) = self.mean else { return "–".to_owned() };
+        let deviation = self.deviation.map(|deviation| format!(" ± {}", number(deviation, mean)));
+        let missing = (self.present < self.seeds).then(|| format!(" ({} of {})", self.present, self.seeds));
+        number(mean, mean) + &deviation.unwrap_or_default() + &missing.unwrap_or_default()
+    }
+}
+
+/// The value with the decimals that give `scale` three or four significant digits.
+fn number(value: f64, scale: f64) -> String {
+    match if scale == 0.0 { 0 } else { scale.abs().log10().floor() as i32 } {
+        exponent @ 0..5 => format!("{value:.*}", (3 - exponent).max(0) as usize),
+        exponent @ -4..0 => format!("{value:.*}", (2 - exponent) as usize),
+        _ => format!("{value:.2e}"),
+    }
+}
+
+/// What the Markdown and the HTML table show.
+#[derive(Serialize)]
+struct Table {
+    header: Vec<String>,
+    rows: Vec<Vec<Cell>>,
+}
+
+#[derive(Serialize)]
+struct Cell {
+    text: String,
+    best: bool,
+}
+
+fn tabulate(outcomes: &[Outcome]) -> Table {
+    let methods = methods(outcomes);
+    let names = iter::once("start").chain(methods.iter().map(|(name, _)| *name));
+    let mut header = vec!["method".to_owned()];
+    let mut rows: Vec<_> = names.map(|name| vec![Cell { text: name.to_owned(), best: false }]).collect();
+    let mut add_column = |heading: String, better: Option<Better>, start: Summary, ends: Vec<Summary>| {
+        header.push(heading);
+        // Compared as shown, so that what looks equal is bold alike. A mean that lacks a seed is no fair winner, and a
+        // method alone has nobody to win against.
+        let eligible = |end: &Summary| end.mean.filter(|_| end.present == end.seeds && methods.len() > 1);
+        let pick = if better == Some(Better::Higher) { f64::max } else { f64::min };
+        let best = better.and(ends.iter().filter_map(eligible).reduce(pick)).map(|best| number(best, best));
+        rows[0].push(Cell { text: start.text(), best: false });
+        for (row, end) in rows[1..].iter_mut().zip(&ends) {
+            let mean = eligible(end).map(|mean| number(mean, mean));
+            row.push(Cell { text: end.text(), best: best.is_some() && mean == best });
+        }
+    };
+    for (place, metric) in measured(outcomes) {
+        // All methods start from the same model: the first one's runs stand for all.
+        let runs = methods.iter().take(1).flat_map(|(_, runs)| runs);
+        let start = runs.map(|run| run.evaluations.iter().find(|evaluation| evaluation.step == 0)?.scores[place]);
+        let end = |run: &&Outcome| run.evaluations.last()?.scores[place];
+        let ends = methods.iter().map(|(_, runs)| Summary::of(runs.iter().map(end))).collect();
+        let (words, arrow, _) = labels(metric);
+        add_column(words + arrow, metric.better, Summary::of(start), ends);
+    }
+    let seconds = methods.iter().map(|(_, runs)| Summary::of(runs.iter().map(|run| Some(run.seconds)))).collect();
+    add_column("seconds".to_owned(), None, Summary::of([]), seconds);
+    Table { header, rows }
+}
+
+/// An answer as pieces of text, each with whether it differs from the answer it is compared with.
+#[derive(Serialize)]
+struct Card {
+    title: String,
+    pieces: Vec<(bool, String)>,
+}
+
+fn card(title: &str, text: &str, other: &str) -> Card {
+    let pieces = diff_unicode_words(Algorithm::Myers, other, text).into_iter();
+    let pieces = pieces.filter(|(tag, _)| *tag != ChangeTag::Delete);
+    let pieces = pieces.map(|(tag, piece)| (tag == ChangeTag::Insert, piece.to_owned())).collect();
+    Card { title: title.to_owned(), pieces }
+}
+
+/// Each example's prompt with its answers, those after training from every method's first seed.
+fn examples(outcomes: &[Outcome]) -> Vec<(&str, Vec<Card>)> {
+    let mut examples: Vec<(&Answer, Vec<Card>)> = Vec::new();
+    for (method, runs) in methods(outcomes) {
+        for answer in &runs[0].answers {
+            let same = |(known, _): &(&Answer, _)| {
+                (&known.prompt, &known.original, &known.revised) == (&answer.prompt, &answer.original, &answer.revised)
+            };
+            let place = examples.iter().position(same).unwrap_or_else(|| {
+                let original = card("original", &answer.original, &answer.revised);
+                let revised = card("revised", &answer.revised, &answer.original);
+                let before = card("greedy, before training", &answer.before, &answer.revised);
+                examples.push((answer, vec![original, revised, before]));
+                examples.len() - 1
+            });
+            examples[place].1.push(card(&format!("greedy, after {method}"), &answer.after, &answer.revised));
+        }
+    }
+    examples.into_iter().map(|(answer, cards)| (answer.prompt.as_str(), cards)).collect()
+}
+
+struct Figure<'a> {
+    key: &'static str,
+    title: String,
+    y_title: String,
+    curves: Vec<Curve<'a>>,
+}
+
+struct Curve<'a> {
+    method: &'a str,
+    /// Fixed for a method in all figures.
+    colour: RGBColor,
+    marker: &'static [(i32, i32)],
+    /// Step, mean and standard deviation.
+    points: Vec<(usize, f64, f64)>,
+}
+
+/// One figure a metric, then the training loss.
+fn figures(outcomes: &[Outcome]) -> Vec<Figure<'_>> {
+    let mut figures = Vec::new();
+    for (place, metric) in measured(outcomes) {
+        let (words, _, direction) = labels(metric);
+        let curves = curves(outcomes, |run| {
+            run.evaluations.iter().filter_map(|evaluation| Some((evaluation.step, evaluation.scores[place]?))).collect()
+        });
+        figures.push(Figure { key: metric.key, title: metric.name.to_owned(), y_title: words + direction, curves });
+    }
+    let steps = outcomes.iter().map(|run| run.losses.len()).max().unwrap_or(0);
+    let window = steps.div_ceil(20).max(1);
+    let smoothed = curves(outcomes, |run| {
+        let mean = |losses: &[f64]| Summary::of(losses.iter().copied().map(Some)).mean;
+        let windows = run.losses.chunks(window).enumerate();
+        windows.filter_map(|(index, losses)| Some((index * window + losses.len(), mean(losses)?))).collect()
+    });
+    figures.push(Figure {
+        key: "loss",
+        title: "training loss (levels are not comparable between methods)".to_owned(),
+        y_title: if window == 1 { "loss".to_owned() } else { format!("loss, mean of {window} steps") },
+        curves: smoothed,
+    });
+    figures.retain(|figure| !figure.curves.is_empty());
+    figures
+}
+
+/// The curves of the methods that have a finite value at any step.
+fn curves(outcomes: &[Outcome], values: impl Fn(&Outcome) -> Vec<(usize, f64)>) -> Vec<Curve<'_>> {
+    let mut curves = Vec::new();
+    let colours = COLOURS.map(u32::to_be_bytes).map(|[_, red, green, blue]| RGBColor(red, green, blue));
+    let looks = colours.into_iter().cycle().zip(MARKERS.into_iter().cycle());
+    for ((method, runs), (colour, marker)) in methods(outcomes).into_iter().zip(looks) {
+        let mut steps: BTreeMap<usize, Vec<Option<f64>>> = BTreeMap::new();
+        for (step, value) in runs.into_iter().flat_map(&values) {
+            steps.entry(step).or_default().push(Some(value));
+        }
+        let summaries = steps.into_iter().map(|(step, values)| (step, Summary::of(values)));
+        let points = summaries.filter_map(|(step, of)| Some((step, of.mean?, of.deviation.unwrap_or(0.0)))).collect();
+        curves.push(Curve { method, colour, marker, points });
+    }
+    curves.retain(|curve| !curve.points.is_empty());
+    curves
+}
+
+/// Large, with letters to match: the page shows a figure at about half this size.
+const SIZE: (u32, u32) = (1000, 640);
+const FONT: &str = "sans-serif";
+const INK: RGBColor = RGBColor(34, 34, 34);
+const GRID: RGBColor = RGBColor(220, 220, 220);
+
+/// The colours of Okabe and Ito, which colour-blind readers can tell apart, but a wine red for the yellow, which is
+/// too faint on white.
+const COLOURS: [u32; 8] = [0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x000000, 0x882255];
+
+/// The corners, in pixels, of a square, a triangle, a diamond, a triangle upside down and a bow tie. Five of them with
+/// eight colours make forty pairs.
+const MARKERS: [&[(i32, i32)]; 5] = [
+    &[(-8, -8), (8, -8), (8, 8), (-8, 8)],
+    &[(0, -10), (10, 8), (-10, 8)],
+    &[(0, -11), (11, 0), (0, 11), (-11, 0)],
+    &[(0, 10), (10, -8), (-10, -8)],
+    &[(-9, -9), (0, -3), (9, -9), (9, 9), (0, 3), (-9, 9)],
+];
+
+fn draw<DB: DrawingBackend>(backend: DB, figure: &Figure) -> Result<()>
+where
+    DB::ErrorType: 'static,
+{
+    let text = |size: u32| (FONT, size).into_font().color(&INK);
+    let root = backend.into_drawing_area();
+    root.fill(&WHITE)?;
+    let body = root.margin(16, 0, 0, 0).titled(&figure.title, text(30))?;
+
+    // The legend stands beside the plot, where it covers no line. A viewer's own letters may be wider than these.
+    let mut legend_width = 0;
+    for curve in &figure.curves {
+        legend_width = legend_width.max(70 + root.estimate_text_size(curve.method, &text(26))?.0 * 6 / 5);
+    }
+    let (plot, legend) = body.split_horizontally(SIZE.0 - legend_width.min(SIZE.0 / 2));
+
+    let points = || figure.curves.iter().flat_map(|curve| &curve.points);
+    let last_step = points().map(|&(step, ..)| step).max().unwrap_or(0).max(1);
+    let (lowest, highest) = extent(points().map(|&(_, mean, _)| mean));
+    // On a linear scale, a single method whose perplexity explodes would press all others onto the axis.
+    let logarithmic = lowest > 0.0 && highest / lowest > 100.0;
+    let height = |value: f64| {
+        if logarithmic { value.max(lowest / 2.0).log10() } else { value }
+    };
+    let (low, high) = extent(points().flat_map(|&(_, mean, sd)| [height(mean - sd), height(mean + sd)]));
+    // A flat line needs some room as well.
+    let level = low.abs().max(high.abs());
+    let room = if high - low > level * 1e-6 { (high - low) / 20.0 } else { (level / 20.0).max(0.01) };
+    let range = low - room..high + room;
+    // On a logarithmic scale, so few labels that they stand at whole powers of ten.
+    let labels = if logarithmic { (1 + (range.end - range.start) as usize).min(7) } else { 7 };
+    let ticks = RangedCoordf64::from(range.clone()).key_points(labels);
+    let spacing = ticks.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
+    let label = |&tick: &f64| {
+        let (value, unit) = if logarithmic { (10f64.powf(tick), 10f64.powf(tick)) } else { (tick, spacing) };
+        let decimals = (-unit.log10()).ceil();
+        if decimals > 5.0 || value.abs() >= 1e6 {
+            format!("{value:.1e}")
+        } else {
+            format!("{value:.*}", decimals as usize)
+        }
+    };
+
+    let mut chart = ChartBuilder::on(&plot)
+        .margin(20)
+        .margin_right(40)
+        .x_label_area_size(80)
+        .y_label_area_size(130)
+        .build_cartesian_2d(0..last_step, range)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .axis_style(INK)
+        .label_style(text(26))
+        .axis_desc_style(text(26))
+        .set_all_tick_mark_size(14)
+        .x_labels(8)
+        .y_labels(labels)
+        .x_desc("training step")
+        .y_desc(&figure.y_title)
+        .y_label_formatter(&label)
+        .draw()?;
+    let area = chart.plotting_area();
+    let pitch = 44.min((SIZE.1 as i32 - 120) / figure.curves.len() as i32);
+    for curve in &figure.curves {
+        let edge = |sign: f64| move |&(step, mean, sd): &(usize, f64, f64)| (step, height(mean + sign * sd));
+        let band = curve.points.iter().map(edge(1.0)).chain(curve.points.iter().rev().map(edge(-1.0)));
+        area.draw(&Polygon::new(band.collect::<Vec<_>>(), curve.colour.mix(0.15)))?;
+    }
+    for (index, curve) in figure.curves.iter().enumerate() {
+        let line: Vec<_> = curve.points.iter().map(|&(step, mean, _)| (step, height(mean))).collect();
+        for &at in &line {
+            area.draw(&(EmptyElement::at(at) + Polygon::new(curve.marker, curve.colour.filled())))?;
+        }
+        area.draw(&PathElement::new(line, curve.colour.stroke_width(3)))?;
+        let y = 40 + pitch * index as i32;
+        legend.draw(&PathElement::new([(0, y), (40, y)], curve.colour.stroke_width(3)))?;
+        legend.draw(&(EmptyElement::at((20, y)) + Polygon::new(curve.marker, curve.colour.filled())))?;
+        let left = Pos::new(HPos::Left, VPos::Center);
+        legend.draw(&Text::new(curve.method, (50, y), text(26).pos(left)))?;
+    }
+    Ok(root.present()?)
+}
+
+fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
+}
