@@ -342,7 +342,10 @@ fn a_loss_that_is_not_finite_stops_before_it_does_harm() {
     let error = world.error("out", &[]);
     assert!(error.contains("the loss is not a finite number, in record(s) 5 of "), "{error}");
     let steps = world.metrics("out/metrics.jsonl").len();
-    assert!(error.contains(&format!("step {}:", steps + 1)) && error.contains(&format!("checkpoint-{steps}")), "{error}");
+    assert!(
+        error.contains(&format!("step {}:", steps + 1)) && error.contains(&format!("checkpoint-{steps}")),
+        "{error}"
+    );
     assert!(world.path(&format!("out/checkpoint-{steps}/optimizer.safetensors")).exists());
 }
 
@@ -378,7 +381,11 @@ fn errors_name_the_file_and_what_to_do() {
     for (from, to, text) in [
         ("\"llama\"", "\"mamba\"", "config.json: model_type is \"mamba\", expected llama or qwen2"),
         ("\"silu\"", "\"gelu\"", "config.json: hidden_act is \"gelu\""),
-        ("\"vocab_size\": 40", "\"vocab_size\": 39", "tokenizer.json: has the token id 39, but the model's vocab_size is 39"),
+        (
+            "\"vocab_size\": 40",
+            "\"vocab_size\": 39",
+            "tokenizer.json: has the token id 39, but the model's vocab_size is 39",
+        ),
         ("\"num_attention_heads\": 4", "\"num_attention_heads\": 0", "config.json: a size is 0"),
         ("{", "", "config.json: "),
     ] {

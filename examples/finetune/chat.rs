@@ -70,9 +70,7 @@ impl ChatTemplate {
             jiff::fmt::strtime::format(format, &now)
                 .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
         });
-        environment
-            .add_template_owned("chat", source)
-            .map_err(|error| anyhow!("{}: {error}", place.display()))?;
+        environment.add_template_owned("chat", source).map_err(|error| anyhow!("{}: {error}", place.display()))?;
         Ok(Some(Self { environment, config }))
     }
 

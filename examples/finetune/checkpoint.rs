@@ -1,16 +1,17 @@
-//! Folders that are complete or absent: written aside, then renamed.
+//! Checkpoints: the model as `transformers` loads it, and what it takes to go on.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use figa_loss::tch::{Device, Kind, Tensor};
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 use serde::{Deserialize, Serialize};
 
 use super::adamw::AdamW;
+use super::aside;
 use super::llama::{Llama, read_json};
 
 /// What says how far training has come, beside model and optimizer. Data order and learning rate follow from the step,
@@ -35,17 +36,17 @@ const COMPANIONS: [&str; 6] = [
 
 /// Writes `folder` as a checkpoint in Hugging Face layout, with what it takes to go on.
 pub fn save(folder: &Path, source: &Path, model: &Llama, optimizer: &AdamW, state: &State) -> Result<()> {
-    written_aside(folder, |folder| {
+    aside::folder(folder, |folder| {
         // What learns, learns in f32: any other kind would not go on bit for bit.
         write_model(folder, source, model, None)?;
         write_tensors(&folder.join("optimizer.safetensors"), optimizer.state())?;
-        write_json(&folder.join("state.json"), state)
+        aside::json(&folder.join("state.json"), state)
     })
 }
 
 /// Writes `folder` as a model in Hugging Face layout, in the kind of the checkpoint that it comes from.
 pub fn save_model(folder: &Path, source: &Path, model: &Llama) -> Result<()> {
-    written_aside(folder, |folder| write_model(folder, source, model, Some(model.source_kind)))
+    aside::folder(folder, |folder| write_model(folder, source, model, Some(model.source_kind)))
 }
 
 /// The newest checkpoint of a run.
@@ -88,38 +89,19 @@ fn checkpoints(run: &Path) -> Result<Vec<(usize, PathBuf)>> {
     Ok(found)
 }
 
-/// A file of JSON that is complete or absent.
-pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let aside = path.with_extension("part");
-    let write = || {
-        fs::write(&aside, serde_json::to_string_pretty(value)? + "\n")?;
-        File::open(&aside)?.sync_all()?;
-        anyhow::Ok(fs::rename(&aside, path)?)
-    };
-    write().with_context(|| format!("writing {}", path.display()))
-}
-
-/// Lets `write` fill a folder of another name, and names it `folder` once all of it is on the disk.
-fn written_aside(folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let aside = folder.with_extension("part");
-    let fill = || {
-        if aside.exists() {
-            fs::remove_dir_all(&aside)?; // of a run that was killed
-        }
-        fs::create_dir_all(&aside)?;
-        write(&aside)?;
-        for entry in fs::read_dir(&aside)? {
-            File::open(entry?.path())?.sync_all()?;
-        }
-        if folder.exists() {
-            fs::remove_dir_all(folder)?;
-        }
-        anyhow::Ok(fs::rename(&aside, folder)?)
-    };
-    fill().with_context(|| format!("writing {}", folder.display())).inspect_err(|_| {
-        // Half a checkpoint is worth nothing, and the disk may be full.
-        let _ = fs::remove_dir_all(&aside);
-    })
+/// Whether the disk has room for what a run writes at most: a checkpoint beside the one before.
+pub fn check_room(run: &Path, model: &Llama) -> Result<()> {
+    let moments = |tensor: &Tensor| if tensor.requires_grad() { 2 } else { 0 };
+    let bytes = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes() * (1 + moments(tensor));
+    let need = 2 * model.parameters.values().map(bytes).sum::<usize>() as u64;
+    let free = fs4::available_space(run).with_context(|| run.display().to_string())?;
+    let [need, free] = [need, free].map(|bytes| bytes >> 20);
+    ensure!(
+        need <= free,
+        "--out: two checkpoints take {need} MiB, but the disk of {} has {free} MiB left",
+        run.display()
+    );
+    Ok(())
 }
 
 fn write_model(folder: &Path, source: &Path, model: &Llama, kind: Option<Kind>) -> Result<()> {

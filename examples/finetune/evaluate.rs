@@ -2,9 +2,7 @@
 
 use anyhow::Result;
 use figa_loss::tch::{self, Device, Kind};
-use figa_loss::{
-    EncodedPair, Example, FigaLoss, IGNORE_INDEX, Reduction, SpaRecord, TokenLabel, collate, distance,
-};
+use figa_loss::{EncodedPair, Example, FigaLoss, IGNORE_INDEX, Reduction, SpaRecord, TokenLabel, collate, distance};
 
 use super::generate::greedy;
 use super::llama::Llama;

@@ -1,2 +1,4 @@
 use std::path::PathBuf;
-pub fn folder(model: &str) -> anyhow::Result<PathBuf> { Ok(model.into()) }
+pub fn folder(model: &str) -> anyhow::Result<PathBuf> {
+    Ok(model.into())
+}

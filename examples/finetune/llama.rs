@@ -90,8 +90,13 @@ impl Config {
         ensure!(matches!(&kind[..], "llama" | "qwen2"), "model_type is {kind:?}, expected llama or qwen2");
         ensure!(act == "silu", "hidden_act is {act:?}, expected silu");
         ensure!(!self.use_sliding_window, "use_sliding_window is true, which is not supported");
-        let sizes =
-            [self.vocab_size, self.hidden_size, self.intermediate_size, self.num_hidden_layers, self.num_attention_heads];
+        let sizes = [
+            self.vocab_size,
+            self.hidden_size,
+            self.intermediate_size,
+            self.num_hidden_layers,
+            self.num_attention_heads,
+        ];
         ensure!(sizes.iter().all(|&size| size > 0) && self.kv_heads() > 0, "a size is 0 or negative");
         let (heads, kv, dim) = (self.num_attention_heads, self.kv_heads(), self.head_dim());
         ensure!(heads % kv == 0, "{heads} attention heads do not divide by {kv} key-value heads");
@@ -283,8 +288,7 @@ impl Llama {
         }
         let repeat = |x: Tensor| x.repeat_interleave_self_int(all / kv, 1, None);
         let (key, value, mask) = (repeat(key), repeat(value), positions.mask.as_ref());
-        let mixed =
-            Tensor::scaled_dot_product_attention(&query, &key, &value, mask, 0.0, mask.is_none(), None, false);
+        let mixed = Tensor::scaled_dot_product_attention(&query, &key, &value, mask, 0.0, mask.is_none(), None, false);
         self.linear(&format!("{name}.o_proj"), &mixed.transpose(1, 2).reshape([batch, seq, all * dim]))
     }
 

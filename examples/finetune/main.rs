@@ -21,6 +21,7 @@
 //! With several methods or seeds, each has a folder of its own in `RUN` for all but `run.json` and the report.
 
 pub(crate) mod adamw;
+mod aside;
 pub(crate) mod chat;
 mod checkpoint;
 mod evaluate;
@@ -40,7 +41,6 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use checkpoint::write_json;
 use clap::{Parser, ValueEnum};
 use evaluate::Evaluator;
 use figa_loss::tch::{Device, Kind};
@@ -200,7 +200,7 @@ pub fn run(mut args: Args, interrupted: &dyn Fn() -> bool) -> Result<bool> {
     }
     let out = args.out()?;
     fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-    write_json(&out.join("run.json"), &args)?;
+    aside::json(&out.join("run.json"), &args)?;
 
     let seeds = args.seed..args.seed.saturating_add(args.seeds);
     let runs: Vec<(Method, u64)> =
@@ -250,7 +250,19 @@ fn prepare<'a>(args: &'a Args, interrupted: &'a dyn Fn() -> bool) -> Result<Setu
         evaluator = Some(Evaluator::new(held_out, text, args.answers, args.micro_batch, device));
     }
     let model = Some(Llama::load(&source, device, kind, args.freeze_below)?).into();
-    Ok(Setup { args, source, model, device, kind, pairs, records, data, evaluator, start: OnceCell::new(), interrupted })
+    Ok(Setup {
+        args,
+        source,
+        model,
+        device,
+        kind,
+        pairs,
+        records,
+        data,
+        evaluator,
+        start: OnceCell::new(),
+        interrupted,
+    })
 }
 
 /// What a reader of the report wants to know of the run.

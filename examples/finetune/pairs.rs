@@ -6,8 +6,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::ValueEnum;
 use figa_loss::tokenizers::Tokenizer;
 use figa_loss::{
-    EncodedPair, Example, FigaLoss, Granularity, IGNORE_INDEX, PairEncoder, Penalty, PromptTemplate,
-    SpaRecord,
+    EncodedPair, Example, FigaLoss, Granularity, IGNORE_INDEX, PairEncoder, Penalty, PromptTemplate, SpaRecord,
 };
 use serde::{Deserialize, Serialize};
 

@@ -7,7 +7,7 @@ use figa_loss::Example;
 
 use super::adamw::AdamW;
 use super::pairs::Method;
-use super::train::{Seconds, Setup, Step, batch, step};
+use super::train::{Seconds, Setup, batch, step};
 
 /// Steps of either kind, after one that is not timed.
 const ROUNDS: usize = 5;
@@ -15,7 +15,7 @@ const ROUNDS: usize = 5;
 /// Takes the same steps with the fused loss and with the one from all logits, in turn, and tells medians of the time
 /// and the peak of memory. Learns nothing: the learning rate is 0.
 pub fn profile(setup: &Setup, method: Method, seed: u64) -> Result<String> {
-    let model = setup.load(&setup.source)?;
+    let model = setup.model.take().map_or_else(|| setup.load(&setup.source), Ok)?;
     let mut optimizer = AdamW::new(&model.parameters);
     let rows = setup.pairs.rows(&setup.records, &setup.data, method)?;
     let mut runs = [vec![], vec![]];
@@ -26,7 +26,7 @@ pub fn profile(setup: &Setup, method: Method, seed: u64) -> Result<String> {
         for (kind, dense) in [false, true].into_iter().enumerate() {
             let before = Memory::reset();
             let taken = step(setup, &model, &mut optimizer, method.loss(), &pairs, 0.0, dense)?;
-            if let Step::Taken(metrics) = taken
+            if let Ok(metrics) = taken
                 && round > 0
             {
                 runs[kind].push(metrics.seconds);
@@ -34,7 +34,7 @@ pub fn profile(setup: &Setup, method: Method, seed: u64) -> Result<String> {
             }
         }
     }
-    let parts: [(&str, fn(&Seconds) -> f64); 5] = [
+    let parts: [(&str, Part); 5] = [
         ("model forward", |s| s.forward),
         ("head and loss", |s| s.loss),
         ("backward", |s| s.backward),
@@ -51,6 +51,8 @@ pub fn profile(setup: &Setup, method: Method, seed: u64) -> Result<String> {
     }
     Ok(table)
 }
+
+type Part = fn(&Seconds) -> f64;
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);

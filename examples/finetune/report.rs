@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use similar::{Algorithm, ChangeTag, utils::diff_unicode_words};
 
+use super::aside;
 use super::outcome::{Answer, Better, METRICS, Metric, Outcome};
 
 /// A Markdown table that also reads well as plain text: the scores at the start, then each method's last ones. With
@@ -45,8 +46,8 @@ pub fn write(folder: &Path, facts: &[(String, String)], outcomes: &[Outcome]) ->
         let mut svg = String::new();
         draw(SVGBackend::with_string(&mut svg, SIZE), &figure)?;
         let path = folder.join("figures").join(figure.key);
-        save(&path.with_extension("svg"), |aside| Ok(fs::write(aside, &svg)?))?;
-        save(&path.with_extension("png"), |aside| draw(BitMapBackend::new(aside, SIZE), &figure))?;
+        aside::file(&path.with_extension("svg"), |aside| Ok(fs::write(aside, &svg)?))?;
+        aside::file(&path.with_extension("png"), |aside| draw(BitMapBackend::new(aside, SIZE), &figure))?;
         drawings.push(json!({ "title": figure.title, "svg": svg }));
     }
     let contents = Serde(json!({
@@ -58,15 +59,7 @@ pub fn write(folder: &Path, facts: &[(String, String)], outcomes: &[Outcome]) ->
     }));
     // The name ends in html, which is what has everything escaped.
     let page = Environment::new().render_named_str("report.html", include_str!("report.html.j2"), contents)?;
-    save(&folder.join("report.html"), |aside| Ok(fs::write(aside, &page)?))
-}
-
-/// Has a file written under a hidden name and then renames it, so that a run that is stopped leaves no half file.
-fn save(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let name = path.file_name().context("a file needs a name")?;
-    let aside = path.with_file_name(format!(".{}", name.display()));
-    let saved = write(&aside).and_then(|()| Ok(fs::rename(&aside, path)?));
-    saved.with_context(|| format!("writing {}", path.display()))
+    aside::file(&folder.join("report.html"), |aside| Ok(fs::write(aside, &page)?))
 }
 
 /// Each method, in order of first appearance, with its runs: one a seed.

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Args;
 use super::adamw::AdamW;
-use super::checkpoint::{self, State, write_json};
+use super::aside;
+use super::checkpoint::{self, State};
 use super::evaluate::Evaluator;
 use super::llama::{Llama, read_json};
 use super::outcome::{Evaluation, Outcome};
@@ -101,6 +102,7 @@ pub fn train(setup: &Setup, method: Method, seed: u64, run: &Path) -> Result<Opt
         (None, None) => setup.load(&setup.source)?,
         (Some((folder, _)), _) => setup.load(folder)?,
     };
+    checkpoint::check_room(run, &model)?;
     let mut optimizer = AdamW::new(&model.parameters);
     let mut state = State { step: 0, seconds: 0.0 };
     if let Some((folder, found)) = found {
@@ -121,8 +123,8 @@ pub fn train(setup: &Setup, method: Method, seed: u64, run: &Path) -> Result<Opt
         let pairs: Vec<&[Example]> = batch.iter().map(|&pair| &rows[pair][..]).collect();
         let lr = args.lr * schedule(state.step, args.steps);
         let mut metrics = match step(setup, &model, &mut optimizer, method.loss(), &pairs, lr, false)? {
-            Step::Taken(metrics) => metrics,
-            Step::NotFinite(which) => {
+            Ok(metrics) => metrics,
+            Err(NotFinite(which)) => {
                 checkpoint::save(&checkpoint::path(run, state.step), &setup.source, &model, &optimizer, &state)?;
                 bail!(
                     "step {}: {which} is not a finite number, in record(s) {} of {}; the model before this step is in {}",
@@ -170,7 +172,7 @@ pub fn train(setup: &Setup, method: Method, seed: u64, run: &Path) -> Result<Opt
     let losses = log.lines.iter().map(|line| line.loss).collect();
     let result = Outcome { method: method.name(), seed, evaluations, losses, answers, seconds: state.seconds };
     checkpoint::save_model(&run.join("model"), &setup.source, &model)?;
-    write_json(&outcome, &result)?;
+    aside::json(&outcome, &result)?;
     checkpoint::remove_but(run, None)?;
     Ok(Some(result))
 }
@@ -192,16 +194,12 @@ fn start(setup: &Setup, evaluator: &Evaluator, model: &Llama, step: usize) -> Re
     let answers = evaluator.answer(model, setup.pairs.eos_id());
     evaluator.score_answers(&answers, setup.pairs.eos_id(), &mut evaluation);
     let start = (evaluation, answers);
-    write_json(&path, &start)?;
+    aside::json(&path, &start)?;
     Ok(start)
 }
 
-/// What became of a step.
-pub enum Step {
-    Taken(StepMetrics),
-    /// The model is as before. Says what was not finite.
-    NotFinite(&'static str),
-}
+/// What was not a finite number, so that the step was not taken.
+pub struct NotFinite(&'static str);
 
 /// One step of the optimizer along the gradient of `sum / live tokens` over all of `pairs`, in as many forward passes
 /// as it takes. `dense` computes all logits before the loss, as one would without [`FigaLoss::forward_linear`].
@@ -213,7 +211,7 @@ pub fn step(
     pairs: &[&[Example]],
     lr: f64,
     dense: bool,
-) -> Result<Step> {
+) -> Result<Result<StepMetrics, NotFinite>> {
     // Sums add up over forward passes; what they are divided by is known only after the last.
     let loss = FigaLoss { reduction: Reduction::Sum, ..loss };
     let (mut sum, mut gated, mut seconds) = (0.0, 0, Seconds::default());
@@ -245,26 +243,20 @@ pub fn step(
     let clock = Clock::start(setup.device);
     let grad_norm = optimizer.grad_norm() / live;
     if !sum.is_finite() {
-        return Ok(Step::NotFinite("the loss"));
+        return Ok(Err(NotFinite("the loss")));
     }
     if !grad_norm.is_finite() {
-        return Ok(Step::NotFinite("the gradient"));
+        return Ok(Err(NotFinite("the gradient")));
     }
     optimizer.step(lr, (MAX_GRAD_NORM / grad_norm).min(1.0) / live);
     clock.lap(&mut seconds.optimizer);
     let tokens = all.map(|row| row.input_ids.len()).sum();
     let loss = sum / live;
-    Ok(Step::Taken(StepMetrics { step: 0, loss, lr, grad_norm, tokens, active, gated, seconds, evaluation: None }))
+    Ok(Ok(StepMetrics { step: 0, loss, lr, grad_norm, tokens, active, gated, seconds, evaluation: None }))
 }
 
 /// The records, counted from 1, that have a loss which is not finite on their own, or all if none has.
-fn culprits(
-    setup: &Setup,
-    model: &Llama,
-    loss: FigaLoss,
-    batch: &[usize],
-    rows: &[Vec<Example>],
-) -> Result<String> {
+fn culprits(setup: &Setup, model: &Llama, loss: FigaLoss, batch: &[usize], rows: &[Vec<Example>]) -> Result<String> {
     let _no_grad = figa_loss::tch::no_grad_guard();
     let mut found = vec![];
     for &pair in batch.iter().filter(|&&pair| !rows[pair].is_empty()) {
@@ -347,13 +339,10 @@ impl Log {
         let lines = kept.iter().map(|line| serde_json::from_str(line)).collect::<Result<Vec<StepMetrics>, _>>();
         let lines = lines.with_context(|| path.display().to_string())?;
         ensure!(lines.len() == steps, "{}: has {} lines, but the checkpoint {steps}", path.display(), lines.len());
-        let aside = path.with_extension("part");
-        let write = || {
-            fs::write(&aside, kept.iter().map(|line| format!("{line}\n")).collect::<String>())?;
-            fs::rename(&aside, path)?;
-            File::options().append(true).open(path)
-        };
-        let file = write().with_context(|| format!("writing {}", path.display()))?;
+        aside::file(path, |aside| {
+            Ok(fs::write(aside, kept.iter().map(|line| format!("{line}\n")).collect::<String>())?)
+        })?;
+        let file = File::options().append(true).open(path).with_context(|| path.display().to_string())?;
         Ok(Self { path: path.into(), file, lines })
     }
 
