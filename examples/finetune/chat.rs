@@ -1,99 +1,110 @@
 //! The chat template that a model brings along, rendered as `transformers` renders it.
 
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
-use anyhow::{Context, Result, anyhow};
-use minijinja::syntax::SyntaxConfig;
+use anyhow::{Result, anyhow};
+use jiff::{Zoned, fmt::strtime};
+use minijinja::value::{Kwargs, Value as Variable};
 use minijinja::{Environment, Error, ErrorKind, context};
-use serde::Deserialize;
+use serde::Serialize;
 use serde_json::Value;
-
-use super::llama::read_json;
-
-/// What `tokenizer_config.json` says. Tokens are texts, or objects with a field `content`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct TokenizerConfig {
-    /// A text, or a list of `{"name", "template"}`.
-    chat_template: Value,
-    bos_token: Value,
-    eos_token: Value,
-    pad_token: Value,
-    unk_token: Value,
-}
-
-impl TokenizerConfig {
-    fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join(CONFIG);
-        if path.exists() { read_json(&path) } else { Ok(Self::default()) }
-    }
-
-    fn template(&self) -> Option<&str> {
-        match &self.chat_template {
-            Value::Array(named) => named.iter().find(|entry| entry["name"] == "default")?["template"].as_str(),
-            template => template.as_str(),
-        }
-    }
-}
-
-const CONFIG: &str = "tokenizer_config.json";
-/// Goes before the template in [`CONFIG`].
-const FILE: &str = "chat_template.jinja";
+use serde_json::ser::{PrettyFormatter, Serializer};
 
 pub struct ChatTemplate {
-    environment: Environment<'static>,
-    config: TokenizerConfig,
+    jinja: Environment<'static>,
+    /// Where the template is from.
+    place: String,
 }
 
 impl ChatTemplate {
-    /// That of a model's folder, if there is one.
+    /// That of `chat_template.jinja` in a model's folder, else of `tokenizer_config.json`, if either has one.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
-        let config = TokenizerConfig::read(folder)?;
-        let file = folder.join(FILE);
-        let (place, source) = if file.exists() {
-            let source = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-            (file, source)
+        let config = read_config(folder)?;
+        let file = folder.join("chat_template.jinja");
+        let (place, source) = if let Some(source) = read_if_any(&file)? {
+            (file.display().to_string(), source)
         } else {
-            let Some(source) = config.template() else { return Ok(None) };
-            (folder.join(CONFIG), source.to_owned())
+            let file = folder.join("tokenizer_config.json").display().to_string();
+            let source = match &config["chat_template"] {
+                Value::Array(all) => all.iter().find(|t| t["name"] == "default").and_then(|t| t["template"].as_str()),
+                template => template.as_str(),
+            };
+            let Some(source) = source else { return Ok(None) };
+            (format!("{file}, chat_template"), source.to_owned())
         };
-        let mut environment = Environment::new();
-        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-        // What templates expect of Python: methods of str, list and dict, and three functions of `transformers`.
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<(), Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_function("strftime_now", |format: String| -> Result<String, Error> {
-            let now = jiff::Zoned::now();
-            jiff::fmt::strtime::format(format, &now)
-                .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
-        });
-        environment.add_template_owned("chat", source).map_err(|error| anyhow!("{}: {error}", place.display()))?;
-        Ok(Some(Self { environment, config }))
+        let mut jinja = Environment::new();
+        jinja.set_syntax(minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        jinja.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        // In Python, there is nothing to iterate over in None.
+        jinja.add_test("iterable", |it: &Variable| !it.is_none() && minijinja::tests::is_iterable(it));
+        jinja.add_filter("tojson", to_json);
+        jinja.add_function("raise_exception", |message: &str| -> Result<(), Error> { Err(invalid(message)) });
+        jinja.add_function("strftime_now", |format: &str| strtime::format(format, &Zoned::now()).map_err(invalid));
+        for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
+            jinja.add_global(name, special_token(&config, name).map_or(Variable::UNDEFINED, Variable::from));
+        }
+        jinja.add_template_owned("chat", without_marks(&source)).map_err(|error| explain(&place, &error))?;
+        Ok(Some(Self { jinja, place }))
     }
 
-    /// The prompt for the answer to a user's first turn.
+    /// The prompt for the answer to a user's first message.
     pub fn render(&self, user: &str) -> Result<String> {
-        let TokenizerConfig { bos_token, eos_token, pad_token, unk_token, .. } = &self.config;
-        let [bos_token, eos_token, pad_token, unk_token] =
-            [bos_token, eos_token, pad_token, unk_token].map(|token| text(token).unwrap_or_default());
-        let variables = context! {
-            messages => [context! { role => "user", content => user }],
-            add_generation_prompt => true,
-            bos_token, eos_token, pad_token, unk_token,
-        };
-        let template = self.environment.get_template("chat")?;
-        template.render(variables).map_err(|error| anyhow!("the chat template: {error}"))
+        let messages = [context! { role => "user", content => user }];
+        let variables = context! { messages, add_generation_prompt => true, tools => (), documents => () };
+        let text = self.jinja.get_template("chat").and_then(|template| template.render(variables));
+        text.map_err(|error| explain(&self.place, &error))
     }
 }
 
 /// The token that ends an answer, if `tokenizer_config.json` names one.
 pub fn eos_token(folder: &Path) -> Result<Option<String>> {
-    Ok(text(&TokenizerConfig::read(folder)?.eos_token).map(str::to_owned))
+    Ok(special_token(&read_config(folder)?, "eos_token").map(str::to_owned))
 }
 
-fn text(token: &Value) -> Option<&str> {
-    token.as_str().or_else(|| token["content"].as_str())
+/// What `tokenizer_config.json` says; null if there is none.
+fn read_config(folder: &Path) -> Result<Value> {
+    let file = folder.join("tokenizer_config.json");
+    let text = read_if_any(&file)?.unwrap_or_else(|| "null".to_owned());
+    serde_json::from_str(&text).map_err(|error| anyhow!("{}: {error}", file.display()))
+}
+
+fn read_if_any(file: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        text => text.map(Some).map_err(|error| anyhow!("{}: {error}", file.display())),
+    }
+}
+
+/// A token is a text, or an object with its text as `content`.
+fn special_token<'a>(config: &'a Value, name: &str) -> Option<&'a str> {
+    config[name].as_str().or_else(|| config[name]["content"].as_str())
+}
+
+/// What marks answers for training does not change the prompt. Python reads any end of line as `\n`.
+fn without_marks(source: &str) -> String {
+    let source =
+        source.replace("\r\n", "\n").replace("{% generation", "{% if true").replace("{%- generation", "{%- if true");
+    source.replace("{% endgeneration", "{% endif").replace("{%- endgeneration", "{%- endif")
+}
+
+/// As Python's `json.dumps` with `ensure_ascii=False`.
+fn to_json(value: Variable, options: Kwargs) -> Result<String, Error> {
+    let (indent, _): (Option<u8>, Option<bool>) = (options.get("indent")?, options.get("ensure_ascii")?);
+    options.assert_all_used()?;
+    let (mut json, space) = (vec![], " ".repeat(indent.unwrap_or(0).into()));
+    let formatter = PrettyFormatter::with_indent(space.as_bytes());
+    value.serialize(&mut Serializer::with_formatter(&mut json, formatter)).map_err(invalid)?;
+    let json = String::from_utf8(json).map_err(invalid)?;
+    // Lines end between values only: within a text, an end of line is escaped.
+    Ok(if indent.is_some() { json } else { json.replace(",\n", ", ").replace('\n', "") })
+}
+
+fn invalid(reason: impl ToString) -> Error {
+    Error::new(ErrorKind::InvalidOperation, reason.to_string())
+}
+
+fn explain(place: &str, error: &Error) -> anyhow::Error {
+    let line = error.line().map(|line| format!(", line {line}")).unwrap_or_default();
+    anyhow!("{place}{line}: {}", error.detail().map_or_else(|| error.kind().to_string(), str::to_owned))
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! From top to bottom: `pairs.rs` turns records into rows, `llama.rs` is the model, `train.rs` the loop, `evaluate.rs`
-//! the scores, `report.rs` the table, the figures and the page. `RUN` then holds
+//! the scores, `report.rs` the table and the page. `RUN` then holds
 //!
 //! | file | |
 //! |---|---|
@@ -25,6 +25,7 @@ mod aside;
 pub(crate) mod chat;
 mod checkpoint;
 mod evaluate;
+mod figures;
 pub(crate) mod generate;
 pub(crate) mod hub;
 pub(crate) mod llama;

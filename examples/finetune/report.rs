@@ -4,17 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::{fs, iter};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use minijinja::{Environment, value::Serde};
-use plotters::coord::types::RangedCoordf64;
-use plotters::prelude::*;
-use plotters::style::register_font;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde::Serialize;
 use serde_json::json;
 use similar::{Algorithm, ChangeTag, utils::diff_unicode_words};
 
 use super::aside;
+use super::figures::{Curve, Figure};
 use super::outcome::{Answer, Better, METRICS, Metric, Outcome};
 
 /// A Markdown table that also reads well as plain text: the scores at the start, then each method's last ones. With
@@ -38,16 +35,10 @@ pub fn table(outcomes: &[Outcome]) -> String {
 /// Writes `report.html`, which needs no other file, and its figures as `figures/*.svg` and `figures/*.png` too.
 pub fn write(folder: &Path, facts: &[(String, String)], outcomes: &[Outcome]) -> Result<()> {
     ensure!(!outcomes.is_empty(), "there is no outcome to report");
-    register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
-        .map_err(|_| anyhow!("the font of the figures cannot be read"))?;
     fs::create_dir_all(folder.join("figures")).with_context(|| format!("making a folder in {}", folder.display()))?;
     let mut drawings = Vec::new();
     for figure in figures(outcomes) {
-        let mut svg = String::new();
-        draw(SVGBackend::with_string(&mut svg, SIZE), &figure)?;
-        let path = folder.join("figures").join(figure.key);
-        aside::file(&path.with_extension("svg"), |aside| Ok(fs::write(aside, &svg)?))?;
-        aside::file(&path.with_extension("png"), |aside| draw(BitMapBackend::new(aside, SIZE), &figure))?;
+        let svg = figure.save(&folder.join("figures"))?;
         drawings.push(json!({ "title": figure.title, "svg": svg }));
     }
     let contents = Serde(json!({
@@ -215,22 +206,6 @@ fn examples(outcomes: &[Outcome]) -> Vec<(&str, Vec<Card>)> {
     examples.into_iter().map(|(answer, cards)| (answer.prompt.as_str(), cards)).collect()
 }
 
-struct Figure<'a> {
-    key: &'static str,
-    title: String,
-    y_title: String,
-    curves: Vec<Curve<'a>>,
-}
-
-struct Curve<'a> {
-    method: &'a str,
-    /// Fixed for a method in all figures.
-    colour: RGBColor,
-    marker: &'static [(i32, i32)],
-    /// Step, mean and standard deviation.
-    points: Vec<(usize, f64, f64)>,
-}
-
 /// One figure a metric, then the training loss.
 fn figures(outcomes: &[Outcome]) -> Vec<Figure<'_>> {
     let mut figures = Vec::new();
@@ -261,127 +236,15 @@ fn figures(outcomes: &[Outcome]) -> Vec<Figure<'_>> {
 /// The curves of the methods that have a finite value at any step.
 fn curves(outcomes: &[Outcome], values: impl Fn(&Outcome) -> Vec<(usize, f64)>) -> Vec<Curve<'_>> {
     let mut curves = Vec::new();
-    let colours = COLOURS.map(u32::to_be_bytes).map(|[_, red, green, blue]| RGBColor(red, green, blue));
-    let looks = colours.into_iter().cycle().zip(MARKERS.into_iter().cycle());
-    for ((method, runs), (colour, marker)) in methods(outcomes).into_iter().zip(looks) {
+    for ((method, runs), look) in methods(outcomes).into_iter().zip(0..) {
         let mut steps: BTreeMap<usize, Vec<Option<f64>>> = BTreeMap::new();
         for (step, value) in runs.into_iter().flat_map(&values) {
             steps.entry(step).or_default().push(Some(value));
         }
         let summaries = steps.into_iter().map(|(step, values)| (step, Summary::of(values)));
         let points = summaries.filter_map(|(step, of)| Some((step, of.mean?, of.deviation.unwrap_or(0.0)))).collect();
-        curves.push(Curve { method, colour, marker, points });
+        curves.push(Curve { method, look, points });
     }
     curves.retain(|curve| !curve.points.is_empty());
     curves
-}
-
-/// Large, with letters to match: the page shows a figure at about half this size.
-const SIZE: (u32, u32) = (1000, 640);
-const FONT: &str = "sans-serif";
-const INK: RGBColor = RGBColor(34, 34, 34);
-const GRID: RGBColor = RGBColor(220, 220, 220);
-
-/// The colours of Okabe and Ito, which colour-blind readers can tell apart, but a wine red for the yellow, which is
-/// too faint on white.
-const COLOURS: [u32; 8] = [0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x000000, 0x882255];
-
-/// The corners, in pixels, of a square, a triangle, a diamond, a triangle upside down and a bow tie. Five of them with
-/// eight colours make forty pairs.
-const MARKERS: [&[(i32, i32)]; 5] = [
-    &[(-8, -8), (8, -8), (8, 8), (-8, 8)],
-    &[(0, -10), (10, 8), (-10, 8)],
-    &[(0, -11), (11, 0), (0, 11), (-11, 0)],
-    &[(0, 10), (10, -8), (-10, -8)],
-    &[(-9, -9), (0, -3), (9, -9), (9, 9), (0, 3), (-9, 9)],
-];
-
-fn draw<DB: DrawingBackend>(backend: DB, figure: &Figure) -> Result<()>
-where
-    DB::ErrorType: 'static,
-{
-    let text = |size: u32| (FONT, size).into_font().color(&INK);
-    let root = backend.into_drawing_area();
-    root.fill(&WHITE)?;
-    let body = root.margin(16, 0, 0, 0).titled(&figure.title, text(30))?;
-
-    // The legend stands beside the plot, where it covers no line. A viewer's own letters may be wider than these.
-    let mut legend_width = 0;
-    for curve in &figure.curves {
-        legend_width = legend_width.max(70 + root.estimate_text_size(curve.method, &text(26))?.0 * 6 / 5);
-    }
-    let (plot, legend) = body.split_horizontally(SIZE.0 - legend_width.min(SIZE.0 / 2));
-
-    let points = || figure.curves.iter().flat_map(|curve| &curve.points);
-    let last_step = points().map(|&(step, ..)| step).max().unwrap_or(0).max(1);
-    let (lowest, highest) = extent(points().map(|&(_, mean, _)| mean));
-    // On a linear scale, a single method whose perplexity explodes would press all others onto the axis.
-    let logarithmic = lowest > 0.0 && highest / lowest > 100.0;
-    let height = |value: f64| {
-        if logarithmic { value.max(lowest / 2.0).log10() } else { value }
-    };
-    let (low, high) = extent(points().flat_map(|&(_, mean, sd)| [height(mean - sd), height(mean + sd)]));
-    // A flat line needs some room as well.
-    let level = low.abs().max(high.abs());
-    let room = if high - low > level * 1e-6 { (high - low) / 20.0 } else { (level / 20.0).max(0.01) };
-    let range = low - room..high + room;
-    // On a logarithmic scale, so few labels that they stand at whole powers of ten.
-    let labels = if logarithmic { (1 + (range.end - range.start) as usize).min(7) } else { 7 };
-    let ticks = RangedCoordf64::from(range.clone()).key_points(labels);
-    let spacing = ticks.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
-    let label = |&tick: &f64| {
-        let (value, unit) = if logarithmic { (10f64.powf(tick), 10f64.powf(tick)) } else { (tick, spacing) };
-        let decimals = (-unit.log10()).ceil();
-        if decimals > 5.0 || value.abs() >= 1e6 {
-            format!("{value:.1e}")
-        } else {
-            format!("{value:.*}", decimals as usize)
-        }
-    };
-
-    let mut chart = ChartBuilder::on(&plot)
-        .margin(20)
-        .margin_right(40)
-        .x_label_area_size(80)
-        .y_label_area_size(130)
-        .build_cartesian_2d(0..last_step, range)?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .bold_line_style(GRID)
-        .light_line_style(TRANSPARENT)
-        .axis_style(INK)
-        .label_style(text(26))
-        .axis_desc_style(text(26))
-        .set_all_tick_mark_size(14)
-        .x_labels(8)
-        .y_labels(labels)
-        .x_desc("training step")
-        .y_desc(&figure.y_title)
-        .y_label_formatter(&label)
-        .draw()?;
-    let area = chart.plotting_area();
-    let pitch = 44.min((SIZE.1 as i32 - 120) / figure.curves.len() as i32);
-    for curve in &figure.curves {
-        let edge = |sign: f64| move |&(step, mean, sd): &(usize, f64, f64)| (step, height(mean + sign * sd));
-        let band = curve.points.iter().map(edge(1.0)).chain(curve.points.iter().rev().map(edge(-1.0)));
-        area.draw(&Polygon::new(band.collect::<Vec<_>>(), curve.colour.mix(0.15)))?;
-    }
-    for (index, curve) in figure.curves.iter().enumerate() {
-        let line: Vec<_> = curve.points.iter().map(|&(step, mean, _)| (step, height(mean))).collect();
-        for &at in &line {
-            area.draw(&(EmptyElement::at(at) + Polygon::new(curve.marker, curve.colour.filled())))?;
-        }
-        area.draw(&PathElement::new(line, curve.colour.stroke_width(3)))?;
-        let y = 40 + pitch * index as i32;
-        legend.draw(&PathElement::new([(0, y), (40, y)], curve.colour.stroke_width(3)))?;
-        legend.draw(&(EmptyElement::at((20, y)) + Polygon::new(curve.marker, curve.colour.filled())))?;
-        let left = Pos::new(HPos::Left, VPos::Center);
-        legend.draw(&Text::new(curve.method, (50, y), text(26).pos(left)))?;
-    }
-    Ok(root.present()?)
-}
-
-fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
 }
