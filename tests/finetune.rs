@@ -53,6 +53,23 @@ fn logits_equal_those_of_transformers() {
 }
 
 #[test]
+fn newer_configurations_mean_the_same() {
+    let world = World::new("llama3");
+    let path = world.path("model/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let load = || Llama::load(&world.path("model"), Device::Cpu, Kind::Float, 0).unwrap();
+    let ids = Tensor::from_slice2(&[[3i64, 4, 5, 6, 7, 8, 9]]);
+    let older = load().forward(&ids);
+    let object = config.as_object_mut().unwrap();
+    let mut rope = object.remove("rope_scaling").unwrap();
+    rope["rope_theta"] = object.remove("rope_theta").unwrap();
+    rope["type"] = rope["rope_type"].clone();
+    object.insert("rope_parameters".into(), rope);
+    fs::write(&path, config.to_string()).unwrap();
+    assert!(load().forward(&ids).equal(&older));
+}
+
+#[test]
 fn greedy_answers_are_the_likeliest_tokens() {
     let _no_grad = no_grad_guard();
     for name in ["llama2", "llama3", "qwen2"] {
@@ -148,6 +165,18 @@ impl World {
         Self { folder }
     }
 
+    /// Changes the tensors of the checkpoint.
+    fn change(&self, change: impl Fn(&str, Tensor) -> Tensor) {
+        for shard in fs::read_dir(self.path("model")).unwrap() {
+            let path = shard.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "safetensors") {
+                let tensors = Tensor::read_safetensors(&path).unwrap().into_iter();
+                let tensors: Vec<_> = tensors.map(|(name, tensor)| (name.clone(), change(&name, tensor))).collect();
+                Tensor::write_safetensors(&tensors, &path).unwrap();
+            }
+        }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -232,6 +261,21 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
     // A run that has ended is left as it is, and no other takes its place.
     assert!(run(Args::try_parse_from(["finetune", "--resume", &broken]).unwrap(), &|| false).unwrap());
     assert!(world.error("broken", &[]).contains("holds a run"));
+}
+
+#[test]
+fn a_model_is_saved_in_the_kind_it_came_in() {
+    let world = World::new("qwen2");
+    world.change(|_, tensor| tensor.to_kind(Kind::BFloat16));
+    let more = ["--bf16", "--freeze-below=1", "--save-every=2"];
+    assert!(world.run("unbroken", &more).unwrap());
+    assert!(!run(world.args("broken", &more), &|| true).unwrap());
+    let broken = world.path("broken").display().to_string();
+    assert!(run(Args::try_parse_from(["finetune", "--resume", &broken]).unwrap(), &|| false).unwrap());
+    let model = |run: &str| world.bytes(&format!("{run}/model/model.safetensors"));
+    assert!(model("broken") == model("unbroken"));
+    let tensors = Tensor::read_safetensors(world.path("broken/model/model.safetensors")).unwrap();
+    assert!(tensors.iter().all(|(_, tensor)| tensor.kind() == Kind::BFloat16));
 }
 
 #[test]
@@ -327,18 +371,12 @@ fn a_profile_leaves_nothing_behind() {
 fn a_loss_that_is_not_finite_stops_before_it_does_harm() {
     let world = World::new("llama2");
     // Token 36 stands in the fifth record alone.
-    for shard in fs::read_dir(world.path("model")).unwrap() {
-        let path = shard.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
-            let tensors = Tensor::read_safetensors(&path).unwrap();
-            for (name, tensor) in &tensors {
-                if name == "model.embed_tokens.weight" {
-                    let _ = tensor.select(0, 36).fill_(f64::NAN);
-                }
-            }
-            Tensor::write_safetensors(&tensors, &path).unwrap();
+    world.change(|name, tensor| {
+        if name == "model.embed_tokens.weight" {
+            let _ = tensor.select(0, 36).fill_(f64::NAN);
         }
-    }
+        tensor
+    });
     let error = world.error("out", &[]);
     assert!(error.contains("the loss is not a finite number, in record(s) 5 of "), "{error}");
     let steps = world.metrics("out/metrics.jsonl").len();
@@ -386,6 +424,7 @@ fn errors_name_the_file_and_what_to_do() {
             "\"vocab_size\": 39",
             "tokenizer.json: has the token id 39, but the model's vocab_size is 39",
         ),
+        ("\"linear\"", "\"yarn\"", "config.json: rope is of type \"yarn\", expected default, linear or llama3"),
         ("\"num_attention_heads\": 4", "\"num_attention_heads\": 0", "config.json: a size is 0"),
         ("{", "", "config.json: "),
     ] {

@@ -44,9 +44,9 @@ pub fn save(folder: &Path, source: &Path, model: &Llama, optimizer: &AdamW, stat
     })
 }
 
-/// Writes `folder` as a model in Hugging Face layout, in the kind of the checkpoint that it comes from.
-pub fn save_model(folder: &Path, source: &Path, model: &Llama) -> Result<()> {
-    aside::folder(folder, |folder| write_model(folder, source, model, Some(model.source_kind)))
+/// Writes `folder` as a model in Hugging Face layout and in the given kind.
+pub fn save_model(folder: &Path, source: &Path, model: &Llama, kind: Kind) -> Result<()> {
+    aside::folder(folder, |folder| write_model(folder, source, model, Some(kind)))
 }
 
 /// The newest checkpoint of a run.

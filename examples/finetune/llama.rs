@@ -26,9 +26,10 @@ pub struct Config {
     /// The longest sequence the model knows positions for.
     pub max_position_embeddings: i64,
     rms_norm_eps: f64,
-    #[serde(default = "ten_thousand")]
-    rope_theta: f64,
-    rope_scaling: Option<RopeScaling>,
+    rope_theta: Option<f64>,
+    rope_scaling: Option<Rope>,
+    /// Where newer versions of `transformers` put both.
+    rope_parameters: Option<Rope>,
     #[serde(default)]
     pub tie_word_embeddings: bool,
     pub eos_token_id: Option<OneOrMany>,
@@ -54,23 +55,16 @@ impl OneOrMany {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
-struct RopeScaling {
-    #[serde(alias = "type")]
-    rope_type: String,
-    #[serde(default = "one")]
-    factor: f64,
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Rope {
+    rope_type: Option<String>,
+    /// The older name of `rope_type`; some have both.
+    r#type: Option<String>,
+    rope_theta: Option<f64>,
+    factor: Option<f64>,
     low_freq_factor: Option<f64>,
     high_freq_factor: Option<f64>,
     original_max_position_embeddings: Option<f64>,
-}
-
-fn ten_thousand() -> f64 {
-    10_000.0
-}
-
-fn one() -> f64 {
-    1.0
 }
 
 fn silu() -> String {
@@ -101,7 +95,7 @@ impl Config {
         let (heads, kv, dim) = (self.num_attention_heads, self.kv_heads(), self.head_dim());
         ensure!(heads % kv == 0, "{heads} attention heads do not divide by {kv} key-value heads");
         ensure!(dim > 0 && dim % 2 == 0, "a head has {dim} dimensions, expected an even number");
-        Ok(())
+        self.frequencies().map(drop)
     }
 
     fn head_dim(&self) -> i64 {
@@ -114,28 +108,33 @@ impl Config {
 
     /// The angle by which each pair of dimensions turns from one position to the next.
     fn frequencies(&self) -> Result<Vec<f64>> {
+        let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref()).cloned().unwrap_or_default();
+        let theta = rope.rope_theta.or(self.rope_theta).unwrap_or(10_000.0);
         let dim = self.head_dim();
-        let plain = (0..dim / 2).map(|i| self.rope_theta.powf(-2.0 * i as f64 / dim as f64));
-        let Some(scaling) = &self.rope_scaling else { return Ok(plain.collect()) };
-        match &scaling.rope_type[..] {
+        let plain = (0..dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim as f64));
+        let kind = rope.rope_type.or(rope.r#type).unwrap_or("default".into());
+        let given =
+            |name: &str, value: Option<f64>| value.with_context(|| format!("rope of type {kind} without {name}"));
+        match &kind[..] {
             "default" => Ok(plain.collect()),
-            "linear" => Ok(plain.map(|f| f / scaling.factor).collect()),
+            "linear" => {
+                let factor = given("factor", rope.factor)?;
+                Ok(plain.map(|f| f / factor).collect())
+            }
             // Slow turns are stretched, fast ones kept, and those in between blended.
             "llama3" => {
-                let (Some(low), Some(high), Some(context)) =
-                    (scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_max_position_embeddings)
-                else {
-                    bail!("config.json: rope_scaling of type llama3 lacks a factor or the original context")
-                };
-                Ok(plain
-                    .map(|f| {
-                        let turns = context * f / std::f64::consts::TAU;
-                        let keep = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                        f * (keep + (1.0 - keep) / scaling.factor)
-                    })
-                    .collect())
+                let factor = given("factor", rope.factor)?;
+                let low = given("low_freq_factor", rope.low_freq_factor)?;
+                let high = given("high_freq_factor", rope.high_freq_factor)?;
+                let context = given("original_max_position_embeddings", rope.original_max_position_embeddings)?;
+                let blended = plain.map(|f| {
+                    let turns = context * f / std::f64::consts::TAU;
+                    let keep = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                    f * (keep + (1.0 - keep) / factor)
+                });
+                Ok(blended.collect())
             }
-            other => bail!("config.json: rope_scaling is of type {other:?}, expected linear or llama3"),
+            other => bail!("rope is of type {other:?}, expected default, linear or llama3"),
         }
     }
 }

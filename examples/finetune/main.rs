@@ -250,11 +250,12 @@ fn prepare<'a>(args: &'a Args, interrupted: &'a dyn Fn() -> bool) -> Result<Setu
         let text = evaluate::text_rows(&pairs.ids(&text)?, args.max_length);
         evaluator = Some(Evaluator::new(held_out, text, args.answers, args.micro_batch, device));
     }
-    let model = Some(Llama::load(&source, device, kind, args.freeze_below)?).into();
+    let model = Llama::load(&source, device, kind, args.freeze_below)?;
     Ok(Setup {
         args,
         source,
-        model,
+        source_kind: model.source_kind,
+        model: Some(model).into(),
         device,
         kind,
         pairs,

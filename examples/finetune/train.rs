@@ -30,7 +30,10 @@ pub struct Setup<'a> {
     /// What has been read from it, until the first run takes it.
     pub model: RefCell<Option<Llama>>,
     pub device: Device,
+    /// The kind to compute in.
     pub kind: Kind,
+    /// The kind of the checkpoint to start from.
+    pub source_kind: Kind,
     pub pairs: Pairs,
     pub records: Vec<SpaRecord>,
     pub data: PathBuf,
@@ -171,7 +174,7 @@ pub fn train(setup: &Setup, method: Method, seed: u64, run: &Path) -> Result<Opt
     }
     let losses = log.lines.iter().map(|line| line.loss).collect();
     let result = Outcome { method: method.name(), seed, evaluations, losses, answers, seconds: state.seconds };
-    checkpoint::save_model(&run.join("model"), &setup.source, &model)?;
+    checkpoint::save_model(&run.join("model"), &setup.source, &model, setup.source_kind)?;
     aside::json(&outcome, &result)?;
     checkpoint::remove_but(run, None)?;
     Ok(Some(result))
