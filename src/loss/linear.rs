@@ -118,9 +118,9 @@ impl Gradients {
         self.hidden || self.weight.is_some() || self.bias.is_some()
     }
 
-    /// Takes in a chunk of hidden rows whose gradient by the logits is `x`, each row times its slope. `own` is where the
-    /// rows' gradient goes, which may be the rows' own place.
-    fn add(&mut self, x: &Tensor, slopes: &Tensor, hidden: &Tensor, weight: &Tensor, own: &Tensor) -> Result<()> {
+    /// Takes in a chunk of hidden rows whose gradient by the logits is `x`, each row times its slope. Returns the
+    /// gradient by the rows, if it is wanted.
+    fn add(&mut self, x: &Tensor, slopes: &Tensor, hidden: &Tensor, weight: &Tensor) -> Result<Option<Tensor>> {
         if let Some(sum) = &mut self.bias {
             add_product(sum, &x.f_tr()?, slopes)?;
         }
@@ -128,25 +128,19 @@ impl Gradients {
             if let Some(sum) = &mut self.weight {
                 add_product(sum, &x.f_tr()?, &hidden.f_mul(slopes)?)?;
             }
-            if self.hidden {
-                let _ = x.f_mm(weight)?.f_mul_out(own, slopes)?;
-            }
-        } else {
-            // f16 or bf16 on a GPU: rounded to the dtype of the logits, as autograd has it, and added up in f32.
-            let kind = x.f_kind()?;
-            let x = x.f_mul(slopes)?.f_to_kind(hidden.f_kind()?)?;
-            if let Some(sum) = &mut self.weight {
-                let product = x.f_tr()?.f_mm_dtype(hidden, kind)?;
-                *sum = Some(match sum.take() {
-                    None => product,
-                    Some(mut sum) => sum.f_add_(&product)?,
-                });
-            }
-            if self.hidden {
-                own.shallow_clone().f_copy_(&x.f_mm_dtype(weight, kind)?)?;
-            }
+            return self.hidden.then(|| Ok(x.f_mm(weight)?.f_mul_(slopes)?)).transpose();
         }
-        Ok(())
+        // f16 or bf16 on a GPU: rounded to the dtype of the logits, as autograd has it, and added up in f32.
+        let kind = x.f_kind()?;
+        let x = x.f_mul(slopes)?.f_to_kind(hidden.f_kind()?)?;
+        if let Some(sum) = &mut self.weight {
+            let product = x.f_tr()?.f_mm_dtype(hidden, kind)?;
+            *sum = Some(match sum.take() {
+                None => product,
+                Some(mut sum) => sum.f_add_(&product)?,
+            });
+        }
+        self.hidden.then(|| Ok(x.f_mm_dtype(weight, kind)?)).transpose()
     }
 }
 
@@ -220,7 +214,22 @@ impl FigaLoss {
             }
             if gradients.wanted() {
                 let slopes = scores.slope.f_unsqueeze(1)?.f_div(&odds.total)?.f_mul_scalar(head.scale)?;
-                gradients.add(&x, &slopes, &part(&hidden)?, head.weight, &part(&own)?)?;
+                let (hidden, mut own) = (part(&hidden)?, part(&own)?);
+                match live_first(&mut x, &scores.live)? {
+                    None => {
+                        if let Some(gradient) = gradients.add(&x, &slopes, &hidden, head.weight)? {
+                            own.f_copy_(&gradient)?;
+                        }
+                    }
+                    Some(live) => {
+                        let of_live = |tensor: &Tensor| tensor.f_index_select(0, &live);
+                        let (x, slopes, hidden) = (x.f_narrow(0, 0, live.size1()?)?, of_live(&slopes)?, of_live(&hidden)?);
+                        let gradient = gradients.add(&x, &slopes, &hidden, head.weight)?;
+                        if let Some(gradient) = gradient {
+                            let _ = own.f_zero_()?.f_index_copy_(0, &live, &gradient)?;
+                        }
+                    }
+                }
             }
             parts.push(scores);
         }
@@ -266,6 +275,28 @@ impl FigaLoss {
 
 /// Fewer logits in a chunk keep no processor busy.
 const LEAST_CHUNK: i64 = 1 << 22;
+
+/// Moves the rows of `x` that the gate lets pass to the front, where each free place takes the next row from behind:
+/// the others have no gradient, and need not be multiplied. Returns which row each of the first ones was; none if all
+/// are live, and on a GPU, which would have to be waited for.
+fn live_first(x: &mut Tensor, live: &Tensor) -> Result<Option<Tensor>> {
+    if x.device() != Device::Cpu {
+        return Ok(None);
+    }
+    let live = Vec::<bool>::try_from(live)?;
+    let count = live.iter().filter(|&&live| live).count();
+    if count == live.len() {
+        return Ok(None);
+    }
+    let mut order: Vec<i64> = (0..count as i64).collect();
+    let mut behind = (count..live.len()).filter(|&row| live[row]);
+    for place in (0..count).filter(|&row| !live[row]) {
+        let row = behind.next().expect("as many live rows behind as gated ones in front") as i64;
+        x.f_get(place as i64)?.f_copy_(&x.f_get(row)?)?;
+        order[place] = row;
+    }
+    Ok(Some(Tensor::f_from_slice(&order)?))
+}
 
 /// Whether a gradient should go to `tensor`, which under `no_grad` it should not.
 fn is_tracked(tensor: &Tensor) -> Result<bool> {
