@@ -262,6 +262,7 @@ fn files(input: &Path) -> Result<Vec<PathBuf>> {
     let actual = || input.display().to_string();
     let pattern = input.to_str().filter(|pattern| pattern.contains(['*', '?', '[']));
     let Some(pattern) = pattern else {
+        format(input)?;
         let reason = fs::metadata(input).err().unwrap_or_else(|| io::ErrorKind::NotFound.into());
         return Err(Error::Io { path: input.into(), reason });
     };
