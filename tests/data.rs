@@ -399,3 +399,38 @@ fn the_embedded_data_are_minimal_revisions() {
         assert!(edits * 2 <= original.len().max(revised.len()), "{edits} words changed: {record:?}");
     }
 }
+
+/// The same batch as in `fixtures/labels.py`, which `figa label` and Python have made.
+#[cfg(feature = "torch")]
+#[test]
+fn python_computes_the_same_loss_of_the_labels() {
+    use figa_loss::figa_loss;
+    use figa_loss::tch::{Device, Kind, Tensor};
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let expected: serde_json::Value =
+        serde_json::from_slice(&fs::read(fixtures.join("labels.json")).unwrap()).unwrap();
+    let mut encoder = PairEncoder::read(fixtures.join("labels-tokenizer.json"), Some("</s>")).unwrap();
+    encoder.template = PromptTemplate::Plain;
+    let records = SpaRecord::read(fixtures.join("../../examples/data/spa_tiny.jsonl")).unwrap();
+    let pairs: Vec<_> = records[..8].iter().map(|record| encoder.encode(record).unwrap()).collect();
+    let batch = collate(pairs.iter().flat_map(|pair| [&pair.original, &pair.revised]), 0).unwrap();
+    let batch = batch.to_tensors(Device::Cpu).unwrap();
+    let double = (Kind::Double, Device::Cpu);
+    let vocab = encoder.tokenizer().get_vocab_size(true) as i64;
+    let (ids, rows) = (&batch.input_ids, batch.input_ids.size()[0]);
+    let steps = ids.size()[1] - 1;
+    let logits = (ids.to_kind(Kind::Double).unsqueeze(2) + Tensor::arange(vocab, double) * 0.37).sin() * 2;
+    let boost = (Tensor::arange(steps, double).sin() * 8).expand([rows, steps], false).unsqueeze(2);
+    let _ = logits.narrow(1, 0, steps).scatter_add_(2, &ids.narrow(1, 1, steps).unsqueeze(2), &boost);
+    let logits = logits.to_kind(Kind::Float).set_requires_grad(true);
+    assert_eq!(serde_json::json!(logits.size()), expected["shape"]);
+    let loss = figa_loss(&logits, &batch.labels, &batch.weights).unwrap();
+    loss.backward();
+    let close = |ours: &Tensor, name: &str| {
+        let (ours, theirs) = (ours.double_value(&[]), expected[name].as_f64().unwrap());
+        assert!((ours - theirs).abs() < 1e-6, "{name}: {ours} but {theirs}");
+    };
+    close(&loss, "loss");
+    close(&logits.grad().norm(), "grad_norm");
+    assert!((loss.double_value(&[]) - expected["ungated"].as_f64().unwrap()).abs() > 1e-3, "the gate does not matter");
+}
