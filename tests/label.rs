@@ -94,9 +94,9 @@ fn record(rng: &mut StdRng) -> SpaRecord {
 /// So many records, every `bad`-th of them broken.
 fn lines(seed: u64, count: usize, bad: usize) -> String {
     let mut rng = StdRng::seed_from_u64(seed);
-    let line = |i: usize| match i % bad {
-        1 => format!("{{\"instruction\": \"{i}\"}}\n"),
-        _ => serde_json::to_string(&record(&mut rng)).unwrap() + "\n",
+    let line = |i: usize| match i % bad == bad - 1 {
+        true => format!("{{\"instruction\": \"{i}\"}}\n"),
+        false => serde_json::to_string(&record(&mut rng)).unwrap() + "\n",
     };
     (0..count).map(line).collect()
 }
