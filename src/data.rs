@@ -1,11 +1,11 @@
 //! From a record to the rows of a batch, by way of one worked example.
 //!
 //! 1. An [`SpaRecord`] holds an instruction, the model's original answer and a minimally revised one.
-//!    [`SpaRecord::read`] loads a file of them.
+//!    [`RecordReader`] reads them from files of any size, and [`Fields`] says what their fields are called.
 //! 2. A [`PromptTemplate`] renders what stands in front of both answers.
 //! 3. A [`PairEncoder`] tokenizes prompt and answer together, aligns the tokens of the two answers, and gives each
 //!    token its label and weight: an [`EncodedPair`] of two [`Example`]s.
-//! 4. [`collate`] pads examples to a [`Batch`], which becomes tensors with [`Batch::to_tensors`](Batch::to_tensors)
+//! 4. [`Batching`] puts pairs of similar length together, and [`collate`] pads examples to a [`Batch`], which becomes tensors with [`Batch::to_tensors`](Batch::to_tensors)
 //!    (feature `torch`).
 //!
 //! ```
@@ -35,14 +35,20 @@
 //! # Ok::<(), figa_loss::Error>(())
 //! ```
 
+mod batching;
+mod chat;
 mod collate;
 mod encode;
 mod prompt;
+mod read;
 mod record;
 
 #[cfg(feature = "torch")]
 pub use collate::BatchTensors;
 pub use collate::{Batch, collate};
+pub use batching::Batching;
+pub use chat::ChatTemplate;
 pub use encode::{EncodedPair, Example, PairEncoder};
 pub use prompt::PromptTemplate;
-pub use record::SpaRecord;
+pub use read::{Format, RawRecord, RawText, RecordReader};
+pub use record::{Fields, Message, SpaRecord};

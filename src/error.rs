@@ -48,8 +48,8 @@ pub enum Error {
     /// A record of a data file is broken.
     #[cfg(feature = "data")]
     #[error(
-        "{}:{line}:{column}: {message}; a record is an object with the strings instruction, input (optional), output, \
-         original_output and revised_output",
+        "{}:{line}:{column}: {message}; a record is an object with the strings instruction, original_output and \
+         revised_output, or the fields that were named for them",
         path.display()
     )]
     Record {
@@ -65,7 +65,10 @@ pub enum Error {
 
     /// The name of a data file does not say its format.
     #[cfg(feature = "data")]
-    #[error("{}: expected a name that ends in .json (one array) or .jsonl (one record a line)", path.display())]
+    #[error(
+        "{}: expected a name that ends in .json (one array) or .jsonl (one record a line), perhaps with .gz or .zst behind",
+        path.display()
+    )]
     Format {
         /// The file.
         path: PathBuf,
@@ -80,6 +83,32 @@ pub enum Error {
     MissingToken {
         /// The token that was looked up.
         token: String,
+    },
+
+    /// The folder of a model names no token that ends an answer.
+    #[cfg(feature = "data")]
+    #[error("{}: names no eos_token, so that it has to be said which token ends an answer", path.display())]
+    NoEos {
+        /// The folder.
+        path: PathBuf,
+    },
+
+    /// A file of a model's folder is broken; or its chat template refuses a conversation.
+    #[cfg(feature = "data")]
+    #[error("{place}: {message}")]
+    ModelFile {
+        /// The file, and the part of it.
+        place: String,
+        /// What is wrong there.
+        message: String,
+    },
+
+    /// A record holds a conversation that only a chat template can render.
+    #[cfg(feature = "data")]
+    #[error("the prompt is a conversation of {messages} messages: it takes the model's chat template to render it")]
+    Conversation {
+        /// How many.
+        messages: usize,
     },
 
     /// The tokenizer failed.

@@ -59,6 +59,7 @@
 //! |---|---|---|
 //! | (none) | | [`align`] and [`weights`]: pure Rust, builds in seconds |
 //! | `data` | yes | [`data`]: records, prompts, encoding with Hugging Face [`tokenizers`], collation |
+//! | `cli` | | the command `figa`, for people who train elsewhere; without libtorch |
 //! | `rayon` | yes | [`Aligner::align_all`] on all cores |
 //! | `torch` | yes | [`loss`] and tensors, through [`tch`]; needs libtorch |
 //! | `doc-only` | | type-check and document without libtorch |
@@ -80,7 +81,10 @@ pub use align::{Aligner, Alignment, EditOp, EditTag, Granularity, Span, Workspac
 #[cfg(all(feature = "data", feature = "torch"))]
 pub use data::BatchTensors;
 #[cfg(feature = "data")]
-pub use data::{Batch, EncodedPair, Example, PairEncoder, PromptTemplate, SpaRecord, collate};
+pub use data::{
+    Batch, Batching, ChatTemplate, EncodedPair, Example, Fields, Format, Message, PairEncoder, PromptTemplate, RawRecord,
+    RawText, RecordReader, SpaRecord, collate,
+};
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]
 pub use loss::{ClassStats, FigaLoss, Gate, LmHead, LossOutput, Penalty, Reduction, figa_loss, fused_linear_figa_loss};

@@ -84,7 +84,7 @@ fn the_boundary_comes_from_the_joint_encoding() {
     let record = record("ab", "ac");
     let pair = encoder.encode(&record).unwrap();
     check(&pair, encoder.eos_id());
-    let alone = encoder.tokenizer().encode(PromptTemplate::Alpaca.render(&record), true).unwrap().len();
+    let alone = encoder.tokenizer().encode(PromptTemplate::Alpaca.render(&record).unwrap(), true).unwrap().len();
     let prompt = pair.original.token_labels.iter().filter(|&&label| label == Ignored).count();
     assert_eq!(prompt, alone - 1);
     let tokens: Vec<_> = response(&encoder, &pair.original).into_iter().map(|(token, _)| token).collect();
@@ -268,11 +268,11 @@ fn prompts_are_those_of_alpaca() {
     record.instruction = "Do it.".into();
     let without = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n\
                    ### Instruction:\nDo it.\n\n### Response: ";
-    assert_eq!(PromptTemplate::Alpaca.render(&record), without);
+    assert_eq!(PromptTemplate::Alpaca.render(&record).unwrap(), without);
     record.input = "this".into();
     let with = "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that \
                 appropriately completes the request.\n\n### Instruction:\nDo it.\n\n### Input:\nthis\n\n### Response: ";
-    assert_eq!(PromptTemplate::Alpaca.render(&record), with);
+    assert_eq!(PromptTemplate::Alpaca.render(&record).unwrap(), with);
 }
 
 const A: &str = r#"{"instruction": "i", "output": "o", "original_output": "a", "revised_output": "b", "score": 3}"#;
@@ -304,7 +304,7 @@ fn a_broken_record_names_path_and_line() {
         (br#"{"instruction": "i", "output": 3}"#, "invalid type: integer `3`, expected a string"),
         (br#"{"instruction": "i"#, "EOF while parsing a string"),
         (b"{\"instruction\": \"\xff\"}", "invalid unicode code point"),
-        (b"3", "invalid type: integer `3`, expected struct SpaRecord"),
+        (b"3", "invalid type: integer `3`, expected a record"),
     ];
     for (broken, expected) in broken_lines {
         let error =
@@ -322,7 +322,7 @@ fn the_other_format_is_recognised() {
     assert!(error.contains("x.json:2:1: ") && error.contains("one record a line is .jsonl"), "{error}");
     let error = read("x.jsonl", format!("[{A},\n{B}]")).unwrap_err().to_string();
     assert!(error.contains("x.jsonl:1:1: ") && error.contains("one array of records is .json"), "{error}");
-    assert!(read("x.json", "").unwrap_err().to_string().contains("x.json:1:1: EOF"));
+    assert!(read("x.json", "").unwrap_err().to_string().contains("x.json:1:1: "));
 }
 
 #[test]
@@ -398,4 +398,39 @@ fn the_embedded_data_are_minimal_revisions() {
         assert!(edits > 0, "nothing was revised: {record:?}");
         assert!(edits * 2 <= original.len().max(revised.len()), "{edits} words changed: {record:?}");
     }
+}
+
+/// The same batch as in `fixtures/labels.py`, which `figa label` and Python have made.
+#[cfg(feature = "torch")]
+#[test]
+fn python_computes_the_same_loss_of_the_labels() {
+    use figa_loss::figa_loss;
+    use figa_loss::tch::{Device, Kind, Tensor};
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let expected: serde_json::Value =
+        serde_json::from_slice(&fs::read(fixtures.join("labels.json")).unwrap()).unwrap();
+    let mut encoder = PairEncoder::read(fixtures.join("labels-tokenizer.json"), Some("</s>")).unwrap();
+    encoder.template = PromptTemplate::Plain;
+    let records = SpaRecord::read(fixtures.join("../../examples/data/spa_tiny.jsonl")).unwrap();
+    let pairs: Vec<_> = records[..8].iter().map(|record| encoder.encode(record).unwrap()).collect();
+    let batch = collate(pairs.iter().flat_map(|pair| [&pair.original, &pair.revised]), 0).unwrap();
+    let batch = batch.to_tensors(Device::Cpu).unwrap();
+    let double = (Kind::Double, Device::Cpu);
+    let vocab = encoder.tokenizer().get_vocab_size(true) as i64;
+    let (ids, rows) = (&batch.input_ids, batch.input_ids.size()[0]);
+    let steps = ids.size()[1] - 1;
+    let logits = (ids.to_kind(Kind::Double).unsqueeze(2) + Tensor::arange(vocab, double) * 0.37).sin() * 2;
+    let boost = (Tensor::arange(steps, double).sin() * 8).expand([rows, steps], false).unsqueeze(2);
+    let _ = logits.narrow(1, 0, steps).scatter_add_(2, &ids.narrow(1, 1, steps).unsqueeze(2), &boost);
+    let logits = logits.to_kind(Kind::Float).set_requires_grad(true);
+    assert_eq!(serde_json::json!(logits.size()), expected["shape"]);
+    let loss = figa_loss(&logits, &batch.labels, &batch.weights).unwrap();
+    loss.backward();
+    let close = |ours: &Tensor, name: &str| {
+        let (ours, theirs) = (ours.double_value(&[]), expected[name].as_f64().unwrap());
+        assert!((ours - theirs).abs() < 1e-6, "{name}: {ours} but {theirs}");
+    };
+    close(&loss, "loss");
+    close(&logits.grad().norm(), "grad_norm");
+    assert!((loss.double_value(&[]) - expected["ungated"].as_f64().unwrap()).abs() > 1e-3, "the gate does not matter");
 }

@@ -1,9 +1,7 @@
-//! The parts of the example `finetune` that read a model's folder: where it is from, and its chat template.
+//! A model's folder: how the example `finetune` gets it from a hub, its chat template, and the token that ends an answer.
 
 #![cfg(feature = "data")]
 
-#[path = "../examples/finetune/chat.rs"]
-mod chat;
 #[path = "../examples/finetune/hub.rs"]
 mod hub;
 
@@ -13,7 +11,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use chat::ChatTemplate;
+use figa_loss::{ChatTemplate, Error, Message, PairEncoder};
 use hf_hub::Cache;
 use hf_hub::api::sync::{Api, ApiBuilder};
 use tempfile::TempDir;
@@ -230,9 +228,13 @@ fn with_template(template: impl Into<serde_json::Value>) -> TempDir {
     folder(&[("tokenizer_config.json", &config.to_string())])
 }
 
+fn says(content: &str) -> [Message; 1] {
+    [Message { role: "user".into(), content: content.into() }]
+}
+
 fn rendered(template: &str) -> Result<String, String> {
     let folder = with_template(template);
-    let text = ChatTemplate::read(folder.path()).and_then(|template| template.unwrap().render(" Hi <you>\n"));
+    let text = ChatTemplate::read(folder.path()).and_then(|template| template.unwrap().render(&says(" Hi <you>\n")));
     text.map_err(|error| error.to_string().replace(folder.path().to_str().unwrap(), ""))
 }
 
@@ -286,7 +288,7 @@ fn chat_templates_that_fail_say_where_and_why() {
 fn a_chat_template_may_be_one_of_a_list_or_a_file() {
     let named = |name: &str| serde_json::json!({ "name": name, "template": format!("{name} {{{{ bos_token }}}}") });
     let folder = with_template(vec![named("tool_use"), named("default")]);
-    let render = |folder: &Path| ChatTemplate::read(folder).unwrap().unwrap().render("Hi").unwrap();
+    let render = |folder: &Path| ChatTemplate::read(folder).unwrap().unwrap().render(&says("Hi")).unwrap();
     assert_eq!(render(folder.path()), "default <s>");
     fs::write(folder.path().join("chat_template.jinja"), "file {{ bos_token }}\n").unwrap();
     assert_eq!(render(folder.path()), "file <s>");
@@ -295,16 +297,27 @@ fn a_chat_template_may_be_one_of_a_list_or_a_file() {
 }
 
 #[test]
-fn the_eos_token_is_a_text_or_an_object() {
-    for (config, token) in [
-        (r#"{"eos_token": "</s>"}"#, Some("</s>")),
-        (r#"{"eos_token": {"content": "</s>"}}"#, Some("</s>")),
+fn the_eos_token_is_named_by_its_text_or_its_id() {
+    let tokenizer = r#"{"model": {"type": "WordLevel", "vocab": {"<unk>": 0, "</s>": 1, "<end>": 2}, "unk_token": "<unk>"}}"#;
+    let eos = |files: &[(&str, &str)], eos_token| {
+        let folder = folder(&[&[("tokenizer.json", tokenizer)], files].concat());
+        PairEncoder::read(folder.path(), eos_token).map(|encoder| encoder.eos_id())
+    };
+    for (config, expected) in [
+        (r#"{"eos_token": "</s>"}"#, Some(1)),
+        (r#"{"eos_token": {"content": "</s>"}}"#, Some(1)),
         (r#"{"eos_token": null}"#, None),
         ("{}", None),
         ("[]", None),
     ] {
-        let folder = folder(&[("tokenizer_config.json", config)]);
-        assert_eq!(chat::eos_token(folder.path()).unwrap().as_deref(), token, "{config}");
+        assert_eq!(eos(&[("tokenizer_config.json", config)], None).ok(), expected, "{config}");
+        let more = [("tokenizer_config.json", config), ("config.json", r#"{"eos_token_id": [2, 1]}"#)];
+        assert_eq!(eos(&more, None).ok(), expected.or(Some(2)), "{config}");
     }
-    assert_eq!(chat::eos_token(folder(&[]).path()).unwrap(), None);
+    assert_eq!(eos(&[("config.json", r#"{"eos_token_id": 2}"#)], Some("</s>")).unwrap(), 1);
+    assert!(matches!(eos(&[("config.json", r#"{"eos_token_id": 3}"#)], None), Err(Error::NoEos { .. })));
+    assert!(matches!(eos(&[], Some("<eos>")), Err(Error::MissingToken { .. })));
+    let broken = folder(&[("tokenizer.json", "{}")]);
+    let error = PairEncoder::read(broken.path().join("tokenizer.json"), None).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json: no tokenizer: ") && !error.contains('\n'), "{error}");
 }

@@ -32,27 +32,10 @@ pub struct Config {
     rope_parameters: Option<Rope>,
     #[serde(default)]
     pub tie_word_embeddings: bool,
-    pub eos_token_id: Option<OneOrMany>,
     #[serde(default = "silu")]
     hidden_act: String,
     #[serde(default)]
     use_sliding_window: bool,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-pub enum OneOrMany {
-    One(u32),
-    Many(Vec<u32>),
-}
-
-impl OneOrMany {
-    pub fn first(&self) -> Option<u32> {
-        match self {
-            Self::One(id) => Some(*id),
-            Self::Many(ids) => ids.first().copied(),
-        }
-    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -22,7 +22,6 @@
 
 pub(crate) mod adamw;
 mod aside;
-pub(crate) mod chat;
 mod checkpoint;
 mod evaluate;
 mod figures;

@@ -4,14 +4,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::ValueEnum;
-use figa_loss::tokenizers::Tokenizer;
 use figa_loss::{
-    EncodedPair, Example, FigaLoss, Granularity, IGNORE_INDEX, PairEncoder, Penalty, PromptTemplate, SpaRecord,
+    ChatTemplate, EncodedPair, Error, Example, FigaLoss, Granularity, IGNORE_INDEX, PairEncoder, Penalty, PromptTemplate, SpaRecord,
 };
 use serde::{Deserialize, Serialize};
 
-use super::chat::{self, ChatTemplate};
-use super::llama::{Config, OneOrMany};
+use super::llama::Config;
 
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -96,7 +94,6 @@ pub fn active_tokens(example: &Example) -> usize {
 /// Reads and encodes pairs for a model.
 pub struct Pairs {
     encoder: PairEncoder,
-    chat: Option<ChatTemplate>,
 }
 
 impl Pairs {
@@ -109,38 +106,30 @@ impl Pairs {
         eos: Option<&str>,
         max_length: usize,
     ) -> Result<Self> {
-        let path = folder.join("tokenizer.json");
-        let tokenizer = Tokenizer::from_file(&path).map_err(|error| anyhow!("{}: {error}", path.display()))?;
-        let (largest, vocab) = (tokenizer.get_vocab(true).into_values().max().unwrap_or(0), config.vocab_size);
+        let mut encoder = PairEncoder::read(folder, eos).map_err(|error| match error {
+            Error::NoEos { .. } => anyhow!("{error}: say it with --eos"),
+            error => error.into(),
+        })?;
+        let largest = encoder.tokenizer().get_vocab(true).into_values().max().unwrap_or(0);
+        let vocab = config.vocab_size;
         ensure!(
             i64::from(largest) < vocab,
             "{}: has the token id {largest}, but the model's vocab_size is {vocab}: they are not of the same model",
-            path.display()
+            folder.join("tokenizer.json").display()
         );
         let context = config.max_position_embeddings;
         ensure!(max_length as i64 <= context, "--max-length {max_length}: the model knows {context} positions");
 
-        let eos = match eos {
-            Some(eos) => eos.to_owned(),
-            None => eos_token(folder, config, &tokenizer)?,
-        };
-        let mut encoder = PairEncoder::new(tokenizer, &eos)?;
         encoder.max_length = Some(max_length);
-        let chat = match prompt {
-            Some(Prompt::Alpaca | Prompt::Plain) => None,
-            Some(Prompt::Chat) | None => ChatTemplate::read(folder)?,
+        encoder.template = match prompt {
+            Some(Prompt::Plain) => PromptTemplate::Plain,
+            Some(Prompt::Alpaca) => PromptTemplate::Alpaca,
+            Some(Prompt::Chat) => PromptTemplate::Chat(ChatTemplate::read(folder)?.with_context(|| {
+                format!("--prompt chat: {} holds no chat template; take alpaca or plain", folder.display())
+            })?),
+            None => ChatTemplate::read(folder)?.map_or(PromptTemplate::Alpaca, PromptTemplate::Chat),
         };
-        ensure!(
-            prompt != Some(Prompt::Chat) || chat.is_some(),
-            "--prompt chat: {} holds no chat template; take alpaca or plain",
-            folder.display()
-        );
-        encoder.template = match (prompt, &chat) {
-            (_, Some(_)) => PromptTemplate::Verbatim,
-            (Some(Prompt::Plain), None) => PromptTemplate::Plain,
-            _ => PromptTemplate::Alpaca,
-        };
-        Ok(Self { encoder, chat })
+        Ok(Self { encoder })
     }
 
     pub fn eos_id(&self) -> u32 {
@@ -183,26 +172,8 @@ impl Pairs {
 
     fn encode(&self, records: &[SpaRecord], path: &Path, encoder: &PairEncoder) -> Result<Vec<EncodedPair>> {
         let encode = |(record, number): (&SpaRecord, usize)| {
-            let encode = || match &self.chat {
-                None => Ok(encoder.encode(record)?),
-                Some(chat) => {
-                    // The user's turn, without the line break that ends it in a plain prompt.
-                    let user = PromptTemplate::Plain.render(record);
-                    let instruction = chat.render(user.trim_end_matches('\n'))?;
-                    anyhow::Ok(encoder.encode(&SpaRecord { instruction, input: String::new(), ..record.clone() })?)
-                }
-            };
-            encode().with_context(|| format!("{}: record {number}", path.display()))
+            encoder.encode(record).with_context(|| format!("{}: record {number}", path.display()))
         };
         records.iter().zip(1..).map(encode).collect()
     }
-}
-
-/// The token that ends an answer, by `tokenizer_config.json` or else `config.json`.
-fn eos_token(folder: &Path, config: &Config, tokenizer: &Tokenizer) -> Result<String> {
-    if let Some(token) = chat::eos_token(folder)? {
-        return Ok(token);
-    }
-    let id = config.eos_token_id.as_ref().and_then(OneOrMany::first);
-    id.and_then(|id| tokenizer.id_to_token(id)).context("the model's folder names no eos_token: say it with --eos")
 }

@@ -1,9 +1,11 @@
 //! A record becomes two rows: the original response with its penalties and the revised one with its rewards.
 
-use std::ops::Range;
+use std::fs;
+use std::path::Path;
 
 use tokenizers::{Encoding, PostProcessorWrapper, Token, Tokenizer};
 
+use super::chat;
 use super::prompt::PromptTemplate;
 use super::record::SpaRecord;
 use crate::align::{Aligner, Granularity};
@@ -84,6 +86,28 @@ impl PairEncoder {
         })
     }
 
+    /// An encoder with the `tokenizer.json` of a model's folder, or with the file of that name. `eos_token` ends an
+    /// answer; without one, the folder's `tokenizer_config.json` or `config.json` says which token does.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`] or [`Error::Io`] for a file that cannot be read, [`Error::NoEos`] where nothing names an EOS,
+    /// and those of [`new`](Self::new).
+    pub fn read(path: impl AsRef<Path>, eos_token: Option<&str>) -> Result<Self> {
+        let path = path.as_ref();
+        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.into() };
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let json = fs::read(&file).map_err(|reason| Error::Io { path: file.clone(), reason })?;
+        let tokenizer = Tokenizer::from_bytes(json).map_err(|error| Error::ModelFile {
+            place: file.display().to_string(),
+            message: format!("no tokenizer: {error}"),
+        })?;
+        let eos_token = match eos_token {
+            Some(token) => Some(token.to_owned()),
+            None => chat::eos_token(folder, |id| tokenizer.id_to_token(id))?,
+        };
+        Self::new(tokenizer, &eos_token.ok_or(Error::NoEos { path: folder.into() })?)
+    }
+
     /// The id of the end-of-sequence token. It also serves as the `pad_id` of [`collate`](super::collate): padding is
     /// told by length, never by id.
     pub fn eos_id(&self) -> u32 {
@@ -102,15 +126,11 @@ impl PairEncoder {
     /// response, [`Error::Value`] for weights that are not finite.
     pub fn encode(&self, record: &SpaRecord) -> Result<EncodedPair> {
         self.weights.validate()?;
-        let prompt = self.template.render(record);
+        let prompt = self.template.render(record)?;
         let original = self.row(&prompt, &record.original_output, Side::Original)?;
         let revised = self.row(&prompt, &record.revised_output, Side::Revised)?;
         let alignment = self.aligner.align(original.response(), revised.response());
-        let alignment = match self.granularity {
-            Granularity::Token => alignment,
-            Granularity::Word => alignment.words(&original.words, &revised.words)?,
-            Granularity::Phrase(max_gap) => alignment.phrases(max_gap),
-        };
+        let alignment = self.granularity.widen(alignment, &original.words, &revised.words)?;
         let finish = |row: Row, side| {
             let labels = label_tokens(&alignment, side, row.response(), &self.eos_id)?;
             self.finish(row, side, &labels)
@@ -131,7 +151,7 @@ impl PairEncoder {
         if ids.len() == prompt_tokens || ids.last() != Some(&self.eos_id) {
             ids.push(self.eos_id);
         }
-        Ok(Row { ids, prompt_tokens, words: words(&encoding.get_word_ids()[in_prompt..]) })
+        Ok(Row { ids, prompt_tokens, words: encoding.get_word_ids()[in_prompt..].to_vec() })
     }
 
     fn finish(&self, row: Row, side: Side, response_labels: &[TokenLabel]) -> Result<Example> {
@@ -156,24 +176,14 @@ impl PairEncoder {
 struct Row {
     ids: Vec<u32>,
     prompt_tokens: usize,
-    /// The words of the response, as ranges of its tokens.
-    words: Vec<Range<usize>>,
+    /// Which word each token of the response is in; EOS is in none.
+    words: Vec<Option<u32>>,
 }
 
 impl Row {
     fn response(&self) -> &[u32] {
         &self.ids[self.prompt_tokens..]
     }
-}
-
-/// Runs of tokens of the same word.
-fn words(ids: &[Option<u32>]) -> Vec<Range<usize>> {
-    let mut start = 0;
-    let runs = ids.chunk_by(|a, b| a.is_some() && a == b).map(|run| {
-        start += run.len();
-        start - run.len()..start
-    });
-    runs.collect()
 }
 
 /// The special tokens that the tokenizer's post-processor puts in front of any text.

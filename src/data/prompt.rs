@@ -1,9 +1,11 @@
 //! What stands in front of both answers.
 
-use super::record::SpaRecord;
+use super::chat::ChatTemplate;
+use super::record::{Message, SpaRecord};
+use crate::error::{Error, Result};
 
 /// How an instruction becomes a prompt. The response follows the rendered text directly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum PromptTemplate {
     /// The prompt of Stanford Alpaca, with its two forms for records with and without `input`; one space separates it
@@ -12,9 +14,10 @@ pub enum PromptTemplate {
     Alpaca,
     /// Instruction, input if there is one, each on lines of their own.
     Plain,
-    /// Instruction and input as they are, with nothing between or behind them: for prompts that are rendered already,
-    /// by a model's chat template for instance.
+    /// Instruction and input as they are, with nothing between or behind them: for prompts that are rendered already.
     Verbatim,
+    /// The chat template of the model. Instruction and input are the user's message, on lines of their own.
+    Chat(ChatTemplate),
 }
 
 impl PromptTemplate {
@@ -24,12 +27,27 @@ impl PromptTemplate {
     /// use figa_loss::{PromptTemplate, SpaRecord};
     ///
     /// let record = SpaRecord { instruction: "Add.".into(), input: "1 2".into(), ..SpaRecord::default() };
-    /// assert_eq!(PromptTemplate::Plain.render(&record), "Add.\n1 2\n");
-    /// assert!(PromptTemplate::Alpaca.render(&record).ends_with("### Input:\n1 2\n\n### Response: "));
+    /// assert_eq!(PromptTemplate::Plain.render(&record)?, "Add.\n1 2\n");
+    /// assert!(PromptTemplate::Alpaca.render(&record)?.ends_with("### Input:\n1 2\n\n### Response: "));
+    /// # Ok::<(), figa_loss::Error>(())
     /// ```
-    pub fn render(self, record: &SpaRecord) -> String {
-        let SpaRecord { instruction, input, .. } = record;
-        match (self, input.is_empty()) {
+    ///
+    /// # Errors
+    /// Those of [`ChatTemplate::render`]; without one, [`Error::Conversation`] for a record of more than one message.
+    pub fn render(&self, record: &SpaRecord) -> Result<String> {
+        let SpaRecord { instruction, input, messages, .. } = record;
+        let instruction = match (self, &messages[..]) {
+            (Self::Chat(template), []) => {
+                // Without the line break that ends it in a plain prompt.
+                let user = Self::Plain.render(record)?.trim_end_matches('\n').to_owned();
+                return template.render(&[Message { role: "user".into(), content: user }]);
+            }
+            (Self::Chat(template), _) => return template.render(messages),
+            (_, []) => instruction,
+            (_, [only]) if only.role == "user" => &only.content,
+            (_, several) => return Err(Error::Conversation { messages: several.len() }),
+        };
+        Ok(match (self, input.is_empty()) {
             (Self::Alpaca, true) => format!(
                 "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n\
                  ### Instruction:\n{instruction}\n\n### Response: "
@@ -41,7 +59,7 @@ impl PromptTemplate {
             ),
             (Self::Plain, true) => format!("{instruction}\n"),
             (Self::Plain, false) => format!("{instruction}\n{input}\n"),
-            (Self::Verbatim, _) => format!("{instruction}{input}"),
-        }
+            (Self::Verbatim | Self::Chat(_), _) => format!("{instruction}{input}"),
+        })
     }
 }

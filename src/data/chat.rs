@@ -3,14 +3,18 @@
 use std::path::Path;
 use std::{fs, io};
 
-use anyhow::{Result, anyhow};
 use jiff::{Zoned, fmt::strtime};
 use minijinja::value::{Kwargs, Value as Variable};
-use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja::{Environment, ErrorKind, context};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
+use super::record::Message;
+use crate::error::{Error, Result};
+
+/// The Jinja template of a model that makes a prompt of a conversation.
+#[derive(Debug, Clone)]
 pub struct ChatTemplate {
     jinja: Environment<'static>,
     /// Where the template is from.
@@ -19,8 +23,12 @@ pub struct ChatTemplate {
 
 impl ChatTemplate {
     /// That of `chat_template.jinja` in a model's folder, else of `tokenizer_config.json`, if either has one.
-    pub fn read(folder: &Path) -> Result<Option<Self>> {
-        let config = read_config(folder)?;
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that cannot be read, [`Error::ModelFile`] for one that is no JSON or no template.
+    pub fn read(folder: impl AsRef<Path>) -> Result<Option<Self>> {
+        let folder = folder.as_ref();
+        let config = read_config(folder, "tokenizer_config.json")?;
         let file = folder.join("chat_template.jinja");
         let (place, source) = if let Some(source) = read_if_any(&file)? {
             (file.display().to_string(), source)
@@ -33,13 +41,14 @@ impl ChatTemplate {
             let Some(source) = source else { return Ok(None) };
             (format!("{file}, chat_template"), source.to_owned())
         };
+        let syntax = minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         let mut jinja = Environment::new();
-        jinja.set_syntax(minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        jinja.set_syntax(syntax.map_err(|error| explain(&place, &error))?);
         jinja.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         // In Python, there is nothing to iterate over in None.
         jinja.add_test("iterable", |it: &Variable| !it.is_none() && minijinja::tests::is_iterable(it));
         jinja.add_filter("tojson", to_json);
-        jinja.add_function("raise_exception", |message: &str| -> Result<(), Error> { Err(invalid(message)) });
+        jinja.add_function("raise_exception", |message: &str| -> Result<(), minijinja::Error> { Err(invalid(message)) });
         jinja.add_function("strftime_now", |format: &str| strtime::format(format, &Zoned::now()).map_err(invalid));
         for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
             jinja.add_global(name, special_token(&config, name).map_or(Variable::UNDEFINED, Variable::from));
@@ -48,31 +57,42 @@ impl ChatTemplate {
         Ok(Some(Self { jinja, place }))
     }
 
-    /// The prompt for the answer to a user's first message.
-    pub fn render(&self, user: &str) -> Result<String> {
-        let messages = [context! { role => "user", content => user }];
+    /// The prompt for the answer to a conversation.
+    ///
+    /// # Errors
+    /// [`Error::ModelFile`] if the template raises one, as some do for roles that they do not know.
+    pub fn render(&self, messages: &[Message]) -> Result<String> {
+        let messages = messages.iter().map(|Message { role, content }| context! { role, content });
+        let messages: Vec<Variable> = messages.collect();
         let variables = context! { messages, add_generation_prompt => true, tools => (), documents => () };
         let text = self.jinja.get_template("chat").and_then(|template| template.render(variables));
         text.map_err(|error| explain(&self.place, &error))
     }
 }
 
-/// The token that ends an answer, if `tokenizer_config.json` names one.
-pub fn eos_token(folder: &Path) -> Result<Option<String>> {
-    Ok(special_token(&read_config(folder)?, "eos_token").map(str::to_owned))
+/// The token that ends an answer, by its text or its id, if the model's folder names one.
+pub(super) fn eos_token(folder: &Path, token: impl Fn(u32) -> Option<String>) -> Result<Option<String>> {
+    if let Some(token) = special_token(&read_config(folder, "tokenizer_config.json")?, "eos_token") {
+        return Ok(Some(token.to_owned()));
+    }
+    let id = match &read_config(folder, "config.json")?["eos_token_id"] {
+        Value::Array(several) => several.first().and_then(Value::as_u64),
+        one => one.as_u64(),
+    };
+    Ok(id.and_then(|id| token(u32::try_from(id).ok()?)))
 }
 
-/// What `tokenizer_config.json` says; null if there is none.
-fn read_config(folder: &Path) -> Result<Value> {
-    let file = folder.join("tokenizer_config.json");
+/// What a configuration says; null if there is none.
+fn read_config(folder: &Path, name: &str) -> Result<Value> {
+    let file = folder.join(name);
     let text = read_if_any(&file)?.unwrap_or_else(|| "null".to_owned());
-    serde_json::from_str(&text).map_err(|error| anyhow!("{}: {error}", file.display()))
+    serde_json::from_str(&text).map_err(|error| Error::ModelFile { place: file.display().to_string(), message: error.to_string() })
 }
 
 fn read_if_any(file: &Path) -> Result<Option<String>> {
     match fs::read_to_string(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        text => text.map(Some).map_err(|error| anyhow!("{}: {error}", file.display())),
+        text => text.map(Some).map_err(|reason| Error::Io { path: file.into(), reason }),
     }
 }
 
@@ -89,7 +109,7 @@ fn without_marks(source: &str) -> String {
 }
 
 /// As Python's `json.dumps` with `ensure_ascii=False`.
-fn to_json(value: Variable, options: Kwargs) -> Result<String, Error> {
+fn to_json(value: Variable, options: Kwargs) -> Result<String, minijinja::Error> {
     let (indent, _): (Option<u8>, Option<bool>) = (options.get("indent")?, options.get("ensure_ascii")?);
     options.assert_all_used()?;
     let (mut json, space) = (vec![], " ".repeat(indent.unwrap_or(0).into()));
@@ -100,11 +120,12 @@ fn to_json(value: Variable, options: Kwargs) -> Result<String, Error> {
     Ok(if indent.is_some() { json } else { json.replace(",\n", ", ").replace('\n', "") })
 }
 
-fn invalid(reason: impl ToString) -> Error {
-    Error::new(ErrorKind::InvalidOperation, reason.to_string())
+fn invalid(reason: impl ToString) -> minijinja::Error {
+    minijinja::Error::new(ErrorKind::InvalidOperation, reason.to_string())
 }
 
-fn explain(place: &str, error: &Error) -> anyhow::Error {
+fn explain(place: &str, error: &minijinja::Error) -> Error {
     let line = error.line().map(|line| format!(", line {line}")).unwrap_or_default();
-    anyhow!("{place}{line}: {}", error.detail().map_or_else(|| error.kind().to_string(), str::to_owned))
+    let message = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    Error::ModelFile { place: format!("{place}{line}"), message }
 }

@@ -1,0 +1,220 @@
+//! What the commands have in common: which records to read, and how to encode them.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Args, ValueEnum};
+use figa_loss::{
+    Aligner, ChatTemplate, EncodedPair, Error, Example, Fields, FigaWeights, Granularity, IGNORE_INDEX, PairEncoder,
+    PromptTemplate, RawRecord, RecordReader,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+/// Which records.
+#[derive(Args, Serialize)]
+#[command(next_help_heading = "Records")]
+pub struct Input {
+    /// Files of records (.jsonl, .ndjson or .json, perhaps with .gz or .zst behind), patterns, or - for standard input
+    #[arg(required = true, value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub inputs: Vec<PathBuf>,
+    /// Field with the instruction, or with the messages before the answer
+    #[arg(long, value_name = "FIELD", default_value = "instruction")]
+    instruction: String,
+    /// Field with the material of the instruction
+    #[arg(long, value_name = "FIELD", default_value = "input")]
+    input: String,
+    /// Field with the ground truth
+    #[arg(long, value_name = "FIELD", default_value = "output")]
+    output: String,
+    /// Field with the original answer, or with a conversation that ends in it
+    #[arg(long, value_name = "FIELD", default_value = "original_output")]
+    original: String,
+    /// Field with the revised answer, or with a conversation that ends in it
+    #[arg(long, value_name = "FIELD", default_value = "revised_output")]
+    revised: String,
+    /// A record of more MiB than this is a bad one
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..4096))]
+    max_record: u32,
+}
+
+impl Input {
+    pub fn fields(&self) -> Fields {
+        let Self { instruction, input, output, original, revised, .. } = self;
+        let [instruction, input, output, original, revised] =
+            [instruction, input, output, original, revised].map(String::clone);
+        Fields { instruction, input, output, original, revised }
+    }
+
+    pub fn open(&self) -> Result<RecordReader> {
+        let mut reader = RecordReader::open(&self.inputs)?;
+        reader.max_bytes = (self.max_record as usize) << 20;
+        Ok(reader)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum, Serialize)]
+pub enum Prompt {
+    /// The chat template of the model's folder
+    Chat,
+    /// The prompt of Stanford Alpaca
+    Alpaca,
+    /// Instruction and input, each on lines of their own
+    Plain,
+    /// Instruction and input as they are: for prompts that are rendered already
+    Verbatim,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Algorithm {
+    Levenshtein,
+    Myers,
+    Patience,
+    Histogram,
+    Hunt,
+}
+
+impl From<Algorithm> for Aligner {
+    fn from(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Levenshtein => Self::Levenshtein,
+            Algorithm::Myers => Self::Myers,
+            Algorithm::Patience => Self::Patience,
+            Algorithm::Histogram => Self::Histogram,
+            Algorithm::Hunt => Self::Hunt,
+        }
+    }
+}
+
+/// What counts as changed, and what it weighs.
+#[derive(Args, Serialize)]
+#[command(next_help_heading = "Encoding")]
+pub struct Labelling {
+    /// How to find the changes
+    #[arg(long, value_enum, default_value = "levenshtein")]
+    #[serde(serialize_with = "by_name")]
+    pub aligner: Algorithm,
+    /// What counts as changed together: token, word, or phrase:N for changes with at most N kept tokens between them
+    #[arg(long, value_parser = granularity, default_value = "token")]
+    #[serde(serialize_with = "by_debug")]
+    pub granularity: Granularity,
+    /// Reward of added tokens and of the revised answer's EOS
+    #[arg(long, default_value_t = FigaWeights::default().alpha)]
+    alpha: f32,
+    /// Penalty of removed tokens
+    #[arg(long, default_value_t = FigaWeights::default().beta)]
+    beta: f32,
+    /// Reward of the revised answer's kept tokens
+    #[arg(long, default_value_t = FigaWeights::default().gamma)]
+    gamma: f32,
+}
+
+impl Labelling {
+    pub fn weights(&self) -> Result<FigaWeights> {
+        let weights = FigaWeights { alpha: self.alpha, beta: self.beta, gamma: self.gamma };
+        weights.validate()?;
+        Ok(weights)
+    }
+}
+
+/// How to encode them.
+#[derive(Args, Serialize)]
+#[command(next_help_heading = "Encoding")]
+pub struct Encoding {
+    /// The folder of a model in Hugging Face layout, or its tokenizer.json
+    #[arg(long, value_name = "PATH")]
+    pub tokenizer: PathBuf,
+    /// The token that ends an answer [default: the eos_token that the model's folder names]
+    #[arg(long, value_name = "TOKEN")]
+    eos: Option<String>,
+    /// How the model is asked [default: its chat template if the folder has one, else alpaca]
+    #[arg(long, value_enum)]
+    prompt: Option<Prompt>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    labelling: Labelling,
+    /// Cut rows after so many tokens; they are aligned before
+    #[arg(long, value_name = "TOKENS")]
+    pub max_length: Option<usize>,
+}
+
+fn by_name<S: serde::Serializer>(algorithm: &Algorithm, serializer: S) -> Result<S::Ok, S::Error> {
+    algorithm.to_possible_value().map(|value| value.get_name().to_owned()).serialize(serializer)
+}
+
+fn by_debug<S: serde::Serializer>(granularity: &Granularity, serializer: S) -> Result<S::Ok, S::Error> {
+    format!("{granularity:?}").serialize(serializer)
+}
+
+fn granularity(text: &str) -> Result<Granularity, String> {
+    match text.split_once(':') {
+        None if text == "token" => Ok(Granularity::Token),
+        None if text == "word" => Ok(Granularity::Word),
+        Some(("phrase", gap)) => gap.parse().map(Granularity::Phrase).map_err(|error| format!("phrase:{gap}: {error}")),
+        _ => Err("expected token, word or phrase:N".into()),
+    }
+}
+
+impl Encoding {
+    pub fn encoder(&self) -> Result<PairEncoder> {
+        let mut encoder = match PairEncoder::read(&self.tokenizer, self.eos.as_deref()) {
+            Err(error @ Error::NoEos { .. }) => bail!("{error}: say it with --eos"),
+            encoder => encoder?,
+        };
+        let folder = match self.tokenizer.is_dir() {
+            true => &self.tokenizer,
+            false => self.tokenizer.parent().context("--tokenizer: expected a folder or a file")?,
+        };
+        encoder.template = match self.prompt {
+            Some(Prompt::Alpaca) => PromptTemplate::Alpaca,
+            Some(Prompt::Plain) => PromptTemplate::Plain,
+            Some(Prompt::Verbatim) => PromptTemplate::Verbatim,
+            Some(Prompt::Chat) => PromptTemplate::Chat(ChatTemplate::read(folder)?.with_context(|| {
+                format!("--prompt chat: {} holds no chat template; take alpaca or plain", folder.display())
+            })?),
+            None => ChatTemplate::read(folder)?.map_or(PromptTemplate::Alpaca, PromptTemplate::Chat),
+        };
+        encoder.aligner = self.labelling.aligner.into();
+        encoder.granularity = self.labelling.granularity;
+        encoder.weights = self.labelling.weights()?;
+        encoder.max_length = self.max_length;
+        Ok(encoder)
+    }
+}
+
+/// The rows of a record, or what is wrong with it and where.
+pub fn encode(encoder: &PairEncoder, fields: &Fields, raw: &RawRecord) -> Result<EncodedPair, String> {
+    raw.parse(fields).and_then(|record| encoder.encode(&record)).map_err(|error| match error {
+        Error::Record { .. } => error.to_string(),
+        error => format!("{}:{}: {error}", raw.path.display(), raw.line),
+    })
+}
+
+/// Which tokens of a row have a weight other than 0 and a label. The first one is predicted by none.
+pub fn active(row: &Example) -> impl Iterator<Item = bool> {
+    let tokens = row.weights.iter().zip(&row.labels).enumerate();
+    tokens.map(|(at, (&weight, &label))| at > 0 && weight != 0.0 && label != IGNORE_INDEX)
+}
+
+/// Shows how much of the files has been read, on a terminal.
+pub fn progress(reader: &RecordReader) -> Result<ProgressBar> {
+    let sizes = reader.files().iter().map(|file| Some(file.metadata().ok()?.len()));
+    // Without a size (standard input), there is no end to show.
+    let (template, bar) = match sizes.sum::<Option<u64>>() {
+        Some(size) => ("{wide_bar} {bytes}/{total_bytes}  eta {eta}  {msg}", ProgressBar::new(size)),
+        None => ("{spinner} {bytes}  {msg}", ProgressBar::new_spinner()),
+    };
+    bar.set_style(ProgressStyle::with_template(template)?);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let (position, weak) = (reader.position(), bar.downgrade());
+    std::thread::spawn(move || {
+        while let Some(bar) = weak.upgrade().filter(|bar| !bar.is_finished()) {
+            bar.set_position(position.load(Ordering::Relaxed));
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    });
+    Ok(bar)
+}

@@ -1,0 +1,98 @@
+//! Which pairs go into one batch.
+
+use std::iter;
+
+use rand::seq::SliceRandom;
+use rand::{SeedableRng, rngs::StdRng};
+
+use super::encode::EncodedPair;
+use crate::error::{Error, Result};
+
+/// Batches of pairs of similar length, so that there is little padding, in a random order that the seed tells.
+///
+/// Works on a stream: it takes in `window` pairs at a time, and batches those.
+///
+/// ```
+/// use figa_loss::{Batching, EncodedPair, Example};
+///
+/// let row = |len| Example { input_ids: vec![1; len], labels: vec![1; len], weights: vec![1.0; len], token_labels: vec![] };
+/// let pair = |len| Ok(EncodedPair { original: row(len), revised: row(len) });
+/// let batching = Batching { max_tokens: 40, ..Batching::default() };
+/// let batches = batching.batches([10, 3, 9, 2, 4].map(pair)).collect::<figa_loss::Result<Vec<_>>>()?;
+/// // Two rows a pair: 10 and 9 fill a batch of 4 rows of 10 tokens, 2, 3 and 4 one of 6 rows of 4.
+/// assert_eq!(batches.len(), 2);
+/// # Ok::<(), figa_loss::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batching {
+    /// The most tokens of a batch, its padding included: rows times the length of the longest.
+    pub max_tokens: usize,
+    /// How many pairs are sorted and shuffled at a time; they are what is held in memory. 8,192 by default.
+    pub window: usize,
+    /// Decides the order.
+    pub seed: u64,
+}
+
+impl Default for Batching {
+    fn default() -> Self {
+        Self { max_tokens: 8192, window: 8192, seed: 0 }
+    }
+}
+
+impl Batching {
+    /// Batches the pairs; every pair is in one batch, with both of its rows.
+    ///
+    /// An error among the pairs is handed on, after the batches of the pairs before it. So is [`Error::Value`] for a
+    /// pair that is longer than `max_tokens` on its own, and for a window of 0.
+    pub fn batches(
+        self,
+        pairs: impl IntoIterator<Item = Result<EncodedPair>>,
+    ) -> impl Iterator<Item = Result<Vec<EncodedPair>>> {
+        let mut pairs = pairs.into_iter().fuse();
+        let mut rng = StdRng::seed_from_u64(self.seed);
+        let (mut ready, mut error) = (vec![], None);
+        iter::from_fn(move || {
+            if ready.is_empty() && error.is_none() {
+                let mut window = vec![];
+                error = self.fill(&mut pairs, &mut window).err();
+                window.shuffle(&mut rng);
+                ready = self.cut(window);
+                ready.shuffle(&mut rng);
+            }
+            ready.pop().map(Ok).or_else(|| error.take().map(Err))
+        })
+    }
+
+    fn fill(&self, pairs: &mut impl Iterator<Item = Result<EncodedPair>>, window: &mut Vec<EncodedPair>) -> Result<()> {
+        if self.window == 0 {
+            return Err(Error::Value { argument: "window", expected: "at least 1 pair", actual: "0".into() });
+        }
+        for pair in pairs.take(self.window) {
+            let pair = pair?;
+            let tokens = 2 * longest(&pair);
+            if tokens > self.max_tokens {
+                let actual = format!("{} for a pair of 2 rows, together {tokens} tokens", self.max_tokens);
+                return Err(Error::Value { argument: "max_tokens", expected: "room for every pair", actual });
+            }
+            window.push(pair);
+        }
+        Ok(())
+    }
+
+    fn cut(&self, mut pairs: Vec<EncodedPair>) -> Vec<Vec<EncodedPair>> {
+        pairs.sort_by_key(longest);
+        let mut batches: Vec<Vec<EncodedPair>> = vec![];
+        for pair in pairs {
+            let rows = |batch: &Vec<EncodedPair>| 2 * (batch.len() + 1);
+            match batches.last_mut().filter(|batch| rows(batch) * longest(&pair) <= self.max_tokens) {
+                Some(batch) => batch.push(pair),
+                None => batches.push(vec![pair]),
+            }
+        }
+        batches
+    }
+}
+
+fn longest(pair: &EncodedPair) -> usize {
+    pair.original.input_ids.len().max(pair.revised.input_ids.len())
+}

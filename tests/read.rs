@@ -1,0 +1,263 @@
+//! Records from files, however they are cut, compressed, named and broken.
+#![cfg(feature = "data")]
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Write};
+use std::path::Path;
+
+use figa_loss::{Batching, EncodedPair, Error, Example, Fields, Format, RawText, RecordReader, Result, SpaRecord};
+use proptest::prelude::*;
+
+/// Hands a text out in pieces of the given sizes.
+struct Pieces {
+    text: Vec<u8>,
+    sizes: Vec<usize>,
+    at: usize,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let size = self.sizes.pop().unwrap_or(usize::MAX).min(buffer.len()).min(self.text.len() - self.at);
+        buffer[..size].copy_from_slice(&self.text[self.at..self.at + size]);
+        self.at += size;
+        Ok(size)
+    }
+}
+
+/// Lines of records as text and as bytes, or the error.
+fn raw(mut reader: RecordReader) -> Vec<Result<(usize, Vec<u8>), String>> {
+    let text = |record: Result<figa_loss::RawRecord>| {
+        let mut record = record.map_err(|error| error.to_string())?;
+        let mut bytes = vec![];
+        record.write_to(&mut bytes).unwrap();
+        Ok((record.line, bytes))
+    };
+    reader.by_ref().map(text).collect()
+}
+
+fn record(answer: &str) -> SpaRecord {
+    SpaRecord { instruction: "i".into(), revised_output: answer.into(), ..SpaRecord::default() }
+}
+
+proptest! {
+    /// Whatever the text and the reads, a reader that sees it all at once gives the same.
+    #[test]
+    fn reads_do_not_matter(
+        parts in prop::collection::vec(prop::sample::select(
+            vec!["{", "}", "[", "]", ",", "\"", "\\", "\n", "\r\n", " ", "a", "é", "\u{feff}", "{\"a\": [1, \"]\"]}"]
+        ), 0..60),
+        sizes in prop::collection::vec(1usize..7, 0..200),
+        max_bytes in 1usize..20,
+    ) {
+        let text = parts.concat().into_bytes();
+        for format in [Format::Lines, Format::Array] {
+            let pieces = Pieces { text: text.clone(), sizes: sizes.clone(), at: 0 };
+            let mut in_pieces = RecordReader::from_text("x", format, BufReader::with_capacity(5, pieces));
+            in_pieces.max_bytes = max_bytes;
+            let whole = RecordReader::from_text("x", format, io::Cursor::new(text.clone()));
+            prop_assert_eq!(raw(in_pieces), raw(whole));
+        }
+    }
+
+    /// What is written as records is read as the same records, from lines and from an array.
+    #[test]
+    fn records_come_back(answers in prop::collection::vec(any::<String>(), 0..8), blanks in "[ \n\t]{0,3}") {
+        let records: Vec<SpaRecord> = answers.iter().map(|answer| record(answer)).collect();
+        let json: Vec<String> = records.iter().map(|record| serde_json::to_string(record).unwrap()).collect();
+        let lines = json.join("\n");
+        let array = format!("{blanks}[{blanks}{}{blanks}]{blanks}", json.join(&format!("{blanks},{blanks}")));
+        for (format, text) in [(Format::Lines, lines), (Format::Array, array)] {
+            let reader = RecordReader::from_text("x", format, io::Cursor::new(text));
+            let read: Result<Vec<_>> = reader.map(|raw| raw?.parse(&Fields::default())).collect();
+            prop_assert_eq!(&read.unwrap(), &records);
+        }
+    }
+
+    /// Every pair is in one batch, and no batch is over the budget.
+    #[test]
+    fn batches_hold_all(lengths in prop::collection::vec((1usize..30, 1usize..30), 0..60), window in 1usize..20, seed: u64) {
+        let row = |len: usize, name| Example {
+            input_ids: vec![name; len], labels: vec![0; len], weights: vec![0.0; len], token_labels: vec![]
+        };
+        let pairs: Vec<_> = lengths.iter().zip(0..).map(|(&(a, b), name)| {
+            EncodedPair { original: row(a, name), revised: row(b, name) }
+        }).collect();
+        let batching = Batching { max_tokens: 80, window, seed };
+        let batches: Vec<_> = batching.batches(pairs.clone().into_iter().map(Ok)).map(Result::unwrap).collect();
+        let again: Vec<_> = batching.batches(pairs.clone().into_iter().map(Ok)).map(Result::unwrap).collect();
+        prop_assert_eq!(&batches, &again);
+        for batch in &batches {
+            let longest = batch.iter().flat_map(|pair| [pair.original.input_ids.len(), pair.revised.input_ids.len()]).max();
+            prop_assert!(2 * batch.len() * longest.unwrap() <= 80);
+        }
+        let mut names: Vec<u32> = batches.iter().flatten().map(|pair| pair.original.input_ids[0]).collect();
+        names.sort();
+        prop_assert_eq!(names, (0..pairs.len() as u32).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn batching_is_by_length_and_hands_errors_on() {
+    let row = |len: usize| Example {
+        input_ids: vec![0; len], labels: vec![0; len], weights: vec![0.0; len], token_labels: vec![]
+    };
+    let pair = |len| Ok(EncodedPair { original: row(len), revised: row(len) });
+    let batching = Batching { max_tokens: 40, ..Batching::default() };
+    let mut sizes: Vec<Vec<usize>> = batching
+        .batches([10, 1, 10, 1, 1].map(pair))
+        .map(|batch| batch.unwrap().iter().map(|pair| pair.revised.input_ids.len()).collect())
+        .collect();
+    sizes.sort();
+    assert_eq!(sizes, [vec![1, 1, 1], vec![10, 10]]);
+    let orders: std::collections::HashSet<String> = (0..20)
+        .map(|seed| {
+            let batches = Batching { seed, ..batching }.batches((1..20).map(pair));
+            format!("{:?}", batches.map(|batch| batch.unwrap().len()).collect::<Vec<_>>())
+        })
+        .collect();
+    assert!(orders.len() > 1, "the seed does not matter");
+
+    let failing = [pair(3), Err(Error::Value { argument: "x", expected: "", actual: String::new() }), pair(4)];
+    let batches: Vec<_> = batching.batches(failing).collect();
+    assert!(batches[0].is_ok() && batches[1].is_err());
+    let error = batching.batches([pair(21)]).next().unwrap().unwrap_err().to_string();
+    assert_eq!(error, "max_tokens: expected room for every pair, got 40 for a pair of 2 rows, together 42 tokens");
+    assert!(Batching { window: 0, ..batching }.batches([pair(1)]).next().unwrap().is_err());
+}
+
+fn answers(inputs: &[&Path]) -> Vec<String> {
+    let reader = RecordReader::open(inputs).unwrap();
+    reader.map(|raw| raw.unwrap().parse(&Fields::default()).unwrap().revised_output).collect()
+}
+
+#[test]
+fn files_may_be_compressed_several_or_a_pattern() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let json = |answer: &str| serde_json::to_string(&record(answer)).unwrap();
+    fs::write(path("a.jsonl"), format!("{}\n\n{}", json("1"), json("2"))).unwrap();
+    // Two members, as `cat a.gz b.gz` makes them.
+    let mut gz = vec![];
+    for answer in ["3", "4"] {
+        let mut encoder = flate2::write::GzEncoder::new(&mut gz, flate2::Compression::fast());
+        writeln!(encoder, "{}", json(answer)).unwrap();
+        encoder.finish().unwrap();
+    }
+    fs::write(path("b.jsonl.gz"), &gz).unwrap();
+    let array = format!("[{},\n {}]", json("5"), json("6"));
+    fs::write(path("c.json.zst"), zstd::encode_all(array.as_bytes(), 1).unwrap()).unwrap();
+    assert_eq!(answers(&[&path("[ab].*"), &path("c.json.zst")]), ["1", "2", "3", "4", "5", "6"]);
+
+    let reader = RecordReader::open([path("a.jsonl")]).unwrap();
+    let position = reader.position();
+    let mut blank = RecordReader::open([path("a.jsonl")]).unwrap();
+    assert_eq!((blank.by_ref().count(), blank.blank_lines()), (2, 1));
+    assert_eq!(reader.count(), 2);
+    assert_eq!(position.load(std::sync::atomic::Ordering::Relaxed), fs::metadata(path("a.jsonl")).unwrap().len());
+
+    let error = |path: &Path| match RecordReader::open([path]).map(|reader| raw(reader).into_iter().find_map(Result::err)) {
+        Ok(error) => error.expect("an error"),
+        Err(error) => error.to_string(),
+    };
+    fs::write(path("cut.jsonl.gz"), &gz[..gz.len() - 9]).unwrap();
+    assert!(error(&path("cut.jsonl.gz")).contains("cut.jsonl.gz: "), "{}", error(&path("cut.jsonl.gz")));
+    fs::write(path("cut.json"), &array[..array.len() - 1]).unwrap();
+    assert!(error(&path("cut.json")).contains("cut.json:2:1: the array does not end: the file is cut off"));
+    fs::write(path("more.json"), format!("{array}\n{array}")).unwrap();
+    assert!(error(&path("more.json")).contains("more.json:3:1: there is text behind the array"));
+    assert!(error(&path("none*.jsonl")).contains("expected a file, or a pattern with at least one that fits"));
+    assert!(error(&path("a[.jsonl")).contains("inputs: "));
+    assert!(error(&path("x.csv.gz")).contains("x.csv.gz"));
+    assert!(error(folder.path()).contains("expected a name that ends in"));
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    fs::write(&path, "{}\n{}\n").unwrap();
+    let mut reader = RecordReader::open([&path]).unwrap();
+    assert!(reader.next().unwrap().is_ok());
+    File::options().append(true).open(&path).unwrap().write_all(b"{}\n").unwrap();
+    let last = reader.last().unwrap().unwrap_err().to_string();
+    assert!(last.contains("a.jsonl: changed while it was read"), "{last}");
+}
+
+#[test]
+fn a_record_that_is_too_long_is_kept_on_the_disk() {
+    let long = format!("{{\"instruction\": \"{}\"}}", "x".repeat(100_000));
+    let text = format!("{{}}\n{long}\n{{}}\n");
+    let mut reader = RecordReader::from_text("x.jsonl", Format::Lines, io::Cursor::new(text.clone()));
+    reader.max_bytes = 1000;
+    let mut written = vec![];
+    for (mut raw, line) in reader.map(Result::unwrap).zip(1..) {
+        assert_eq!((raw.line, matches!(raw.text, RawText::Spilled(..))), (line, line == 2));
+        let error = raw.parse(&Fields::default()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("x.jsonl:{line}:")), "{error}");
+        assert_eq!(error.contains("the record has 100020 bytes, more than are read of one"), line == 2, "{error}");
+        raw.write_to(&mut written).unwrap();
+    }
+    assert_eq!(written, text.as_bytes());
+}
+
+#[test]
+fn work_on_all_cores_keeps_the_order_and_the_errors() {
+    let text: String = (0..3000).map(|i| if i == 2000 { "{\n".into() } else { format!("{{\"i\": {i}}}\n") }).collect();
+    let mut reader = RecordReader::from_text("x.jsonl", Format::Lines, io::Cursor::new(text));
+    let lines: Vec<_> = reader
+        .map_in_order(|raw| match &raw.text {
+            RawText::Bytes(bytes) if bytes.len() > 1 => Ok(raw.line),
+            _ => Err(raw.parse(&Fields::default()).unwrap_err()),
+        })
+        .collect();
+    assert_eq!(lines.len(), 3000);
+    for (line, expected) in lines.iter().zip(1..) {
+        assert_eq!(line.as_ref().ok(), (expected != 2001).then_some(&expected));
+    }
+}
+
+fn parse(json: &str, fields: &Fields) -> Result<SpaRecord, String> {
+    let mut reader = RecordReader::from_text("x.jsonl", Format::Lines, io::Cursor::new(json.replace('\n', " ")));
+    reader.next().unwrap().unwrap().parse(fields).map_err(|error| error.to_string())
+}
+
+#[test]
+fn fields_have_other_names_and_answers_are_conversations() {
+    let preferences = Fields {
+        instruction: "prompt".into(), original: "rejected".into(), revised: "chosen".into(), ..Fields::default()
+    };
+    let record = parse(r#"{"prompt": "Add.", "chosen": "3", "rejected": "4", "score": [1]}"#, &preferences).unwrap();
+    assert_eq!((&*record.instruction, &*record.original_output, &*record.revised_output), ("Add.", "4", "3"));
+    // One field for two.
+    let both = Fields { output: "chosen".into(), ..preferences.clone() };
+    let record = parse(r#"{"prompt": "Add.", "chosen": "3", "rejected": "4"}"#, &both).unwrap();
+    assert_eq!((&*record.output, &*record.revised_output), ("3", "3"));
+
+    let user = r#"{"role": "user", "content": "Add.", "name": "A"}"#;
+    let says = |text: &str| format!(r#"{{"role": "assistant", "content": "{text}"}}"#);
+    let implicit = format!(r#"{{"chosen": [{user}, {}], "rejected": [{user}, {}]}}"#, says("3"), says("4"));
+    let explicit = format!(r#"{{"prompt": [{user}], "chosen": [{}], "rejected": [{}]}}"#, says("3"), says("4"));
+    let record = parse(&implicit, &preferences).unwrap();
+    assert_eq!(record, parse(&explicit, &preferences).unwrap());
+    assert_eq!((record.messages.len(), &*record.messages[0].content, &*record.revised_output), (1, "Add.", "3"));
+
+    for (json, expected) in [
+        (r#"{"prompt": "a", "rejected": "b"}"#.into(), "missing field `chosen`"),
+        (r#"{"chosen": "a", "rejected": "b"}"#.into(), "missing field `prompt`"),
+        (r#"{"prompt": null, "chosen": "a", "rejected": "b"}"#.into(), "field `prompt` is null, expected a string"),
+        (r#"{"prompt": "a", "prompt": "b"}"#.into(), "duplicate field `prompt`"),
+        (r#"{"prompt": "a", "chosen": [], "rejected": "b"}"#.into(), "`chosen` holds no message"),
+        (format!(r#"{{"prompt": "a", "chosen": [{user}], "rejected": "b"}}"#), "`chosen` ends in a message of \"user\""),
+        (
+            format!(r#"{{"chosen": [{user}, {}], "rejected": [{}]}}"#, says("3"), says("4")),
+            "`rejected` and `chosen` differ before their last messages",
+        ),
+        (implicit.replacen('{', r#"{"prompt": "more", "#, 1), "both `prompt` and the answers' messages hold a prompt"),
+        (explicit.replacen('{', r#"{"input": "more", "#, 1), "both messages and `input` hold a prompt"),
+        (r#"{"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}"#.into(), "missing field `content`"),
+        (r#"{"prompt": "a", "chosen": "b", "rejected": "c"} {}"#.into(), "trailing characters"),
+    ] {
+        let error = parse(&json, &preferences).unwrap_err();
+        assert!(error.contains(expected) && error.starts_with("x.jsonl:1:"), "{json}: {error}");
+    }
+}
