@@ -18,7 +18,7 @@ finetune: libtorch ## fine-tune a pretrained LLM on real corrections, both fetch
 		--steps 60 --batch 4 --max-length 128 --eval-every 30 --out $(FINETUNE)/run)
 
 test: libtorch ## run all tests
-	cargo test
+	cargo test --features cli
 
 bench: libtorch ## time alignment and loss
 	cargo bench
@@ -27,11 +27,12 @@ lint: libtorch ## check the formatting, and clippy for each set of features
 	cargo fmt --check
 	cargo clippy --all-targets --no-default-features -- -D warnings
 	cargo clippy --all-targets --no-default-features --features data -- -D warnings
+	cargo clippy --all-targets --no-default-features --features cli -- -D warnings
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --all-targets --all-features -- -D warnings
 
 doc: ## build the documentation, without libtorch
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features data,rayon,torch,doc-only
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features cli,torch,doc-only
 
 libtorch: ## install libtorch unless it is there
 	@sh scripts/libtorch.sh
