@@ -18,6 +18,49 @@ pub enum Granularity {
     Phrase(usize),
 }
 
+impl Granularity {
+    /// Widens an alignment of tokens. For each token, `original_words` and `revised_words` hold the number of its word,
+    /// as [`Encoding::get_word_ids`] returns them; tokens without a number, and such behind the end of the list, stand
+    /// for themselves. Only [`Word`](Self::Word) looks at them.
+    ///
+    /// [`Encoding::get_word_ids`]: https://docs.rs/tokenizers/latest/tokenizers/tokenizer/struct.Encoding.html
+    ///
+    /// ```
+    /// use figa_loss::{Aligner, Granularity};
+    ///
+    /// // un|happy man became happy man
+    /// let tokens = Aligner::Levenshtein.align(&["un", "happy", " man"], &["happy", " man"]);
+    /// let words = Granularity::Word.widen(tokens, &[Some(0), Some(0), Some(1)], &[Some(0), Some(1)])?;
+    /// assert_eq!(words.removed(), [true, true, false]);
+    /// # Ok::<(), figa_loss::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Value`] for more numbers than the alignment has tokens.
+    pub fn widen(
+        self,
+        alignment: Alignment,
+        original_words: &[Option<u32>],
+        revised_words: &[Option<u32>],
+    ) -> Result<Alignment> {
+        match self {
+            Self::Token => Ok(alignment),
+            Self::Word => alignment.words(&ranges(original_words), &ranges(revised_words)),
+            Self::Phrase(max_gap) => Ok(alignment.phrases(max_gap)),
+        }
+    }
+}
+
+/// Runs of tokens of the same word.
+fn ranges(words: &[Option<u32>]) -> Vec<Range<usize>> {
+    let mut start = 0;
+    let runs = words.chunk_by(|a, b| a.is_some() && a == b).map(|run| {
+        start += run.len();
+        start - run.len()..start
+    });
+    runs.collect()
+}
+
 impl Alignment {
     /// The alignment of phrases: changes with at most `max_gap` kept items between them join, and the items between
     /// them count as changed on both sides.

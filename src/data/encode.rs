@@ -1,7 +1,6 @@
 //! A record becomes two rows: the original response with its penalties and the revised one with its rewards.
 
 use std::fs;
-use std::ops::Range;
 use std::path::Path;
 
 use tokenizers::{Encoding, PostProcessorWrapper, Token, Tokenizer};
@@ -131,11 +130,7 @@ impl PairEncoder {
         let original = self.row(&prompt, &record.original_output, Side::Original)?;
         let revised = self.row(&prompt, &record.revised_output, Side::Revised)?;
         let alignment = self.aligner.align(original.response(), revised.response());
-        let alignment = match self.granularity {
-            Granularity::Token => alignment,
-            Granularity::Word => alignment.words(&original.words, &revised.words)?,
-            Granularity::Phrase(max_gap) => alignment.phrases(max_gap),
-        };
+        let alignment = self.granularity.widen(alignment, &original.words, &revised.words)?;
         let finish = |row: Row, side| {
             let labels = label_tokens(&alignment, side, row.response(), &self.eos_id)?;
             self.finish(row, side, &labels)
@@ -156,7 +151,7 @@ impl PairEncoder {
         if ids.len() == prompt_tokens || ids.last() != Some(&self.eos_id) {
             ids.push(self.eos_id);
         }
-        Ok(Row { ids, prompt_tokens, words: words(&encoding.get_word_ids()[in_prompt..]) })
+        Ok(Row { ids, prompt_tokens, words: encoding.get_word_ids()[in_prompt..].to_vec() })
     }
 
     fn finish(&self, row: Row, side: Side, response_labels: &[TokenLabel]) -> Result<Example> {
@@ -181,24 +176,14 @@ impl PairEncoder {
 struct Row {
     ids: Vec<u32>,
     prompt_tokens: usize,
-    /// The words of the response, as ranges of its tokens.
-    words: Vec<Range<usize>>,
+    /// Which word each token of the response is in; EOS is in none.
+    words: Vec<Option<u32>>,
 }
 
 impl Row {
     fn response(&self) -> &[u32] {
         &self.ids[self.prompt_tokens..]
     }
-}
-
-/// Runs of tokens of the same word.
-fn words(ids: &[Option<u32>]) -> Vec<Range<usize>> {
-    let mut start = 0;
-    let runs = ids.chunk_by(|a, b| a.is_some() && a == b).map(|run| {
-        start += run.len();
-        start - run.len()..start
-    });
-    runs.collect()
 }
 
 /// The special tokens that the tokenizer's post-processor puts in front of any text.

@@ -5,9 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use figa_loss::{
-    Aligner, ChatTemplate, Error, Fields, FigaWeights, Granularity, PairEncoder, PromptTemplate, RecordReader,
+    Aligner, ChatTemplate, EncodedPair, Error, Example, Fields, FigaWeights, Granularity, IGNORE_INDEX, PairEncoder,
+    PromptTemplate, RawRecord, RecordReader,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -17,7 +19,7 @@ use serde::Serialize;
 #[command(next_help_heading = "Records")]
 pub struct Input {
     /// Files of records (.jsonl, .ndjson or .json, perhaps with .gz or .zst behind), patterns, or - for standard input
-    #[arg(required = true)]
+    #[arg(required = true, value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub inputs: Vec<PathBuf>,
     /// Field with the instruction, or with the messages before the answer
     #[arg(long, value_name = "FIELD", default_value = "instruction")]
@@ -87,6 +89,37 @@ impl From<Algorithm> for Aligner {
     }
 }
 
+/// What counts as changed, and what it weighs.
+#[derive(Args, Serialize)]
+#[command(next_help_heading = "Encoding")]
+pub struct Labelling {
+    /// How to find the changes
+    #[arg(long, value_enum, default_value = "levenshtein")]
+    #[serde(serialize_with = "by_name")]
+    pub aligner: Algorithm,
+    /// What counts as changed together: token, word, or phrase:N for changes with at most N kept tokens between them
+    #[arg(long, value_parser = granularity, default_value = "token")]
+    #[serde(serialize_with = "by_debug")]
+    pub granularity: Granularity,
+    /// Reward of added tokens and of the revised answer's EOS
+    #[arg(long, default_value_t = FigaWeights::default().alpha)]
+    alpha: f32,
+    /// Penalty of removed tokens
+    #[arg(long, default_value_t = FigaWeights::default().beta)]
+    beta: f32,
+    /// Reward of the revised answer's kept tokens
+    #[arg(long, default_value_t = FigaWeights::default().gamma)]
+    gamma: f32,
+}
+
+impl Labelling {
+    pub fn weights(&self) -> Result<FigaWeights> {
+        let weights = FigaWeights { alpha: self.alpha, beta: self.beta, gamma: self.gamma };
+        weights.validate()?;
+        Ok(weights)
+    }
+}
+
 /// How to encode them.
 #[derive(Args, Serialize)]
 #[command(next_help_heading = "Encoding")]
@@ -100,23 +133,9 @@ pub struct Encoding {
     /// How the model is asked [default: its chat template if the folder has one, else alpaca]
     #[arg(long, value_enum)]
     prompt: Option<Prompt>,
-    /// How to find the changes
-    #[arg(long, value_enum, default_value = "levenshtein")]
-    #[serde(serialize_with = "by_name")]
-    aligner: Algorithm,
-    /// What counts as changed together: token, word, or phrase:N for changes with at most N kept tokens between them
-    #[arg(long, value_parser = granularity, default_value = "token")]
-    #[serde(serialize_with = "by_debug")]
-    granularity: Granularity,
-    /// Reward of added tokens and of the revised answer's EOS
-    #[arg(long, default_value_t = FigaWeights::default().alpha)]
-    alpha: f32,
-    /// Penalty of removed tokens
-    #[arg(long, default_value_t = FigaWeights::default().beta)]
-    beta: f32,
-    /// Reward of the revised answer's kept tokens
-    #[arg(long, default_value_t = FigaWeights::default().gamma)]
-    gamma: f32,
+    #[command(flatten)]
+    #[serde(flatten)]
+    labelling: Labelling,
     /// Cut rows after so many tokens; they are aligned before
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<usize>,
@@ -158,13 +177,26 @@ impl Encoding {
             })?),
             None => ChatTemplate::read(folder)?.map_or(PromptTemplate::Alpaca, PromptTemplate::Chat),
         };
-        encoder.aligner = self.aligner.into();
-        encoder.granularity = self.granularity;
-        encoder.weights = FigaWeights { alpha: self.alpha, beta: self.beta, gamma: self.gamma };
-        encoder.weights.validate()?;
+        encoder.aligner = self.labelling.aligner.into();
+        encoder.granularity = self.labelling.granularity;
+        encoder.weights = self.labelling.weights()?;
         encoder.max_length = self.max_length;
         Ok(encoder)
     }
+}
+
+/// The rows of a record, or what is wrong with it and where.
+pub fn encode(encoder: &PairEncoder, fields: &Fields, raw: &RawRecord) -> Result<EncodedPair, String> {
+    raw.parse(fields).and_then(|record| encoder.encode(&record)).map_err(|error| match error {
+        Error::Record { .. } => error.to_string(),
+        error => format!("{}:{}: {error}", raw.path.display(), raw.line),
+    })
+}
+
+/// Which tokens of a row have a weight other than 0 and a label. The first one is predicted by none.
+pub fn active(row: &Example) -> impl Iterator<Item = bool> {
+    let tokens = row.weights.iter().zip(&row.labels).enumerate();
+    tokens.map(|(at, (&weight, &label))| at > 0 && weight != 0.0 && label != IGNORE_INDEX)
 }
 
 /// Shows how much of the files has been read, on a terminal.

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
-use figa_loss::{EncodedPair, Error, Fields, IGNORE_INDEX, PairEncoder, RawRecord};
+use figa_loss::{EncodedPair, Fields, PairEncoder, RawRecord};
 use serde::{Deserialize, Serialize};
 
-use super::input::{Encoding, Input, progress};
+use super::input::{Encoding, Input, active, encode, progress};
 use super::output::{Output, Piece};
 
 /// Write token ids, labels and signed weights of each record
@@ -117,30 +117,18 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn label(
-    encoder: &PairEncoder,
-    fields: &Fields,
-    raw: RawRecord,
-    piece: impl Fn(&EncodedPair) -> Piece,
-) -> Outcome {
-    let place = || format!("{}:{}", raw.path.display(), raw.line);
-    match raw.parse(fields).and_then(|record| encoder.encode(&record)) {
+fn label(encoder: &PairEncoder, fields: &Fields, raw: RawRecord, piece: impl Fn(&EncodedPair) -> Piece) -> Outcome {
+    match encode(encoder, fields, &raw) {
         Ok(pair) => Outcome::Labelled(piece(&pair), count(&pair, encoder.eos_id())),
-        Err(error @ Error::Record { .. }) => Outcome::Bad(raw, error.to_string()),
-        Err(error) => {
-            let error = format!("{}: {error}", place());
-            Outcome::Bad(raw, error)
-        }
+        Err(error) => Outcome::Bad(raw, error),
     }
 }
 
 fn count(pair: &EncodedPair, eos_id: u32) -> Counts {
     let mut counts = Counts::default();
     for row in [&pair.original, &pair.revised] {
-        // The first token of a row is predicted by none.
-        let active = |&(&weight, &label): &(&f32, &i64)| weight != 0.0 && label != IGNORE_INDEX;
         counts.tokens += row.input_ids.len() as u64;
-        counts.active_tokens += row.weights.iter().zip(&row.labels).skip(1).filter(active).count() as u64;
+        counts.active_tokens += active(row).filter(|&active| active).count() as u64;
         counts.cut_rows += u64::from(row.input_ids.last() != Some(&eos_id));
     }
     counts

@@ -1,11 +1,16 @@
 //! `figa`: labels, looks at and picks pairs of answers, for people who train elsewhere. Needs no libtorch.
 //!
 //! `input.rs` says what every command takes: records, their fields, and how they are encoded. `label.rs` writes labels,
-//! by way of `output.rs`, which outlives being killed; `completions` is clap's.
+//! by way of `output.rs`, which outlives being killed; `show.rs` shows what changed, on the terminal or as a page;
+//! `stats.rs` counts, and draws what it counted with `histograms.rs`; `completions` is clap's.
 
+mod aside;
+mod histograms;
 mod input;
 mod label;
 mod output;
+mod show;
+mod stats;
 
 use std::io;
 use std::process::ExitCode;
@@ -24,9 +29,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Label(label::Args),
+    Show(show::Args),
+    Stats(stats::Args),
     /// Print a script that completes figa's commands in a shell
     #[command(after_help = "Example:\n  figa completions bash > ~/.local/share/bash-completion/completions/figa")]
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        shell: clap_complete::Shell,
+    },
 }
 
 fn main() -> ExitCode {
@@ -44,6 +53,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Label(args) => label::run(&args),
+        Command::Show(args) => show::run(&args),
+        Command::Stats(args) => stats::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "figa", &mut io::stdout());
             Ok(())

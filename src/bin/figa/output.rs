@@ -27,6 +27,7 @@ use parquet::file::writer::SerializedFileWriter;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::aside::{check_new, with_ending, write as aside};
 use super::label::Counts;
 
 /// A segment ends after so many records, or so many tokens if that is earlier: it is held in memory.
@@ -166,8 +167,7 @@ impl Output {
             paths.tidy();
             return Ok(None);
         }
-        let taken = |path: &Path| format!("{} is there already: name another file, or remove it", path.display());
-        ensure!(!paths.out.exists(), "--out: {}", taken(&paths.out));
+        check_new("--out", &paths.out)?;
         fs::create_dir_all(&paths.partial).with_context(|| paths.partial.display().to_string())?;
         let lock = File::create(paths.partial.join("lock"))?;
         let partial = paths.partial.display();
@@ -176,7 +176,7 @@ impl Output {
         let state = match found {
             None => {
                 if let Some(bad) = bad {
-                    ensure!(!bad.exists(), "--skip-bad: {}", taken(bad));
+                    check_new("--skip-bad", bad)?;
                 }
                 State { arguments, files, counts: Counts::default(), bytes: [0; 2], segments: 0, finished: false }
             }
@@ -335,24 +335,6 @@ impl Paths {
     fn tidy(&self) {
         let _ = fs::remove_dir_all(&self.partial);
     }
-}
-
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(ending);
-    path.into()
-}
-
-/// Writes a file under another name and renames it once it is on the disk.
-fn aside(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
-    let aside = with_ending(path, ".tmp");
-    let save = || {
-        let file = File::create(&aside)?;
-        write(&file)?;
-        file.sync_all()?;
-        anyhow::Ok(fs::rename(&aside, path)?)
-    };
-    save().with_context(|| format!("writing {}", path.display()))
 }
 
 /// A file that grows, and of which is kept what has been committed.

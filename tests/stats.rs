@@ -1,0 +1,243 @@
+//! The command `figa stats`.
+#![cfg(feature = "cli")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use figa_loss::{Error, Example, FigaWeights, PairEncoder, PromptTemplate, SpaRecord};
+use serde_json::{Value, json};
+
+fn stats(folder: &Path, arguments: &[&str]) -> Output {
+    let common = ["--tokenizer", "tokenizer.json", "--eos", "</s>", "--prompt", "plain"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_figa"));
+    command.arg("stats").args(arguments).args(common).current_dir(folder).output().unwrap()
+}
+
+fn counted(folder: &Path, arguments: &[&str]) -> Value {
+    let output = stats(folder, &[arguments, &["--json"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// One token a word.
+fn tokenizer(folder: &Path, words: impl IntoIterator<Item = impl Into<String>>) {
+    let words = ["<unk>", "</s>"].map(String::from).into_iter().chain(words.into_iter().map(Into::into));
+    let vocab: serde_json::Map<String, Value> = words.zip(0..).map(|(word, id): (_, u32)| (word, json!(id))).collect();
+    let model = json!({"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"});
+    let tokenizer = json!({"model": model, "pre_tokenizer": {"type": "WhitespaceSplit"}});
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+}
+
+/// Three pairs: one that substitutes and inserts, one that changes nothing, one that deletes.
+fn three() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    tokenizer(folder.path(), ["p", "q", "a", "b", "c", "d", "e"]);
+    let pairs = [("p q", "a b c", "a d c e"), ("p", "a b", "a b"), ("p p p", "a b c d", "a c d")];
+    let record = |(instruction, original, revised)| {
+        json!({"instruction": instruction, "original_output": original, "revised_output": revised}).to_string() + "\n"
+    };
+    fs::write(folder.path().join("pairs.jsonl"), pairs.map(record).concat()).unwrap();
+    folder
+}
+
+#[test]
+fn numbers_are_those_that_one_counts_by_hand() {
+    let folder = three();
+    let counted = counted(folder.path(), &["pairs.jsonl"]);
+    for (name, expected) in [("records", 3), ("pairs", 3), ("bad", 0), ("blank_lines", 0), ("unchanged", 1)] {
+        assert_eq!(counted[name], expected, "{name}");
+    }
+    let close = |actual: &Value, expected: f64| (actual.as_f64().unwrap() - expected).abs() < 1e-9;
+    for (i, name, of, [min, p5, median, p95, max], mean) in [
+        (0, "prompt", "rows", [1.0, 1.0, 2.0, 3.0, 3.0], 2.0),
+        (1, "original_answer", "pairs", [2.0, 2.0, 3.0, 4.0, 4.0], 3.0),
+        (2, "revised_answer", "pairs", [2.0, 2.0, 3.0, 4.0, 4.0], 3.0),
+        (3, "row", "rows", [4.0, 4.0, 6.0, 8.0, 8.0], 6.0),
+        // 0 of 4, 1 of 7 and 3 of 7 tokens.
+        (4, "changed", "pairs", [0.0, 0.0, 14.29, 42.86, 42.86], 400.0 / 7.0 / 3.0),
+        // 1 of 8, 2 of 15 and 4 of 13 tokens, EOS of the revised answer among them.
+        (5, "active", "pairs", [12.5, 12.5, 13.33, 30.77, 30.77], (12.5 + 200.0 / 15.0 + 400.0 / 13.0) / 3.0),
+    ] {
+        let it = &counted["distributions"][i];
+        assert_eq!((it["name"].as_str(), it["of"].as_str()), (Some(name), Some(of)));
+        for (key, expected) in
+            [("min", min), ("p5", p5), ("median", median), ("mean", mean), ("p95", p95), ("max", max)]
+        {
+            assert!(if key == "mean" { close(&it[key], expected) } else { it[key] == expected }, "{name}, {key}: {it}");
+        }
+    }
+    let kinds: Vec<_> = counted["kinds"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|kind| json!([kind["answer"], kind["label"], kind["tokens"], kind["pairs"]]))
+        .collect();
+    assert_eq!(
+        json!(kinds),
+        json!([
+            ["original", "kept", 7, 3],
+            ["original", "substituted", 1, 1],
+            ["original", "deleted", 1, 1],
+            ["revised", "kept", 7, 3],
+            ["revised", "substituted", 1, 1],
+            ["revised", "inserted", 1, 1],
+        ])
+    );
+    assert_eq!(counted["truncation"].as_array().unwrap().len(), 7);
+}
+
+fn loss(counted: &Value, max_length: usize) -> [u64; 5] {
+    let loss = counted["truncation"].as_array().unwrap().iter().find(|loss| loss["max_length"] == max_length).unwrap();
+    ["rows_cut", "tokens_lost", "active_tokens_lost", "pairs_without_active_tokens", "prompts_too_long"]
+        .map(|name| loss[name].as_u64().unwrap())
+}
+
+#[test]
+fn quantiles_are_values_that_occur() {
+    let folder = tempfile::tempdir().unwrap();
+    tokenizer(folder.path(), ["p", "a"]);
+    // Answers of 1 to 99 words, the order mixed.
+    let lines = (0..99).map(|i| {
+        let answer = "a ".repeat(i * 37 % 99 + 1);
+        json!({"instruction": "p", "original_output": answer, "revised_output": answer}).to_string() + "\n"
+    });
+    fs::write(folder.path().join("pairs.jsonl"), lines.collect::<String>()).unwrap();
+    let answer = counted(folder.path(), &["pairs.jsonl"])["distributions"][1].clone();
+    let quantiles = ["min", "p5", "median", "mean", "p95", "max"].map(|name| answer[name].as_f64().unwrap());
+    assert_eq!(quantiles, [1.0, 5.0, 50.0, 50.0, 95.0, 99.0]);
+}
+
+#[test]
+fn truncation_loses_what_one_counts_by_hand() {
+    let folder = three();
+    for (max_length, expected) in [
+        (0, [0, 36, 7, 0, 3]),
+        (3, [4, 24, 7, 2, 1]),
+        (4, [4, 12, 4, 1, 0]),
+        (8, [0, 0, 0, 0, 0]),
+        (128, [0, 0, 0, 0, 0]),
+    ] {
+        let counted = counted(folder.path(), &["pairs.jsonl", "--max-length", &max_length.to_string()]);
+        assert_eq!(loss(&counted, max_length), expected, "{max_length}");
+        // Nothing else depends on it.
+        assert_eq!(counted["distributions"][3]["max"], 8.0);
+    }
+}
+
+fn active(row: &Example) -> u64 {
+    (1..row.weights.len()).filter(|&at| row.weights[at] != 0.0 && row.labels[at] != -100).count() as u64
+}
+
+#[test]
+fn truncation_loses_what_the_encoder_cuts() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/spa_tiny.jsonl");
+    let text = fs::read_to_string(&data).unwrap();
+    let records = SpaRecord::read(&data).unwrap();
+    let words = |record: &SpaRecord| {
+        let SpaRecord { instruction, input, original_output, revised_output, .. } = record.clone();
+        [instruction, input, original_output, revised_output].join(" ")
+    };
+    let words: BTreeSet<String> = records
+        .iter()
+        .map(words)
+        .flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    tokenizer(folder.path(), words);
+    fs::write(folder.path().join("pairs.jsonl"), text).unwrap();
+
+    let mut encoder = PairEncoder::read(folder.path().join("tokenizer.json"), Some("</s>")).unwrap();
+    encoder.template = PromptTemplate::Plain;
+    for (max_length, gamma) in [(6, 0.0), (12, 0.0), (25, 0.0), (25, 0.5), (40, 0.0)] {
+        encoder.weights = FigaWeights { gamma, ..FigaWeights::default() };
+        let [mut rows_cut, mut tokens, mut active_tokens, mut without, mut too_long] = [0; 5];
+        for record in &records {
+            encoder.max_length = None;
+            let whole = encoder.encode(record).unwrap();
+            encoder.max_length = Some(max_length);
+            let [before, before_active] = [
+                (whole.original.input_ids.len() + whole.revised.input_ids.len()) as u64,
+                active(&whole.original) + active(&whole.revised),
+            ];
+            let (after, after_active) = match encoder.encode(record) {
+                Ok(cut) => {
+                    let rows = [(&whole.original, &cut.original), (&whole.revised, &cut.revised)];
+                    rows_cut += rows.iter().filter(|(whole, cut)| whole != cut).count() as u64;
+                    let left = active(&cut.original) + active(&cut.revised);
+                    without += u64::from(left == 0 && before_active > 0);
+                    ((cut.original.input_ids.len() + cut.revised.input_ids.len()) as u64, left)
+                }
+                Err(Error::PromptTooLong { .. }) => {
+                    too_long += 1;
+                    (0, 0)
+                }
+                Err(error) => panic!("{error}"),
+            };
+            tokens += before - after;
+            active_tokens += before_active - after_active;
+        }
+        let length = max_length.to_string();
+        let counted = counted(folder.path(), &["pairs.jsonl", "--max-length", &length, "--gamma", &gamma.to_string()]);
+        assert_eq!(loss(&counted, max_length), [rows_cut, tokens, active_tokens, without, too_long], "{max_length}");
+        assert!(tokens > 0, "{max_length} cuts nothing");
+    }
+}
+
+#[test]
+fn the_table_says_the_same() {
+    let folder = three();
+    let output = stats(folder.path(), &["pairs.jsonl", "--max-length", "4"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "3 records and 0 blank lines read: 3 pairs, 0 bad",
+        "pairs without a change: 1; active: 19.4 % of 36 tokens",
+        "changed, of both answers' tokens [%]   0.0   0.0    14.3  19.0  42.9  42.9",
+        "original, deleted       1  11.1 %                1  33.3 %",
+        "4 *                  4  66.7 %           12  33.3 %            4  57.1 %             1        0",
+    ] {
+        let tidy = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.lines().any(|its| tidy(its) == tidy(line)), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn bad_records_stop_it_or_are_counted() {
+    let folder = three();
+    let good = fs::read_to_string(folder.path().join("pairs.jsonl")).unwrap();
+    fs::write(folder.path().join("bad.jsonl"), format!("{good}\n{{}}\n{good}not json\n")).unwrap();
+    let output = stats(folder.path(), &["bad.jsonl"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.starts_with("error: bad.jsonl:5:"), "{error}");
+    assert!(error.ends_with("mend it, or go on without such records with --skip-bad\n"), "{error}");
+
+    let counted = counted(folder.path(), &["bad.jsonl", "--skip-bad"]);
+    let counts = ["records", "pairs", "bad", "blank_lines"].map(|name| counted[name].as_u64().unwrap());
+    assert_eq!(counts, [8, 6, 2, 1]);
+
+    fs::write(folder.path().join("none.jsonl"), "{}\n").unwrap();
+    let error = String::from_utf8(stats(folder.path(), &["none.jsonl", "--skip-bad"]).stderr).unwrap();
+    assert_eq!(error, "error: nothing to count: 1 records were read, and 1 of them are bad\n");
+}
+
+#[test]
+fn the_figure_is_new_and_whole() {
+    let folder = three();
+    let output = stats(folder.path(), &["pairs.jsonl", "--svg", "figure.svg"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let svg = fs::read_to_string(folder.path().join("figure.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
+    for text in [
+        "3 pairs",
+        "original answer (median 3 tokens)",
+        "changed, of both answers&apos; tokens (median 14.3 %)",
+        "tokens",
+    ] {
+        assert!(svg.contains(text), "{text}\n{svg}");
+    }
+    let again = stats(folder.path(), &["pairs.jsonl", "--svg", "figure.svg"]);
+    let error = "error: --svg: figure.svg is there already: name another file, or remove it\n";
+    assert_eq!(String::from_utf8(again.stderr).unwrap(), error);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+}
