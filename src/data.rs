@@ -43,11 +43,11 @@ mod prompt;
 mod read;
 mod record;
 
+pub use batching::Batching;
+pub use chat::ChatTemplate;
 #[cfg(feature = "torch")]
 pub use collate::BatchTensors;
 pub use collate::{Batch, collate};
-pub use batching::Batching;
-pub use chat::ChatTemplate;
 pub use encode::{EncodedPair, Example, PairEncoder};
 pub use prompt::PromptTemplate;
 pub use read::{Format, RawRecord, RawText, RecordReader};

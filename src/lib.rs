@@ -82,8 +82,8 @@ pub use align::{Aligner, Alignment, EditOp, EditTag, Granularity, Span, Workspac
 pub use data::BatchTensors;
 #[cfg(feature = "data")]
 pub use data::{
-    Batch, Batching, ChatTemplate, EncodedPair, Example, Fields, Format, Message, PairEncoder, PromptTemplate, RawRecord,
-    RawText, RecordReader, SpaRecord, collate,
+    Batch, Batching, ChatTemplate, EncodedPair, Example, Fields, Format, Message, PairEncoder, PromptTemplate,
+    RawRecord, RawText, RecordReader, SpaRecord, collate,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]

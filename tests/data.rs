@@ -407,8 +407,7 @@ fn python_computes_the_same_loss_of_the_labels() {
     use figa_loss::figa_loss;
     use figa_loss::tch::{Device, Kind, Tensor};
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let expected: serde_json::Value =
-        serde_json::from_slice(&fs::read(fixtures.join("labels.json")).unwrap()).unwrap();
+    let expected: serde_json::Value = serde_json::from_slice(&fs::read(fixtures.join("labels.json")).unwrap()).unwrap();
     let mut encoder = PairEncoder::read(fixtures.join("labels-tokenizer.json"), Some("</s>")).unwrap();
     encoder.template = PromptTemplate::Plain;
     let records = SpaRecord::read(fixtures.join("../../examples/data/spa_tiny.jsonl")).unwrap();

@@ -40,7 +40,10 @@ impl World {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_figa"));
-        command.current_dir(self.0.path()).args(["label", "--tokenizer", "tokenizer.json", "--eos", "</s>"]).args(arguments);
+        command
+            .current_dir(self.0.path())
+            .args(["label", "--tokenizer", "tokenizer.json", "--eos", "</s>"])
+            .args(arguments);
         command.stdin(Stdio::null());
         command
     }
@@ -71,8 +74,10 @@ impl World {
 
     /// The names of the files that are there.
     fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> =
-            fs::read_dir(self.0.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = fs::read_dir(self.0.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -102,7 +107,11 @@ fn lines(seed: u64, count: usize, bad: usize) -> String {
 }
 
 fn json_rows(bytes: &[u8]) -> Vec<Value> {
-    bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(line).unwrap()).collect()
+    bytes
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect()
 }
 
 /// A Parquet file as the same JSON.
@@ -132,7 +141,8 @@ fn labels_are_those_of_the_encoder() {
     let mut rng = StdRng::seed_from_u64(1);
     let records: Vec<SpaRecord> = (0..50).map(|_| record(&mut rng)).collect();
     world.write("pairs.json", serde_json::to_string_pretty(&records).unwrap());
-    let options = ["pairs.json", "--prompt", "plain", "--beta", "0.25", "--granularity", "phrase:2", "--max-length", "20"];
+    let options =
+        ["pairs.json", "--prompt", "plain", "--beta", "0.25", "--granularity", "phrase:2", "--max-length", "20"];
     let counts = world.counts(&[&options[..], &["--out", "labels.jsonl"]].concat());
     world.counts(&[&options[..], &["--out", "labels.parquet"]].concat());
 
@@ -142,30 +152,37 @@ fn labels_are_those_of_the_encoder() {
     encoder.granularity = figa_loss::Granularity::Phrase(2);
     encoder.max_length = Some(20);
     let (mut tokens, mut active, mut cut) = (0, 0, 0);
-    let expected: Vec<Value> = records.iter().zip(1..).map(|(record, number)| {
-        let pair = encoder.encode(record).unwrap();
-        for row in [&pair.original, &pair.revised] {
-            tokens += row.input_ids.len();
-            active += row.weights.iter().filter(|&&weight| weight != 0.0).count();
-            cut += usize::from(*row.input_ids.last().unwrap() != encoder.eos_id());
-        }
-        json!({
-            "record": number,
-            "original_input_ids": pair.original.input_ids,
-            "original_labels": pair.original.labels,
-            "original_weights": pair.original.weights,
-            "revised_input_ids": pair.revised.input_ids,
-            "revised_labels": pair.revised.labels,
-            "revised_weights": pair.revised.weights,
+    let expected: Vec<Value> = records
+        .iter()
+        .zip(1..)
+        .map(|(record, number)| {
+            let pair = encoder.encode(record).unwrap();
+            for row in [&pair.original, &pair.revised] {
+                tokens += row.input_ids.len();
+                active += row.weights.iter().filter(|&&weight| weight != 0.0).count();
+                cut += usize::from(*row.input_ids.last().unwrap() != encoder.eos_id());
+            }
+            json!({
+                "record": number,
+                "original_input_ids": pair.original.input_ids,
+                "original_labels": pair.original.labels,
+                "original_weights": pair.original.weights,
+                "revised_input_ids": pair.revised.input_ids,
+                "revised_labels": pair.revised.labels,
+                "revised_weights": pair.revised.weights,
+            })
         })
-    }).collect();
+        .collect();
     assert!(cut > 0 && active > 50);
     assert_eq!(json_rows(&world.read("labels.jsonl")), expected);
     assert_eq!(parquet_rows(&world.path("labels.parquet")), expected);
-    assert_eq!(counts, json!({
-        "records": 50, "labelled": 50, "set_aside": 0, "blank_lines": 0,
-        "tokens": tokens, "active_tokens": active, "cut_rows": cut,
-    }));
+    assert_eq!(
+        counts,
+        json!({
+            "records": 50, "labelled": 50, "set_aside": 0, "blank_lines": 0,
+            "tokens": tokens, "active_tokens": active, "cut_rows": cut,
+        })
+    );
     assert_eq!(world.names(), ["labels.jsonl", "labels.parquet", "pairs.json", "tokenizer.json"]);
 }
 
@@ -182,14 +199,18 @@ fn bad_records_stop_it_or_are_set_aside_byte_for_byte() {
         b"[1]",
         b"{\"instruction\": \"the the the the the the the the the\", \"original_output\": \"a\", \"revised_output\": \"b\"}",
     ];
-    let text = [good.as_bytes(), b"", bad[0], bad[1], empty.as_bytes(), bad[2], b" ", bad[3], bad[4], bad[5], good.as_bytes()];
+    let text =
+        [good.as_bytes(), b"", bad[0], bad[1], empty.as_bytes(), bad[2], b" ", bad[3], bad[4], bad[5], good.as_bytes()];
     world.write("pairs.jsonl", text.join(&b"\n"[..]));
     let options = ["pairs.jsonl", "--prompt", "plain", "--max-length", "9", "--out", "labels.jsonl"];
     let error = world.error(&options);
     assert!(error.starts_with("pairs.jsonl:3:") && error.contains("--skip-bad FILE"), "{error}");
     // What was begun can be gone on with, but with the same arguments only.
     let skip = [&options[..], &["--skip-bad", "bad.jsonl"]].concat();
-    assert_eq!(world.error(&skip), "--out: labels.jsonl.partial holds an unfinished run: go on with --resume, or remove it");
+    assert_eq!(
+        world.error(&skip),
+        "--out: labels.jsonl.partial holds an unfinished run: go on with --resume, or remove it"
+    );
     let error = world.error(&[&skip[..], &["--resume"]].concat());
     assert_eq!(error, "--resume: labels.jsonl.partial was begun with other arguments");
     fs::remove_dir_all(world.path("labels.jsonl.partial")).unwrap();
@@ -280,7 +301,8 @@ fn a_run_that_is_killed_and_gone_on_with_writes_the_same_bytes() {
             fs::remove_file(world.path(out)).unwrap();
             fs::remove_file(world.path("bad.jsonl")).unwrap();
             let last = loop {
-                let mut child = world.command(&[&options[..], &["--json"]].concat()).stdout(Stdio::piped()).spawn().unwrap();
+                let mut child =
+                    world.command(&[&options[..], &["--json"]].concat()).stdout(Stdio::piped()).spawn().unwrap();
                 std::thread::sleep(Duration::from_secs_f64(unbroken.as_secs_f64() * rng.random_range(0.0..1.2)));
                 child.kill().unwrap();
                 let output = child.wait_with_output().unwrap();

@@ -298,7 +298,8 @@ fn a_chat_template_may_be_one_of_a_list_or_a_file() {
 
 #[test]
 fn the_eos_token_is_named_by_its_text_or_its_id() {
-    let tokenizer = r#"{"model": {"type": "WordLevel", "vocab": {"<unk>": 0, "</s>": 1, "<end>": 2}, "unk_token": "<unk>"}}"#;
+    let tokenizer =
+        r#"{"model": {"type": "WordLevel", "vocab": {"<unk>": 0, "</s>": 1, "<end>": 2}, "unk_token": "<unk>"}}"#;
     let eos = |files: &[(&str, &str)], eos_token| {
         let folder = folder(&[&[("tokenizer.json", tokenizer)], files].concat());
         PairEncoder::read(folder.path(), eos_token).map(|encoder| encoder.eos_id())

@@ -99,7 +99,10 @@ proptest! {
 #[test]
 fn batching_is_by_length_and_hands_errors_on() {
     let row = |len: usize| Example {
-        input_ids: vec![0; len], labels: vec![0; len], weights: vec![0.0; len], token_labels: vec![]
+        input_ids: vec![0; len],
+        labels: vec![0; len],
+        weights: vec![0.0; len],
+        token_labels: vec![],
     };
     let pair = |len| Ok(EncodedPair { original: row(len), revised: row(len) });
     let batching = Batching { max_tokens: 40, ..Batching::default() };
@@ -155,10 +158,11 @@ fn files_may_be_compressed_several_or_a_pattern() {
     assert_eq!(reader.count(), 2);
     assert_eq!(position.load(std::sync::atomic::Ordering::Relaxed), fs::metadata(path("a.jsonl")).unwrap().len());
 
-    let error = |path: &Path| match RecordReader::open([path]).map(|reader| raw(reader).into_iter().find_map(Result::err)) {
-        Ok(error) => error.expect("an error"),
-        Err(error) => error.to_string(),
-    };
+    let error =
+        |path: &Path| match RecordReader::open([path]).map(|reader| raw(reader).into_iter().find_map(Result::err)) {
+            Ok(error) => error.expect("an error"),
+            Err(error) => error.to_string(),
+        };
     fs::write(path("cut.jsonl.gz"), &gz[..gz.len() - 9]).unwrap();
     assert!(error(&path("cut.jsonl.gz")).contains("cut.jsonl.gz: "), "{}", error(&path("cut.jsonl.gz")));
     fs::write(path("cut.json"), &array[..array.len() - 1]).unwrap();
@@ -224,7 +228,10 @@ fn parse(json: &str, fields: &Fields) -> Result<SpaRecord, String> {
 #[test]
 fn fields_have_other_names_and_answers_are_conversations() {
     let preferences = Fields {
-        instruction: "prompt".into(), original: "rejected".into(), revised: "chosen".into(), ..Fields::default()
+        instruction: "prompt".into(),
+        original: "rejected".into(),
+        revised: "chosen".into(),
+        ..Fields::default()
     };
     let record = parse(r#"{"prompt": "Add.", "chosen": "3", "rejected": "4", "score": [1]}"#, &preferences).unwrap();
     assert_eq!((&*record.instruction, &*record.original_output, &*record.revised_output), ("Add.", "4", "3"));
@@ -247,7 +254,10 @@ fn fields_have_other_names_and_answers_are_conversations() {
         (r#"{"prompt": null, "chosen": "a", "rejected": "b"}"#.into(), "field `prompt` is null, expected a string"),
         (r#"{"prompt": "a", "prompt": "b"}"#.into(), "duplicate field `prompt`"),
         (r#"{"prompt": "a", "chosen": [], "rejected": "b"}"#.into(), "`chosen` holds no message"),
-        (format!(r#"{{"prompt": "a", "chosen": [{user}], "rejected": "b"}}"#), "`chosen` ends in a message of \"user\""),
+        (
+            format!(r#"{{"prompt": "a", "chosen": [{user}], "rejected": "b"}}"#),
+            "`chosen` ends in a message of \"user\"",
+        ),
         (
             format!(r#"{{"chosen": [{user}, {}], "rejected": [{}]}}"#, says("3"), says("4")),
             "`rejected` and `chosen` differ before their last messages",

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::ValueEnum;
 use figa_loss::{
-    ChatTemplate, EncodedPair, Error, Example, FigaLoss, Granularity, IGNORE_INDEX, PairEncoder, Penalty, PromptTemplate, SpaRecord,
+    ChatTemplate, EncodedPair, Error, Example, FigaLoss, Granularity, IGNORE_INDEX, PairEncoder, Penalty,
+    PromptTemplate, SpaRecord,
 };
 use serde::{Deserialize, Serialize};
 

@@ -48,7 +48,8 @@ impl ChatTemplate {
         // In Python, there is nothing to iterate over in None.
         jinja.add_test("iterable", |it: &Variable| !it.is_none() && minijinja::tests::is_iterable(it));
         jinja.add_filter("tojson", to_json);
-        jinja.add_function("raise_exception", |message: &str| -> Result<(), minijinja::Error> { Err(invalid(message)) });
+        jinja
+            .add_function("raise_exception", |message: &str| -> Result<(), minijinja::Error> { Err(invalid(message)) });
         jinja.add_function("strftime_now", |format: &str| strtime::format(format, &Zoned::now()).map_err(invalid));
         for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
             jinja.add_global(name, special_token(&config, name).map_or(Variable::UNDEFINED, Variable::from));
@@ -86,7 +87,8 @@ pub(super) fn eos_token(folder: &Path, token: impl Fn(u32) -> Option<String>) ->
 fn read_config(folder: &Path, name: &str) -> Result<Value> {
     let file = folder.join(name);
     let text = read_if_any(&file)?.unwrap_or_else(|| "null".to_owned());
-    serde_json::from_str(&text).map_err(|error| Error::ModelFile { place: file.display().to_string(), message: error.to_string() })
+    serde_json::from_str(&text)
+        .map_err(|error| Error::ModelFile { place: file.display().to_string(), message: error.to_string() })
 }
 
 fn read_if_any(file: &Path) -> Result<Option<String>> {

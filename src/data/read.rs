@@ -306,9 +306,7 @@ fn decompressed(text: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead 
     let mut text = BufReader::with_capacity(1 << 17, text);
     Ok(match text.fill_buf()? {
         [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(1 << 17, flate2::bufread::MultiGzDecoder::new(text))),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            Box::new(BufReader::with_capacity(1 << 17, zstd::Decoder::with_buffer(text)?))
-        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(BufReader::with_capacity(1 << 17, zstd::Decoder::with_buffer(text)?)),
         _ => Box::new(text),
     })
 }

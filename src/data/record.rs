@@ -150,12 +150,17 @@ impl<'de> Visitor<'de> for &Fields {
         let text = |value: Option<Content>, name: &str| match value {
             Some(Content::Text(text)) => Ok(text),
             None => Ok(String::new()),
-            Some(Content::Messages(_)) => Err(A::Error::custom(format!("field `{name}` holds messages, expected a string"))),
+            Some(Content::Messages(_)) => {
+                Err(A::Error::custom(format!("field `{name}` holds messages, expected a string")))
+            }
         };
-        let (input, output) = (text(input, &self.input)?, match output {
-            Some(Content::Messages(messages)) => answer(messages, &self.output)?.1,
-            output => text(output, &self.output)?,
-        });
+        let (input, output) = (
+            text(input, &self.input)?,
+            match output {
+                Some(Content::Messages(messages)) => answer(messages, &self.output)?.1,
+                output => text(output, &self.output)?,
+            },
+        );
         let split = |value: Option<Content>, name: &str| match value {
             None => Err(missing(name)),
             Some(Content::Text(text)) => Ok((vec![], text)),

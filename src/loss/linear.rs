@@ -223,7 +223,8 @@ impl FigaLoss {
                     }
                     Some(live) => {
                         let of_live = |tensor: &Tensor| tensor.f_index_select(0, &live);
-                        let (x, slopes, hidden) = (x.f_narrow(0, 0, live.size1()?)?, of_live(&slopes)?, of_live(&hidden)?);
+                        let (x, slopes, hidden) =
+                            (x.f_narrow(0, 0, live.size1()?)?, of_live(&slopes)?, of_live(&hidden)?);
                         let gradient = gradients.add(&x, &slopes, &hidden, head.weight)?;
                         if let Some(gradient) = gradient {
                             let _ = own.f_zero_()?.f_index_copy_(0, &live, &gradient)?;

@@ -28,8 +28,8 @@ const CONTEXT: usize = 3;
 #[derive(clap::Args)]
 #[command(
     mut_arg("inputs", |arg| arg.value_name("TEXTS|FILES").help(
-        "Two texts; or files of records (.jsonl, .ndjson or .json, perhaps with .gz or .zst behind), patterns, or - for \
-         standard input"
+        "Two texts; or files of records (.jsonl, .ndjson or .json, perhaps with .gz or .zst behind), patterns, or - \
+         for standard input"
     )),
     after_help = "\
 Two arguments are an original and a revised text, unless --record or --html says that they are files. The answers are
@@ -275,8 +275,8 @@ enum Change {
 }
 
 impl Pair {
-    /// The tokens in the order of a diff. Whatever was removed at a place comes first, then whatever was added, then what
-    /// both sides keep.
+    /// The tokens in the order of a diff. Whatever was removed at a place comes first, then whatever was added, then
+    /// what both sides keep.
     fn walk(&self) -> Vec<(Change, usize, usize)> {
         let (mut steps, mut i, mut j) = (vec![], 0, 0);
         while i < self.original.tokens.len() || j < self.revised.tokens.len() {

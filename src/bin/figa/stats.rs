@@ -15,7 +15,7 @@ use super::input::{Encoding, Input, active, encode, progress};
 /// Count edits, active tokens and lengths, and what --max-length would lose
 #[derive(clap::Args)]
 #[command(after_help = "\
-Lengths and shares are of whole rows: prompt, answer and EOS. --max-length adds a line to the table of what is lost, with a *:
+Lengths and shares are of whole rows. --max-length adds a line, marked *, to the table of what a length would lose:
   rows cut        rows that lose their end
   tokens lost     of the rows cut, and of pairs whose prompt leaves no room for an answer
   active lost     those among them that have a weight
