@@ -45,7 +45,7 @@ fn trained(path: &Path) {
         .vocab_size(4000)
         .show_progress(false)
         .special_tokens(vec![AddedToken::from("</s>", true)])
-        .initial_alphabet(ByteLevel::alphabet())
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
     let mut tokenizer = Tokenizer::new(BPE::default());
     tokenizer.with_pre_tokenizer(Some(ByteLevel::default().add_prefix_space(false)));

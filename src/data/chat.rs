@@ -1,6 +1,7 @@
 //! The chat template that a model brings along, rendered as `transformers` renders it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::{fs, io};
 
 use jiff::{Zoned, fmt::strtime};
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 /// The Jinja template of a model that makes a prompt of a conversation.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    jinja: Environment<'static>,
+    jinja: Arc<Environment<'static>>,
     /// Where the template is from.
     place: String,
 }
@@ -55,7 +56,7 @@ impl ChatTemplate {
             jinja.add_global(name, special_token(&config, name).map_or(Variable::UNDEFINED, Variable::from));
         }
         jinja.add_template_owned("chat", without_marks(&source)).map_err(|error| explain(&place, &error))?;
-        Ok(Some(Self { jinja, place }))
+        Ok(Some(Self { jinja: jinja.into(), place }))
     }
 
     /// The prompt for the answer to a conversation.

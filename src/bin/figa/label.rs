@@ -1,6 +1,8 @@
 //! `figa label`: token ids, labels and weights of every record.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
+use std::slice;
 
 use anyhow::{Result, anyhow};
 use figa_loss::{EncodedPair, Fields, PairEncoder, RawRecord};
@@ -24,10 +26,6 @@ Examples:
   figa label preferences.jsonl --instruction prompt --original rejected --revised chosen --tokenizer MODEL --out l.parquet
   zcat pairs.gz | figa label - --tokenizer tokenizer.json --eos '</s>' --prompt plain --out labels.jsonl")]
 pub struct Args {
-    #[command(flatten)]
-    input: Input,
-    #[command(flatten)]
-    encoding: Encoding,
     /// The file to write, .jsonl or .parquet; must not be there yet
     #[arg(long)]
     #[serde(skip)]
@@ -43,6 +41,10 @@ pub struct Args {
     #[arg(long)]
     #[serde(skip)]
     json: bool,
+    #[command(flatten)]
+    input: Input,
+    #[command(flatten)]
+    encoding: Encoding,
 }
 
 /// What has been read, and what became of it.
@@ -68,11 +70,11 @@ enum Outcome {
 pub fn run(args: &Args) -> Result<()> {
     let encoder = args.encoding.encoder()?;
     let mut reader = args.input.open()?;
-    let files = [reader.files(), &[args.encoding.tokenizer.clone()]].concat();
+    let files = [reader.files(), slice::from_ref(&args.encoding.tokenizer)].concat();
     let Some((mut output, mut counts)) =
         Output::open(&args.out, args.skip_bad.as_deref(), args.resume, serde_json::to_value(args)?, &files)?
     else {
-        println!("{} is complete", args.out.display());
+        writeln!(io::stdout(), "{} is complete", args.out.display())?;
         return Ok(());
     };
     let bar = progress(&reader)?;
@@ -109,11 +111,8 @@ pub fn run(args: &Args) -> Result<()> {
     counts.blank_lines = reader.blank_lines() as u64;
     output.finish(&counts)?;
     bar.finish_and_clear();
-    if args.json {
-        println!("{}", serde_json::to_string(&counts)?);
-    } else {
-        print(args, &counts);
-    }
+    let text = if args.json { serde_json::to_string(&counts)? } else { summary(args, &counts) };
+    writeln!(io::stdout(), "{text}")?;
     Ok(())
 }
 
@@ -134,10 +133,13 @@ fn count(pair: &EncodedPair, eos_id: u32) -> Counts {
     counts
 }
 
-fn print(args: &Args, counts: &Counts) {
+fn summary(args: &Args, counts: &Counts) -> String {
     let Counts { records, labelled, set_aside, blank_lines, tokens, active_tokens, cut_rows } = counts;
     let bad = args.skip_bad.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default();
-    println!("{records} records and {blank_lines} blank lines read: {labelled} labelled, {set_aside} set aside{bad}");
     let share = 100.0 * *active_tokens as f64 / (*tokens).max(1) as f64;
-    println!("{}: {tokens} tokens, {share:.1} % of them active; {cut_rows} rows cut", args.out.display());
+    format!(
+        "{records} records and {blank_lines} blank lines read: {labelled} labelled, {set_aside} set aside{bad}\n\
+         {}: {tokens} tokens, {share:.1} % of them active; {cut_rows} rows cut",
+        args.out.display()
+    )
 }

@@ -116,10 +116,10 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(path: &PathBuf) -> Result<Self> {
+    fn of(path: &Path) -> Result<Self> {
         let metadata = path.metadata().with_context(|| path.display().to_string())?;
         let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Self { path: path.clone(), bytes: metadata.len(), modified })
+        Ok(Self { path: path.into(), bytes: metadata.len(), modified })
     }
 }
 
@@ -172,7 +172,8 @@ impl Output {
         let lock = File::create(paths.partial.join("lock"))?;
         let partial = paths.partial.display();
         ensure!(lock.try_lock().is_ok(), "--out: another run is writing {partial}");
-        let files = files.iter().filter(|file| **file != Path::new("-")).map(Stamp::of).collect::<Result<_>>()?;
+        let files =
+            files.iter().filter(|file| **file != Path::new("-")).map(|file| Stamp::of(file)).collect::<Result<_>>()?;
         let state = match found {
             None => {
                 if let Some(bad) = bad {
@@ -387,7 +388,8 @@ fn schema() -> Schema {
         [("input_ids", DataType::Int64), ("labels", DataType::Int64), ("weights", DataType::Float32)]
             .map(|(name, item)| list(format!("{side}_{name}"), item))
     };
-    let columns = [vec![Field::new("record", DataType::Int64, false)], of_side("original").into(), of_side("revised").into()];
+    let columns =
+        [vec![Field::new("record", DataType::Int64, false)], of_side("original").into(), of_side("revised").into()];
     Schema::new(columns.concat())
 }
 
