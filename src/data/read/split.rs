@@ -1,0 +1,279 @@
+//! One text becomes records: it is decompressed and cut, and nothing else.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::mem;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use super::{Format, RawRecord, RawText, format, is_stdin, without_mark};
+use crate::error::{Error, Result};
+
+/// Lets gzip and Zstandard through a decoder, by their first bytes.
+fn decompressed(text: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
+    let mut text = BufReader::with_capacity(1 << 17, text);
+    Ok(match text.fill_buf()? {
+        [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(1 << 17, flate2::bufread::MultiGzDecoder::new(text))),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(BufReader::with_capacity(1 << 17, zstd::Decoder::with_buffer(text)?)),
+        _ => Box::new(text),
+    })
+}
+
+/// Counts what is read.
+struct Counted {
+    file: File,
+    position: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.position.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// Cuts one text into records.
+pub(super) struct Splitter {
+    path: Arc<Path>,
+    /// None until the first byte has told.
+    format: Option<Format>,
+    text: Box<dyn BufRead + Send>,
+    /// To notice that the file changes while it is read.
+    opened: Option<Opened>,
+    line: usize,
+    array: Array,
+}
+
+/// A file as it was when it was opened.
+pub(super) struct Opened {
+    file: File,
+    len: u64,
+    modified: SystemTime,
+}
+
+/// Where in an array the text is.
+#[derive(Clone, Copy, PartialEq)]
+enum Array {
+    Before,
+    AtFirst,
+    Inside,
+    Behind,
+}
+
+impl Splitter {
+    pub(super) fn new(
+        path: Arc<Path>,
+        format: Option<Format>,
+        text: Box<dyn BufRead + Send>,
+        opened: Option<Opened>,
+    ) -> Self {
+        Self { path, format, text, opened, line: 1, array: Array::Before }
+    }
+
+    pub(super) fn open(path: PathBuf, position: &Arc<AtomicU64>) -> Result<Self> {
+        let open = || {
+            if is_stdin(&path) {
+                return Ok((decompressed(io::stdin())?, None));
+            }
+            let file = File::open(&path)?;
+            let metadata = file.metadata()?;
+            let opened = match metadata.is_file() {
+                true => Some(Opened { file: file.try_clone()?, len: metadata.len(), modified: metadata.modified()? }),
+                false => None, // A pipe has neither.
+            };
+            Ok((decompressed(Counted { file, position: position.clone() })?, opened))
+        };
+        let (text, opened) = open().map_err(|reason| Error::Io { path: path.clone(), reason })?;
+        Ok(Self::new(path.as_path().into(), format(&path)?, text, opened))
+    }
+
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        let Some(Opened { file, len, modified }) = &self.opened else { return Ok(()) };
+        let now = file.metadata().and_then(|now| Ok((now.len(), now.modified()?)));
+        match now {
+            Ok(now) if now == (*len, *modified) => Ok(()),
+            Ok(_) => Err(self.failed(io::Error::other("changed while it was read: start again when it is complete"))),
+            Err(reason) => Err(self.failed(reason)),
+        }
+    }
+
+    pub(super) fn next(&mut self, max_bytes: usize, blank_lines: &mut usize) -> Result<Option<RawRecord>> {
+        let format = match self.format {
+            Some(format) => format,
+            None => {
+                let is_array = without_mark(self.peek()?).trim_ascii_start().first() == Some(&b'[');
+                *self.format.insert(if is_array { Format::Array } else { Format::Lines })
+            }
+        };
+        match format {
+            Format::Lines => self.next_line(max_bytes, blank_lines),
+            Format::Array => self.next_element(max_bytes),
+        }
+    }
+
+    fn next_line(&mut self, max_bytes: usize, blank_lines: &mut usize) -> Result<Option<RawRecord>> {
+        while !self.peek()?.is_empty() {
+            let line = self.line;
+            let mut text = Text::new(max_bytes);
+            self.take_until(&mut text, |bytes| memchr::memchr(b'\n', bytes))?;
+            if !text.is_blank() {
+                return Ok(Some(self.record(line, text)));
+            }
+            *blank_lines += 1;
+        }
+        Ok(None)
+    }
+
+    fn next_element(&mut self, max_bytes: usize) -> Result<Option<RawRecord>> {
+        if self.array == Array::Before {
+            if self.peek()?.starts_with(b"\xEF\xBB\xBF") {
+                self.text.consume(3);
+            }
+            match self.skip_blanks()? {
+                Some(b'[') => self.text.consume(1),
+                _ => return Err(self.broken("a .json file is one array of records; one record a line is .jsonl")),
+            }
+            self.array = Array::AtFirst;
+        }
+        if self.array == Array::Behind {
+            return match self.skip_blanks()? {
+                None => Ok(None),
+                Some(_) => Err(self.broken("there is text behind the array")),
+            };
+        }
+        self.skip_blanks()?;
+        let line = self.line;
+        let (mut text, mut scan) = (Text::new(max_bytes), Scan::default());
+        let end = self.take_until(&mut text, |bytes| bytes.iter().position(|&byte| scan.ends_at(byte)))?;
+        let first = mem::replace(&mut self.array, if end == Some(b']') { Array::Behind } else { Array::Inside });
+        match end {
+            None => Err(self.broken("the array does not end: the file is cut off")),
+            Some(b']') if first == Array::AtFirst && text.is_blank() => self.next_element(max_bytes),
+            Some(_) => Ok(Some(self.record(line, text))),
+        }
+    }
+
+    /// Moves what stands in front of the byte that `find` finds to `text`, and then that byte away, which it returns.
+    fn take_until(&mut self, text: &mut Text, mut find: impl FnMut(&[u8]) -> Option<usize>) -> Result<Option<u8>> {
+        loop {
+            let buffer = fill(&mut *self.text, &self.path)?;
+            if buffer.is_empty() {
+                return Ok(None);
+            }
+            let found = find(buffer);
+            let end = found.map(|at| buffer[at]);
+            let (part, used) = found.map_or((buffer, buffer.len()), |at| (&buffer[..at], at + 1));
+            text.push(part).map_err(|reason| Error::Io { path: (*self.path).into(), reason })?;
+            self.line += memchr::memchr_iter(b'\n', &buffer[..used]).count();
+            self.text.consume(used);
+            if found.is_some() {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// The first byte that is not blank, which stays.
+    fn skip_blanks(&mut self) -> Result<Option<u8>> {
+        loop {
+            let buffer = fill(&mut *self.text, &self.path)?;
+            let blank = buffer.len() - buffer.trim_ascii_start().len();
+            if blank == 0 {
+                return Ok(buffer.first().copied());
+            }
+            self.line += memchr::memchr_iter(b'\n', &buffer[..blank]).count();
+            self.text.consume(blank);
+        }
+    }
+
+    fn peek(&mut self) -> Result<&[u8]> {
+        fill(&mut *self.text, &self.path)
+    }
+
+    fn record(&self, line: usize, text: Text) -> RawRecord {
+        RawRecord { path: self.path.clone(), line, text: text.finish() }
+    }
+
+    fn broken(&self, message: &str) -> Error {
+        Error::Record { path: (*self.path).into(), line: self.line, column: 1, message: message.into() }
+    }
+
+    fn failed(&self, reason: io::Error) -> Error {
+        Error::Io { path: (*self.path).into(), reason }
+    }
+}
+
+fn fill<'a>(text: &'a mut dyn BufRead, path: &Path) -> Result<&'a [u8]> {
+    text.fill_buf().map_err(|reason| Error::Io { path: path.into(), reason })
+}
+
+/// Finds the end of an array's element: a comma or a bracket that is inside of nothing.
+#[derive(Default)]
+struct Scan {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Scan {
+    fn ends_at(&mut self, byte: u8) -> bool {
+        if self.in_string {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' => self.escaped = true,
+                b'"' => self.in_string = false,
+                _ => {}
+            }
+            return false;
+        }
+        match byte {
+            b'"' => self.in_string = true,
+            b'{' | b'[' => self.depth += 1,
+            b',' | b']' if self.depth == 0 => return true,
+            b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+            _ => {}
+        }
+        false
+    }
+}
+
+/// The bytes of a record: in memory, and in a file from the moment that they are too many.
+struct Text {
+    bytes: Vec<u8>,
+    max_bytes: usize,
+    spilled: Option<File>,
+    len: u64,
+}
+
+impl Text {
+    fn new(max_bytes: usize) -> Self {
+        Self { bytes: vec![], max_bytes, spilled: None, len: 0 }
+    }
+
+    fn push(&mut self, part: &[u8]) -> io::Result<()> {
+        self.len += part.len() as u64;
+        if self.spilled.is_none() && self.len > self.max_bytes as u64 {
+            let mut file = tempfile::tempfile()?;
+            file.write_all(&mem::take(&mut self.bytes))?;
+            self.spilled = Some(file);
+        }
+        match &mut self.spilled {
+            None => self.bytes.extend_from_slice(part),
+            Some(file) => file.write_all(part)?,
+        }
+        Ok(())
+    }
+
+    fn is_blank(&self) -> bool {
+        self.spilled.is_none() && self.bytes.trim_ascii().is_empty()
+    }
+
+    fn finish(self) -> RawText {
+        match self.spilled {
+            None => RawText::Bytes(self.bytes),
+            Some(file) => RawText::Spilled(file, self.len),
+        }
+    }
+}
