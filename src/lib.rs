@@ -13,6 +13,9 @@
 //! | [`data`] | a file of [`SpaRecord`]s and a tokenizer | [`Example`] rows, a padded [`Batch`], tensors |
 //! | [`loss`] | logits, or hidden states and the head; labels, weights | a scalar to call `backward` on |
 //!
+//! [`docs::choosing`] says when to take what, [`docs::figa`] leads from the paper to the signatures, [`docs::results`]
+//! shows what it does to a real model, and [`docs::design`] why it is built this way.
+//!
 //! # Label two answers
 //!
 //! ```
@@ -95,6 +98,22 @@ pub use weights::{FigaWeights, IGNORE_INDEX, Side, TokenLabel, label_tokens};
 pub use tch;
 #[cfg(feature = "data")]
 pub use tokenizers;
+
+/// Longer reading: the pages of the folder `docs`.
+#[cfg(any(doc, doctest))]
+pub mod docs {
+    #[doc = include_str!("../docs/figa.md")]
+    pub mod figa {}
+
+    #[doc = include_str!("../docs/choosing.md")]
+    pub mod choosing {}
+
+    #[doc = include_str!("../docs/results.md")]
+    pub mod results {}
+
+    #[doc = include_str!("../docs/design.md")]
+    pub mod design {}
+}
 
 /// The examples of the README, compiled and run.
 #[cfg(all(doctest, feature = "data", feature = "torch"))]
