@@ -15,15 +15,17 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use arrow_array::{Array, ArrayRef, Float32Array, Int64Array, ListArray, RecordBatch};
 use arrow_buffer::OffsetBuffer;
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{DataType, Field, FieldRef, Schema};
 use figa_loss::{EncodedPair, Example, RawRecord};
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::{ArrowColumnWriter, compute_leaves};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -236,12 +238,7 @@ impl Output {
     /// Ends a segment. A run that goes on begins behind it.
     pub fn commit(&mut self, counts: &Counts) -> Result<()> {
         if let Some(batch) = self.table.take() {
-            aside(&self.paths.segment(self.state.segments), |file| {
-                let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties(None)))?;
-                writer.write(&batch)?;
-                writer.close()?;
-                Ok(())
-            })?;
+            aside(&self.paths.segment(self.state.segments), |file| write_segment(file, &batch))?;
             self.state.segments += 1;
         }
         self.state.bytes[0] = self.lines.sync()?;
@@ -369,6 +366,28 @@ impl Appender {
         };
         sync().with_context(|| format!("writing {}", self.path.display()))
     }
+}
+
+/// A Parquet file of one row group, whose columns are encoded on all cores.
+fn write_segment(file: &File, batch: &RecordBatch) -> Result<()> {
+    let writer = ArrowWriter::try_new(file, batch.schema(), Some(properties(None)))?;
+    let (mut writer, columns) = writer.into_serialized_writer()?;
+    let columns = columns.create_column_writers(0)?.into_iter().zip(batch.columns()).zip(batch.schema_ref().fields());
+    let columns: Vec<_> = columns.collect();
+    let encode = |((mut column, values), field): ((ArrowColumnWriter, &ArrayRef), &FieldRef)| {
+        for leaf in compute_leaves(field, values)? {
+            column.write(&leaf)?;
+        }
+        column.close()
+    };
+    let chunks: Vec<_> = columns.into_par_iter().map(encode).collect::<Result<_, _>>()?;
+    let mut rows = writer.next_row_group()?;
+    for chunk in chunks {
+        chunk.append_to_row_group(&mut rows)?;
+    }
+    rows.close()?;
+    writer.close()?;
+    Ok(())
 }
 
 fn properties(facts: Option<Vec<KeyValue>>) -> WriterProperties {
