@@ -1,8 +1,10 @@
 //! `figa`: labels, looks at and picks pairs of answers, for people who train elsewhere. Needs no libtorch.
 //!
 //! `input.rs` says what every command takes: records, their fields, and how they are encoded. `label.rs` writes labels,
-//! by way of `output.rs`, which outlives being killed; `completions` is clap's.
+//! by way of `output.rs`, which outlives being killed. `curate.rs` picks the pairs that are worth training on, and has
+//! them scored and revised; `completions` is clap's.
 
+mod curate;
 mod input;
 mod label;
 mod output;
@@ -24,9 +26,12 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Label(label::Args),
+    Curate(Box<curate::Args>),
     /// Print a script that completes figa's commands in a shell
     #[command(after_help = "Example:\n  figa completions bash > ~/.local/share/bash-completion/completions/figa")]
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        shell: clap_complete::Shell,
+    },
 }
 
 fn main() -> ExitCode {
@@ -44,6 +49,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Label(args) => label::run(&args),
+        Command::Curate(args) => curate::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "figa", &mut io::stdout());
             Ok(())

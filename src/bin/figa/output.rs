@@ -337,7 +337,7 @@ impl Paths {
     }
 }
 
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
+pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(ending);
     path.into()
@@ -356,15 +356,16 @@ fn aside(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
 }
 
 /// A file that grows, and of which is kept what has been committed.
-struct Appender {
+pub struct Appender {
     path: PathBuf,
     file: BufWriter<File>,
 }
 
 impl Appender {
-    fn open(path: &Path, bytes: u64) -> Result<Self> {
+    pub fn open(path: &Path, bytes: u64) -> Result<Self> {
         let open = || {
             let mut file = File::options().create(true).truncate(false).write(true).open(path)?;
+            ensure!(file.try_lock().is_ok(), "another run is writing it");
             ensure!(file.metadata()?.len() >= bytes, "is shorter than the run left it");
             file.set_len(bytes)?;
             file.seek(SeekFrom::End(0))?;
@@ -373,12 +374,12 @@ impl Appender {
         open().with_context(|| path.display().to_string())
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).with_context(|| format!("writing {}", self.path.display()))
     }
 
     /// Returns how long the file is.
-    fn sync(&mut self) -> Result<u64> {
+    pub fn sync(&mut self) -> Result<u64> {
         let mut sync = || {
             self.file.flush()?;
             self.file.get_ref().sync_data()?;
