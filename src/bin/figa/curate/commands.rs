@@ -1,5 +1,6 @@
 //! Asking a command that answers each line with one line.
 
+use std::borrow::Cow;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -22,7 +23,8 @@ pub struct Command {
 struct Running {
     child: Child,
     to: ChildStdin,
-    from: Receiver<Vec<u8>>,
+    /// A line, and what has come together with it.
+    from: Receiver<[Vec<u8>; 2]>,
 }
 
 impl Command {
@@ -48,8 +50,10 @@ impl Command {
     pub fn finish(self) -> Result<()> {
         let name = self.name();
         let Some(Running { mut child, to, from }) = self.running else { return Ok(()) };
-        no_more(&from).context(name)?;
-        drop((to, from));
+        drop(to);
+        if let Ok([line, _]) = from.recv() {
+            bail!("{name}: {}", unasked(&line));
+        }
         // It has answered everything: how it ends does not matter.
         let _ = child.wait();
         Ok(())
@@ -68,7 +72,7 @@ impl Running {
             loop {
                 let mut line = vec![];
                 match output.by_ref().take(MAX_ANSWER).read_until(b'\n', &mut line) {
-                    Ok(1..) if lines.send(line).is_ok() => {}
+                    Ok(1..) if lines.send([line, output.buffer().to_vec()]).is_ok() => {}
                     _ => return,
                 }
             }
@@ -77,12 +81,14 @@ impl Running {
     }
 
     fn ask(&mut self, request: &str) -> Result<String> {
-        no_more(&self.from)?;
+        if let Ok([line, _]) = self.from.try_recv() {
+            bail!(unasked(&line));
+        }
         let sent = self.to.write_all(format!("{request}\n").as_bytes()).and_then(|()| self.to.flush());
-        let Some(line) = sent.ok().and_then(|()| self.from.recv().ok()) else {
+        let Some([line, rest]) = sent.ok().and_then(|()| self.from.recv().ok()) else {
             bail!("expected one line in answer to each line, but it {}", self.end());
         };
-        let text = String::from_utf8_lossy(&line);
+        let text = lossy(&line);
         let Some(line) = line.strip_suffix(b"\n") else {
             ensure!(
                 line.len() < MAX_ANSWER as usize,
@@ -91,6 +97,12 @@ impl Running {
             );
             bail!("it {} within a line: {}", self.end(), excerpt(&text));
         };
+        ensure!(
+            rest.is_empty(),
+            "it has answered one line with several: {}, {}",
+            excerpt(&text),
+            excerpt(&lossy(&rest))
+        );
         let line = str::from_utf8(line).ok().with_context(|| format!("its answer is no UTF-8: {}", excerpt(&text)))?;
         Ok(line.trim().to_owned())
     }
@@ -108,12 +120,14 @@ impl Running {
     }
 }
 
-/// One line too many, and all answers behind it would be taken for those of others.
-fn no_more(from: &Receiver<Vec<u8>>) -> Result<()> {
-    match from.try_recv() {
-        Ok(line) => bail!("it has printed a line that nobody asked for: {}", excerpt(&String::from_utf8_lossy(&line))),
-        Err(_) => Ok(()),
-    }
+/// One line too many, and each answer is taken for that of the next request.
+fn unasked(line: &[u8]) -> String {
+    let line = excerpt(&lossy(line));
+    format!("it has printed a line that nobody asked for, {line}, so that the answers before it may be wrong as well")
+}
+
+fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
 }
 
 /// What a message quotes of a line.
