@@ -401,7 +401,6 @@ fn a_run_that_broke_asks_only_the_rest() {
     assert!(!folder.path("kept.jsonl").exists());
     let asked = folder.lines("calls");
 
-    folder.write("mended", "");
     let error = folder.curate(&BOTH).unwrap_err();
     assert!(
         error.contains("kept.jsonl.answers holds the answers of an unfinished run: go on with --resume"),
@@ -411,8 +410,12 @@ fn a_run_that_broke_asks_only_the_rest() {
     let mut log = fs::read(folder.path("kept.jsonl.answers")).unwrap();
     log.truncate(log.len() - 4);
     folder.write("kept.jsonl.answers", log);
-    let counts = folder.curate(&[&BOTH[..], &["--resume"]].concat()).unwrap();
-    assert_eq!([&counts["recalled"], &counts["asked"]], [9, 10]);
+    let resumed = [&BOTH[..], &["--resume"]].concat();
+    let error = folder.curate(&resumed).unwrap_err();
+    assert!(error.contains("pairs.jsonl:10") && error.contains("18 answers are in kept.jsonl.answers"), "{error}");
+    folder.write("mended", "");
+    let counts = folder.curate(&resumed).unwrap();
+    assert_eq!([&counts["recalled"], &counts["asked"]], [18, 1]);
     // The torn answer was asked for twice.
     assert_eq!(folder.lines("calls"), calls + 1);
     assert_eq!(asked, 10);
@@ -483,26 +486,29 @@ fn commands_that_misbehave_are_named() {
     let folder = Folder::new(&[scored("a", "1", "2"), scored("b", "1", "2")]);
     let long = "x".repeat(300);
     for (script, message) in [
-        ("echo hello; cat", "expected a line with a number, got \"hello\""),
-        ("echo nan; cat", "expected a line with a number, got \"nan\""),
+        ("read -r line; echo hello; cat >/dev/null", "expected a line with a number, got \"hello\""),
+        ("read -r line; echo nan; cat >/dev/null", "expected a line with a number, got \"nan\""),
         ("exit 7", "expected one line in answer to each line, but it ended (exit status: 7)"),
         ("read -r line; exec >&-; sleep 3", "but it closed its input or output"),
         ("read -r line; printf 1", "ended (exit status: 0) within a line: \"1\""),
-        ("read -r line; printf '1\\n2\\n'; cat", "it has answered one line with several: \"1\", \"2\""),
-        ("printf '\\377\\n'; cat", "its answer is no UTF-8"),
-        (&format!("echo {long}; cat"), &format!("{:?} and so on", &long[..200])),
+        ("read -r line; printf '1\\n2\\n'; cat >/dev/null", "it has answered one line with several: \"1\", \"2\""),
+        ("read -r line; printf '\\377\\n'; cat >/dev/null", "its answer is no UTF-8"),
+        (&format!("read -r line; echo {long}; cat >/dev/null"), &format!("{:?} and so on", &long[..200])),
     ] {
         let error = folder.curate(&["--max-original", "5", "--scorer", script]).unwrap_err();
         assert!(error.starts_with("error: --scorer \"") && error.contains("pairs.jsonl:"), "{error}");
         assert!(error.contains(message) && error.lines().count() == 1, "{script}: {error}");
         let _ = fs::remove_file(folder.path("kept.jsonl.answers"));
     }
-    let error = folder.curate(&["--reviser", "echo '{\"revised\": 1}'; cat"]).unwrap_err();
+    let error = folder.curate(&["--reviser", "read -r line; echo '{\"revised\": 1}'; cat >/dev/null"]).unwrap_err();
     assert!(error.contains("expected a line {\"revised_output\": \"...\"}, got"), "{error}");
     // A greeting that looks like an answer moves all answers by one.
     let script = "echo 1; while read -r line; do echo 2; done";
     let error = folder.curate(&["--max-original", "5", "--scorer", script]).unwrap_err();
-    assert!(error.contains("a line that nobody asked for") || error.contains("several: \"1\", \"2\""), "{error}");
+    assert!(
+        error.contains("a line that nobody asked for") || error.contains("it has answered one line with several"),
+        "{error}"
+    );
     assert!(!folder.path("kept.jsonl").exists());
     let _ = fs::remove_file(folder.path("kept.jsonl.answers"));
     // Without a reference there is nothing to score.

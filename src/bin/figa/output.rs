@@ -223,7 +223,7 @@ impl Output {
     pub fn set_aside(&mut self, raw: &mut RawRecord) -> Result<bool> {
         self.pending.0 += 1;
         let Some(appender) = &mut self.set_aside else { return Ok(false) };
-        raw.write_to(&mut appender.file).with_context(|| appender.path.display().to_string())?;
+        appender.copy(raw)?;
         Ok(true)
     }
 
@@ -376,6 +376,11 @@ impl Appender {
 
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).with_context(|| format!("writing {}", self.path.display()))
+    }
+
+    /// Writes a record that may not fit into memory.
+    pub fn copy(&mut self, raw: &mut RawRecord) -> Result<()> {
+        raw.write_to(&mut self.file).with_context(|| format!("writing {}", self.path.display()))
     }
 
     /// Returns how long the file is.

@@ -66,7 +66,10 @@ impl Answers {
         let (value, answer) = answer.map_err(|error| {
             let kept = match self.lines {
                 0 => String::new(),
-                lines => format!("; {lines} answers are in {}: mend it and --resume", self.path.display()),
+                lines => format!(
+                    "; {lines} answers are in {}: mend it and go on with --resume, or remove them to begin again",
+                    self.path.display()
+                ),
             };
             anyhow!("{}: {place}: {error:#}{kept}", command.name())
         })?;

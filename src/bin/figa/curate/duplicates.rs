@@ -96,8 +96,8 @@ static PERMUTATIONS: [[u64; 2]; HASHES] = {
 type Digest = [[u8; HASHES]; 2];
 
 /// Records that are nearly the same as an earlier one. Candidates are those that agree in a band, a few hashes of the
-/// prompt and as many of the answers; the digests decide. Of each record that is kept, about 0.6 KiB are remembered at a
-/// similarity of 0.9, and 1.4 KiB at 0.5.
+/// prompt and as many of the answers; the digests decide. Of each record that is kept, 0.5 KiB are remembered at a
+/// similarity of 0.9, and 1.3 KiB at 0.5.
 pub struct Near {
     similarity: f64,
     /// Hashes of the prompt in a band.
