@@ -2,9 +2,11 @@
 //!
 //! `input.rs` says what every command takes: records, their fields, and how they are encoded. `label.rs` writes labels,
 //! by way of `output.rs`, which outlives being killed; `show.rs` shows what changed, on the terminal or as a page;
-//! `stats.rs` counts, and draws what it counted with `histograms.rs`; `completions` is clap's.
+//! `stats.rs` counts, and draws what it counted with `histograms.rs`; `curate.rs` picks the pairs that are worth
+//! training on, and has them scored and revised; `completions` is clap's.
 
 mod aside;
+mod curate;
 mod histograms;
 mod input;
 mod label;
@@ -31,6 +33,7 @@ enum Command {
     Label(label::Args),
     Show(show::Args),
     Stats(stats::Args),
+    Curate(Box<curate::Args>),
     /// Print a script that completes figa's commands in a shell
     #[command(after_help = "Example:\n  figa completions bash > ~/.local/share/bash-completion/completions/figa")]
     Completions {
@@ -55,6 +58,7 @@ fn run(command: Command) -> Result<()> {
         Command::Label(args) => label::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Curate(args) => curate::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "figa", &mut io::stdout());
             Ok(())

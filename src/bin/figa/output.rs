@@ -226,7 +226,7 @@ impl Output {
     pub fn set_aside(&mut self, raw: &mut RawRecord) -> Result<bool> {
         self.pending.0 += 1;
         let Some(appender) = &mut self.set_aside else { return Ok(false) };
-        raw.write_to(&mut appender.file).with_context(|| appender.path.display().to_string())?;
+        appender.copy(raw)?;
         Ok(true)
     }
 
@@ -336,15 +336,16 @@ impl Paths {
 }
 
 /// A file that grows, and of which is kept what has been committed.
-struct Appender {
+pub struct Appender {
     path: PathBuf,
     file: BufWriter<File>,
 }
 
 impl Appender {
-    fn open(path: &Path, bytes: u64) -> Result<Self> {
+    pub fn open(path: &Path, bytes: u64) -> Result<Self> {
         let open = || {
             let mut file = File::options().create(true).truncate(false).write(true).open(path)?;
+            ensure!(file.try_lock().is_ok(), "another run is writing it");
             ensure!(file.metadata()?.len() >= bytes, "is shorter than the run left it");
             file.set_len(bytes)?;
             file.seek(SeekFrom::End(0))?;
@@ -353,12 +354,17 @@ impl Appender {
         open().with_context(|| path.display().to_string())
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).with_context(|| format!("writing {}", self.path.display()))
     }
 
+    /// Writes a record that may not fit into memory.
+    pub fn copy(&mut self, raw: &mut RawRecord) -> Result<()> {
+        raw.write_to(&mut self.file).with_context(|| format!("writing {}", self.path.display()))
+    }
+
     /// Returns how long the file is.
-    fn sync(&mut self) -> Result<u64> {
+    pub fn sync(&mut self) -> Result<u64> {
         let mut sync = || {
             self.file.flush()?;
             self.file.get_ref().sync_data()?;
