@@ -161,7 +161,10 @@ fn text(topic: usize, words: usize, changed: &[usize]) -> String {
 
 #[test]
 fn near_duplicates_are_similar_in_prompt_and_answers() {
-    let record = |id: &str, prompt: String, answer: String| json!({"id": id, "instruction": prompt, "original_output": answer, "revised_output": format!("{answer} end")});
+    let record = |id: &str, prompt: String, answer: String| {
+        let revised = format!("{answer} end");
+        json!({"id": id, "instruction": prompt, "original_output": answer, "revised_output": revised})
+    };
     let (prompt, answer) = (text(1, 100, &[]), text(2, 300, &[]));
     let folder = Folder::new(&[
         record("a", prompt.clone(), answer.clone()),
@@ -489,7 +492,7 @@ fn commands_that_misbehave_are_named() {
         ("read -r line; echo hello; cat >/dev/null", "expected a line with a number, got \"hello\""),
         ("read -r line; echo nan; cat >/dev/null", "expected a line with a number, got \"nan\""),
         ("exit 7", "expected one line in answer to each line, but it ended (exit status: 7)"),
-        ("read -r line; exec >&-; sleep 3", "but it closed its input or output"),
+        ("read -r line; exec >&-; read -r line", "but it closed its input or output"),
         ("read -r line; printf 1", "ended (exit status: 0) within a line: \"1\""),
         ("read -r line; printf '1\\n2\\n'; cat >/dev/null", "it has answered one line with several: \"1\", \"2\""),
         ("read -r line; printf '\\377\\n'; cat >/dev/null", "its answer is no UTF-8"),
