@@ -161,7 +161,10 @@ fn text(topic: usize, words: usize, changed: &[usize]) -> String {
 
 #[test]
 fn near_duplicates_are_similar_in_prompt_and_answers() {
-    let record = |id: &str, prompt: String, answer: String| json!({"id": id, "instruction": prompt, "original_output": answer, "revised_output": format!("{answer} end")});
+    let record = |id: &str, prompt: String, answer: String| {
+        let revised = format!("{answer} end");
+        json!({"id": id, "instruction": prompt, "original_output": answer, "revised_output": revised})
+    };
     let (prompt, answer) = (text(1, 100, &[]), text(2, 300, &[]));
     let folder = Folder::new(&[
         record("a", prompt.clone(), answer.clone()),

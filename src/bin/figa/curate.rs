@@ -1,9 +1,9 @@
 //! `figa curate`: from pairs to those that are worth training on, as the FIGA paper makes SPA.
 //!
 //! Every record takes the same way: what is wrong with it as a record, the length of its answers, the scores, the
-//! reviser, and then what there is to say about the two answers. The first part and, if there is no reviser, the last one
-//! are done on all cores; `answers.rs` and `commands.rs` ask one record at a time, `fields.rs` puts the reviser's
-//! answer in, `duplicates.rs` remembers what was kept, and `report.rs` counts.
+//! reviser, and then what there is to say about the two answers. The first part and, if there is no reviser, the last
+//! one are done on all cores; `answers.rs` and `commands.rs` ask about one record at a time, `fields.rs` puts the
+//! reviser's answer in, `duplicates.rs` remembers what was kept, and `report.rs` counts.
 
 mod answers;
 mod commands;

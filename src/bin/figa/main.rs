@@ -30,9 +30,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Label(label::Args),
-    Show(show::Args),
-    Stats(stats::Args),
+    Label(Box<label::Args>),
+    Show(Box<show::Args>),
+    Stats(Box<stats::Args>),
     Curate(Box<curate::Args>),
     /// Print a script that completes figa's commands in a shell
     #[command(after_help = "Example:\n  figa completions bash > ~/.local/share/bash-completion/completions/figa")]

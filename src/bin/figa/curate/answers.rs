@@ -123,8 +123,8 @@ impl Answers {
         };
         ensure!(
             !left,
-            "--resume: {} holds answers to more than is asked: the input or an option has changed; restore it, or remove \
-             the file to ask again",
+            "--resume: {} holds answers to more than is asked: the input or an option has changed; restore it, or \
+             remove the file to ask again",
             self.path.display()
         );
         Ok(())
