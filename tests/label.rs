@@ -272,11 +272,30 @@ fn standard_input_is_read_as_it_comes() {
     let text = lines(6, 20, usize::MAX);
     world.write("pairs.jsonl", &text);
     world.counts(&["pairs.jsonl", "--out", "file.jsonl"]);
-    let mut child =
-        world.command(&["-", "--out", "stdin.jsonl"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success());
-    assert_eq!(world.read("stdin.jsonl"), world.read("file.jsonl"));
+    let records: Vec<&str> = text.lines().collect();
+    // Lines or an array, with something in front of the first record; the pieces come one by one.
+    let array = format!("\u{feff}\n [{}]\n", records.join(",\n"));
+    for (name, text) in [("lines", format!("\u{feff}\n{text}")), ("array", array)] {
+        let out = format!("{name}.jsonl");
+        let mut child = world
+            .command(&["-", "--out", &out, "--json"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        for piece in [&text.as_bytes()[..1], &text.as_bytes()[1..4], &text.as_bytes()[4..]] {
+            stdin.write_all(piece).unwrap();
+            stdin.flush().unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{name}");
+        assert_eq!(world.read(&out), world.read("file.jsonl"), "{name}");
+        let counts: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(counts["blank_lines"], u64::from(name == "lines"));
+    }
 }
 
 /// `KILLS=200 cargo test --release --no-default-features --features cli --test label killed` for a long run; `SEED=...`

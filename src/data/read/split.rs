@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use super::{Format, RawRecord, RawText, format, is_stdin, without_mark};
+use super::{BYTE_ORDER_MARK, Format, RawRecord, RawText, format, is_stdin};
 use crate::error::{Error, Result};
 
 /// Lets gzip and Zstandard through a decoder, by their first bytes.
@@ -104,7 +104,11 @@ impl Splitter {
         let format = match self.format {
             Some(format) => format,
             None => {
-                let is_array = without_mark(self.peek()?).trim_ascii_start().first() == Some(&b'[');
+                self.skip_mark()?;
+                let is_array = self.skip_blanks()? == Some(b'[');
+                if !is_array {
+                    *blank_lines += self.line - 1;
+                }
                 *self.format.insert(if is_array { Format::Array } else { Format::Lines })
             }
         };
@@ -119,7 +123,7 @@ impl Splitter {
             let line = self.line;
             let mut text = Text::new(max_bytes);
             self.take_until(&mut text, |bytes| memchr::memchr(b'\n', bytes))?;
-            if !text.is_blank() {
+            if !text.is_blank {
                 return Ok(Some(self.record(line, text)));
             }
             *blank_lines += 1;
@@ -129,9 +133,7 @@ impl Splitter {
 
     fn next_element(&mut self, max_bytes: usize) -> Result<Option<RawRecord>> {
         if self.array == Array::Before {
-            if self.peek()?.starts_with(b"\xEF\xBB\xBF") {
-                self.text.consume(3);
-            }
+            self.skip_mark()?;
             match self.skip_blanks()? {
                 Some(b'[') => self.text.consume(1),
                 _ => return Err(self.broken("a .json file is one array of records; one record a line is .jsonl")),
@@ -151,7 +153,7 @@ impl Splitter {
         let first = mem::replace(&mut self.array, if end == Some(b']') { Array::Behind } else { Array::Inside });
         match end {
             None => Err(self.broken("the array does not end: the file is cut off")),
-            Some(b']') if first == Array::AtFirst && text.is_blank() => self.next_element(max_bytes),
+            Some(b']') if first == Array::AtFirst && text.is_blank => self.next_element(max_bytes),
             Some(_) => Ok(Some(self.record(line, text))),
         }
     }
@@ -173,6 +175,17 @@ impl Splitter {
                 return Ok(end);
             }
         }
+    }
+
+    /// A byte order mark, which may come in pieces. Half of one is none, and left as something wrong.
+    fn skip_mark(&mut self) -> Result<()> {
+        for (byte, found) in BYTE_ORDER_MARK.iter().zip(0..) {
+            if self.peek()?.first() != Some(byte) {
+                return if found == 0 { Ok(()) } else { Err(self.broken("half a byte order mark, and no record")) };
+            }
+            self.text.consume(1);
+        }
+        Ok(())
     }
 
     /// The first byte that is not blank, which stays.
@@ -245,15 +258,17 @@ struct Text {
     max_bytes: usize,
     spilled: Option<File>,
     len: u64,
+    is_blank: bool,
 }
 
 impl Text {
     fn new(max_bytes: usize) -> Self {
-        Self { bytes: vec![], max_bytes, spilled: None, len: 0 }
+        Self { bytes: vec![], max_bytes, spilled: None, len: 0, is_blank: true }
     }
 
     fn push(&mut self, part: &[u8]) -> io::Result<()> {
         self.len += part.len() as u64;
+        self.is_blank = self.is_blank && part.trim_ascii().is_empty();
         if self.spilled.is_none() && self.len > self.max_bytes as u64 {
             let mut file = tempfile::tempfile()?;
             file.write_all(&mem::take(&mut self.bytes))?;
@@ -264,10 +279,6 @@ impl Text {
             Some(file) => file.write_all(part)?,
         }
         Ok(())
-    }
-
-    fn is_blank(&self) -> bool {
-        self.spilled.is_none() && self.bytes.trim_ascii().is_empty()
     }
 
     fn finish(self) -> RawText {
