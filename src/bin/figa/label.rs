@@ -27,7 +27,7 @@ Examples:
   zcat pairs.gz | figa label - --tokenizer tokenizer.json --eos '</s>' --prompt plain --out labels.jsonl")]
 pub struct Args {
     /// The file to write, .jsonl or .parquet; must not be there yet
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     out: PathBuf,
     /// Set bad records aside in this file, byte for byte, instead of stopping at the first
