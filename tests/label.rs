@@ -40,10 +40,7 @@ impl World {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_figa"));
-        command
-            .current_dir(self.0.path())
-            .args(["label", "--tokenizer", "tokenizer.json", "--eos", "</s>"])
-            .args(arguments);
+        command.current_dir(self.0.path()).args(["label", "--tokenizer", ".", "--eos", "</s>"]).args(arguments);
         command.stdin(Stdio::null());
         command
     }

@@ -1,6 +1,6 @@
 //! What the commands have in common: which records to read, and how to encode them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -126,7 +126,7 @@ impl Labelling {
 pub struct Encoding {
     /// The folder of a model in Hugging Face layout, or its tokenizer.json
     #[arg(long, value_name = "PATH")]
-    pub tokenizer: PathBuf,
+    tokenizer: PathBuf,
     /// The token that ends an answer [default: the eos_token that the model's folder names]
     #[arg(long, value_name = "TOKEN")]
     eos: Option<String>,
@@ -159,15 +159,18 @@ fn granularity(text: &str) -> Result<Granularity, String> {
 }
 
 impl Encoding {
+    /// What the rows depend on besides the records.
+    pub fn file(&self) -> PathBuf {
+        tokenizer_file(&self.tokenizer)
+    }
+
     pub fn encoder(&self) -> Result<PairEncoder> {
-        let mut encoder = match PairEncoder::read(&self.tokenizer, self.eos.as_deref()) {
+        let file = self.file();
+        let mut encoder = match PairEncoder::read(&file, self.eos.as_deref()) {
             Err(error @ Error::NoEos { .. }) => bail!("{error}: say it with --eos"),
             encoder => encoder?,
         };
-        let folder = match self.tokenizer.is_dir() {
-            true => &self.tokenizer,
-            false => self.tokenizer.parent().context("--tokenizer: expected a folder or a file")?,
-        };
+        let folder = file.parent().context("--tokenizer: expected a folder or a file")?;
         encoder.template = match self.prompt {
             Some(Prompt::Alpaca) => PromptTemplate::Alpaca,
             Some(Prompt::Plain) => PromptTemplate::Plain,
@@ -183,6 +186,11 @@ impl Encoding {
         encoder.max_length = self.max_length;
         Ok(encoder)
     }
+}
+
+/// The file that `--tokenizer` means: it may be named by its folder.
+pub fn tokenizer_file(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join("tokenizer.json") } else { path.into() }
 }
 
 /// The rows of a record, or what is wrong with it and where.

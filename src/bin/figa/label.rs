@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::slice;
 
 use anyhow::{Result, anyhow};
 use figa_loss::{EncodedPair, Fields, PairEncoder, RawRecord};
@@ -70,7 +69,7 @@ enum Outcome {
 pub fn run(args: &Args) -> Result<()> {
     let encoder = args.encoding.encoder()?;
     let mut reader = args.input.open()?;
-    let files = [reader.files(), slice::from_ref(&args.encoding.tokenizer)].concat();
+    let files = [reader.files(), &[args.encoding.file()]].concat();
     let Some((mut output, mut counts)) =
         Output::open(&args.out, args.skip_bad.as_deref(), args.resume, serde_json::to_value(args)?, &files)?
     else {

@@ -14,7 +14,7 @@ use figa_loss::tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, P
 use figa_loss::{Aligner, Alignment, FigaWeights, Granularity, RawRecord, Side, SpaRecord, TokenLabel, label_tokens};
 
 use super::aside;
-use super::input::{Input, Labelling};
+use super::input::{Input, Labelling, tokenizer_file};
 
 const EOS: &str = "<eos>";
 const REMOVED: Style = AnsiColor::Red.on_default().effects(Effects::STRIKETHROUGH);
@@ -210,7 +210,7 @@ struct Token {
 impl Comparer {
     fn new(args: &Args) -> Result<Self> {
         let tokenizer = args.tokenizer.as_ref().map(|path| {
-            let file = if path.is_dir() { path.join("tokenizer.json") } else { path.clone() };
+            let file = tokenizer_file(path);
             let tokenizer = Tokenizer::from_file(&file).map_err(Error::from_boxed);
             let mut tokenizer = tokenizer.with_context(|| format!("--tokenizer: {}", file.display()))?;
             tokenizer.with_padding(None).with_truncation(None).map_err(Error::from_boxed)?;
