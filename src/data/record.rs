@@ -67,12 +67,15 @@ impl<'de> Deserialize<'de> for SpaRecord {
 /// ```
 /// use figa_loss::{Fields, Format, RecordReader};
 ///
-/// let text = br#"{"chosen": [{"role": "user", "content": "Colour?"}, {"role": "assistant", "content": "It is blue."}],
-///     "rejected": [{"role": "user", "content": "Colour?"}, {"role": "assistant", "content": "It is green."}]}"#;
-/// let text = text.map(|byte| if byte == b'\n' { b' ' } else { byte });
-/// let fields = Fields { original: "rejected".into(), revised: "chosen".into(), ..Fields::default() };
-/// let raw = RecordReader::from_text("preferences.jsonl", Format::Lines, &*text.leak()).next().unwrap()?;
-/// let record = raw.parse(&fields)?;
+/// let json = r#"{"prompt": [{"role": "user", "content": "Colour?"}], "chosen": "It is blue.", "rejected": "Green."}"#;
+/// let fields = Fields {
+///     instruction: "prompt".into(),
+///     original: "rejected".into(),
+///     revised: "chosen".into(),
+///     ..Fields::default()
+/// };
+/// let mut reader = RecordReader::from_text("preferences.jsonl", Format::Lines, json.as_bytes());
+/// let record = reader.next().expect("one record")?.parse(&fields)?;
 /// assert_eq!((&*record.messages[0].content, &*record.revised_output), ("Colour?", "It is blue."));
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
