@@ -138,12 +138,12 @@ impl<'de> Visitor<'de> for &Fields {
                 continue;
             }
             let value = map.next_value_seed(Value)?;
-            for (name, slot) in names.iter().zip(&mut values) {
-                if **name == key && slot.replace(value.clone().unwrap_or(Content::Text(String::new()))).is_some() {
+            for (name, slot) in names.into_iter().zip(&mut values).filter(|(name, _)| **name == key) {
+                if slot.replace(value.clone().unwrap_or(Content::Text(String::new()))).is_some() {
                     return Err(A::Error::custom(format!("duplicate field `{key}`")));
                 }
                 // Null is nothing, and only two fields may be nothing.
-                if **name == key && value.is_none() && ![&self.input, &self.output].contains(name) {
+                if value.is_none() && ![&self.input, &self.output].contains(&name) {
                     return Err(A::Error::custom(format!("field `{key}` is null, expected a string")));
                 }
             }

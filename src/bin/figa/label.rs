@@ -115,9 +115,12 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn label(encoder: &PairEncoder, fields: &Fields, raw: RawRecord, piece: impl Fn(&EncodedPair) -> Piece) -> Outcome {
+fn label(encoder: &PairEncoder, fields: &Fields, raw: RawRecord, piece: impl Fn(EncodedPair) -> Piece) -> Outcome {
     match encode(encoder, fields, &raw) {
-        Ok(pair) => Outcome::Labelled(piece(&pair), count(&pair, encoder.eos_id())),
+        Ok(pair) => {
+            let counts = count(&pair, encoder.eos_id());
+            Outcome::Labelled(piece(pair), counts)
+        }
         Err(error) => Outcome::Bad(raw, error),
     }
 }

@@ -51,13 +51,13 @@ impl Format {
     }
 
     /// A pair as this format holds it; made on any thread.
-    pub fn piece(self, EncodedPair { original, revised }: &EncodedPair) -> Piece {
+    pub fn piece(self, EncodedPair { original, revised }: EncodedPair) -> Piece {
         let tokens = original.input_ids.len() + revised.input_ids.len();
         let content = match self {
-            Self::Parquet => Content::Rows(Box::new([original.clone(), revised.clone()])),
+            Self::Parquet => Content::Rows(Box::new([original, revised])),
             Self::Lines => {
                 let mut json = String::with_capacity(20 * tokens);
-                for (side, row) in [("original", original), ("revised", revised)] {
+                for (side, row) in [("original", &original), ("revised", &revised)] {
                     let list = |list: serde_json::Result<String>| list.expect("numbers");
                     json += &format!(
                         ",\"{side}_input_ids\":{},\"{side}_labels\":{},\"{side}_weights\":{}",
