@@ -1,6 +1,6 @@
 # The commands of the README and of CI. Each does the set-up it needs; after one of them, plain cargo works as well.
 
-.PHONY: help demo finetune test bench lint doc libtorch
+.PHONY: help demo finetune test bench lint doc versions mutants release libtorch
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -33,6 +33,18 @@ lint: libtorch ## check the formatting, and clippy for each set of features
 
 doc: ## build the documentation, without libtorch
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features cli,torch,doc-only
+
+versions: ## check with the newest tch, and with the oldest of each dependency, without libtorch
+	@sh scripts/versions.sh
+
+mutants: libtorch ## break alignment, weights and loss on purpose: the tests must notice (cargo-mutants; hours)
+	cargo mutants
+
+# The versions of the API are compared with the last release, or with BASELINE="--baseline-rev COMMIT".
+release: ## what a release must pass beside the tests (cargo-deny, cargo-semver-checks)
+	cargo deny check
+	cargo semver-checks --only-explicit-features --features data,rayon,torch,doc-only $(BASELINE)
+	cargo publish --dry-run --no-default-features --features cli
 
 libtorch: ## install libtorch unless it is there
 	@sh scripts/libtorch.sh

@@ -8,7 +8,8 @@
 //! labels differently from Levenshtein, the time of a pair, and the tokens it marks where the first 30 paragraphs of
 //! a text (the revised answers of 60 records) trade places with the others.
 
-use std::path::PathBuf;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Error, Result, ensure};
@@ -29,8 +30,12 @@ const ALIGNERS: [Aligner; 5] =
     [Aligner::Levenshtein, Aligner::Myers, Aligner::Patience, Aligner::Histogram, Aligner::Hunt];
 
 fn main() -> Result<()> {
-    let path = Args::parse().file;
-    let records = SpaRecord::read(&path)?;
+    print!("{}", compare(&Args::parse().file)?);
+    Ok(())
+}
+
+pub fn compare(path: &Path) -> Result<String> {
+    let records = SpaRecord::read(path)?;
     ensure!(!records.is_empty(), "{} holds no records", path.display());
     let pair = |record: &SpaRecord| Ok((words(&record.original_output)?, words(&record.revised_output)?));
     let pairs = records.iter().map(pair).collect::<Result<Vec<_>>>()?;
@@ -39,10 +44,11 @@ fn main() -> Result<()> {
     let paragraphs: Vec<&[String]> = pairs.iter().take(60).map(|(_, revised)| &**revised).collect();
     let (front, back) = paragraphs.split_at(paragraphs.len() / 2);
     let (text, moved) = ([front, back].concat().concat(), [back, front].concat().concat());
-    println!("{}: {} pairs, {tokens} tokens", path.display(), pairs.len());
-    println!("a text of {} tokens, of which the first {} move to the end\n", text.len(), front.concat().len());
+    let mut table = String::new();
+    writeln!(table, "{}: {} pairs, {tokens} tokens", path.display(), pairs.len())?;
+    writeln!(table, "a text of {} tokens, of which the first {} move to the end\n", text.len(), front.concat().len())?;
 
-    println!("{:<12} {:>9} {:>21} {:>9} {:>16}", "aligner", "changed", "unlike Levenshtein", "a pair", "moved half");
+    table += "aligner        changed    unlike Levenshtein    a pair       moved half\n";
     let reference: Vec<Alignment> = pairs.iter().map(|(a, b)| Aligner::Levenshtein.align(a, b)).collect();
     let share = |count: usize| 100.0 * count as f64 / tokens as f64;
     for aligner in ALIGNERS {
@@ -60,14 +66,15 @@ fn main() -> Result<()> {
         }
         let micros = begin.elapsed().as_secs_f64() * 1e6 / pairs.len() as f64;
         let moved = active(&aligner.align(&text, &moved));
-        println!(
+        writeln!(
+            table,
             "{:<12} {:>7.2} % {:>19.2} % {micros:>6.2} us {moved:>16}",
             format!("{aligner:?}"),
             share(changed),
             share(unlike)
-        );
+        )?;
     }
-    Ok(())
+    Ok(table)
 }
 
 /// How many tokens the alignment marks.

@@ -100,6 +100,13 @@ pub struct EditOp {
 ///
 /// An [`EditTag::Insert`] has an empty `original` range, an [`EditTag::Delete`] an empty `revised` range. The two
 /// ranges of an [`EditTag::Replace`] are equally long under [`Aligner::Levenshtein`]; under a diff they need not be.
+///
+/// ```
+/// use figa_loss::{Aligner, EditTag, Span};
+///
+/// let alignment = Aligner::Levenshtein.align(b"colour", b"color");
+/// assert_eq!(alignment.spans(), [Span { tag: EditTag::Delete, original: 4..5, revised: 4..4 }]);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Span {
     /// Replace, insert or delete.

@@ -5,8 +5,8 @@
 //! 2. A [`PromptTemplate`] renders what stands in front of both answers.
 //! 3. A [`PairEncoder`] tokenizes prompt and answer together, aligns the tokens of the two answers, and gives each
 //!    token its label and weight: an [`EncodedPair`] of two [`Example`]s.
-//! 4. [`Batching`] puts pairs of similar length together, and [`collate`] pads examples to a [`Batch`], which becomes tensors with [`Batch::to_tensors`](Batch::to_tensors)
-//!    (feature `torch`).
+//! 4. [`Batching`] puts pairs of similar length together, and [`collate`] pads examples to a [`Batch`], which becomes
+//!    tensors with [`Batch::to_tensors`](Batch::to_tensors) (feature `torch`).
 //!
 //! ```
 //! use figa_loss::tokenizers::{Tokenizer, models::wordlevel::WordLevel, pre_tokenizers::whitespace::WhitespaceSplit};

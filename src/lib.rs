@@ -19,42 +19,147 @@
 //! # Label two answers
 //!
 //! ```
-//! use figa_loss::Aligner;
+//! use figa_loss::{Aligner, FigaWeights, Side, TokenLabel, label_tokens};
 //!
-//! let original = ["He", "go", "home"];
-//! let revised = ["He", "goes", "home", "now"];
+//! const EOS: i64 = 0;
+//! let (original, revised) = ([5, 6, 7, EOS], [5, 8, 7, 9, EOS]);
 //! let alignment = Aligner::Levenshtein.align(&original, &revised);
-//! assert_eq!(alignment.removed(), [false, true, false]);
-//! assert_eq!(alignment.added(), [false, true, false, true]);
+//! assert_eq!(alignment.removed(), [false, true, false, false]);
+//! assert_eq!(alignment.added(), [false, true, false, true, false]);
+//!
+//! use TokenLabel::{Eos, Inserted, Kept, Substituted};
+//! let labels = label_tokens(&alignment, Side::Revised, &revised, &EOS)?;
+//! assert_eq!(labels, [Kept, Substituted, Kept, Inserted, Eos]);
+//! let weights = labels.iter().map(|&label| FigaWeights::default().weight(Side::Revised, label));
+//! assert_eq!(weights.collect::<Vec<_>>(), [0.0, 1.0, 0.0, 1.0, 1.0]);
+//! # Ok::<(), figa_loss::Error>(())
 //! ```
 //!
 //! # Compute the loss in your training loop
 //!
 //! ```
 //! # #[cfg(feature = "torch")] {
-//! use figa_loss::{figa_loss, tch::{Device, Kind, Tensor}};
+//! use figa_loss::figa_loss;
+//! use figa_loss::tch::nn::{self, Module, OptimizerConfig};
+//! use figa_loss::tch::{Device, Kind, Tensor};
 //!
-//! let logits = Tensor::zeros([1, 3, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-//! let labels = Tensor::from_slice(&[-100i64, 2, 3]).reshape([1, 3]);
-//! let weights = Tensor::from_slice(&[0f32, 1.0, -0.5]).reshape([1, 3]);
-//! figa_loss(&logits, &labels, &weights)?.backward();
+//! let vars = nn::VarStore::new(Device::cuda_if_available());
+//! let embed = nn::embedding(&vars.root() / "embed", 10, 8, Default::default()); // in the place of your model
+//! let head = nn::linear(&vars.root() / "head", 8, 10, Default::default());
+//! let mut optimizer = nn::AdamW::default().build(&vars, 1e-2)?;
+//!
+//! let input_ids = Tensor::from_slice(&[1i64, 5, 8, 0]).reshape([1, 4]); // prompt, two tokens, EOS: [B, S]
+//! let labels = Tensor::from_slice(&[-100i64, 5, 8, 0]).reshape([1, 4]); // unshifted, as in Hugging Face
+//! let weights = Tensor::from_slice(&[0f32, 0.0, 1.0, 1.0]).reshape([1, 4]);
+//! for step in 0..3 {
+//!     let logits = head.forward(&embed.forward(&input_ids.to_device(vars.device()))); // [B, S, V]
+//!     let loss = figa_loss(&logits, &labels, &weights)?;
+//!     optimizer.backward_step(&loss);
+//!     println!("step {step}: {:.3}", loss.double_value(&[]));
+//! }
 //! # }
 //! # Ok::<(), figa_loss::Error>(())
 //! ```
 //!
-//! # Leave the logits out
-//!
-//! [`fused_linear_figa_loss`] takes the hidden states and the head instead of logits, and computes the active rows only.
-//! A frozen head is one that requires no gradient. Bias, scale and soft-cap: [`LmHead`] and
-//! [`FigaLoss::forward_linear`].
-//!
 //! # Build batches from your JSON
 //!
-//! See the worked example of the module [`data`].
+//! ```no_run
+//! # #[cfg(all(feature = "data", feature = "torch"))] {
+//! use figa_loss::tch::Device;
+//! use figa_loss::{Batching, Fields, PairEncoder, RecordReader, collate};
+//!
+//! let encoder = PairEncoder::read("path/to/model", None)?; // its tokenizer.json and EOS
+//! let mut fields = Fields::default(); // instruction, input, output, original_output, revised_output
+//! (fields.original, fields.revised) = ("rejected".into(), "chosen".into());
+//! let mut reader = RecordReader::open(["pairs.jsonl"])?;
+//! let pairs = reader.map_in_order(|raw| encoder.encode(&raw.parse(&fields)?)); // on all cores
+//! for pairs in Batching::default().batches(pairs) {
+//!     let pairs = pairs?;
+//!     let batch = collate(pairs.iter().flat_map(|pair| [&pair.original, &pair.revised]), encoder.eos_id())?;
+//!     let batch = batch.to_tensors(Device::cuda_if_available())?; // input_ids, attention_mask, labels, weights
+//!     # let _ = batch;
+//! }
+//! # }
+//! # Ok::<(), figa_loss::Error>(())
+//! ```
+//!
+//! The module [`data`] takes one record through all of it, step by step.
+//!
+//! # Use it with a frozen head
+//!
+//! [`fused_linear_figa_loss`] takes hidden states and head instead of logits, computes the active rows only, and gives a
+//! gradient to what requires one. A frozen head costs neither the time nor the memory of its gradient.
+//!
+//! ```
+//! # #[cfg(feature = "torch")] {
+//! use figa_loss::fused_linear_figa_loss;
+//! use figa_loss::tch::{Device, Kind, Tensor};
+//!
+//! let hidden = Tensor::randn([1, 3, 8], (Kind::Float, Device::Cpu)).set_requires_grad(true); // [B, S, H]
+//! let lm_head = Tensor::randn([10, 8], (Kind::Float, Device::Cpu)); // [V, H]: frozen, as it requires no gradient
+//! let labels = Tensor::from_slice(&[-100i64, 2, 3]).reshape([1, 3]);
+//! let weights = Tensor::from_slice(&[0f32, 1.0, -0.5]).reshape([1, 3]);
+//! fused_linear_figa_loss(&hidden, &lm_head, &labels, &weights)?.backward();
+//! assert!(hidden.grad().defined() && !lm_head.grad().defined());
+//! # }
+//! # Ok::<(), figa_loss::Error>(())
+//! ```
+//!
+//! Bias, scale and soft-cap: [`LmHead`] and [`FigaLoss::forward_linear`].
 //!
 //! # Accumulate gradients
 //!
-//! Divide every micro-batch by the count of the whole batch: [`Reduction::External`].
+//! The mean of micro-batch means is not the mean of the batch. Divide each by the count of all:
+//!
+//! ```
+//! # #[cfg(feature = "torch")] {
+//! use figa_loss::tch::{Device, Kind, Tensor};
+//! use figa_loss::{FigaLoss, Reduction};
+//!
+//! let logits = Tensor::randn([2, 3, 10], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+//! let labels = Tensor::from_slice(&[-100i64, 2, 3, -100, 4, 5]).reshape([2, 3]);
+//! let weights = Tensor::from_slice(&[0f32, 1.0, 1.0, 0.0, 0.0, 1.0]).reshape([2, 3]);
+//!
+//! let count = weights.count_nonzero(None).double_value(&[]); // 3: two in the first row, one in the second
+//! let loss = FigaLoss { reduction: Reduction::External(count), ..FigaLoss::default() };
+//! for row in 0..2 {
+//!     let part = |tensor: &Tensor| tensor.narrow(0, row, 1);
+//!     loss.forward(&part(&logits), &part(&labels), &part(&weights))?.loss.backward();
+//! }
+//! let accumulated = logits.grad().copy();
+//! logits.grad().zero_();
+//! figa_loss::figa_loss(&logits, &labels, &weights)?.backward();
+//! assert!(accumulated.allclose(&logits.grad(), 1e-5, 1e-7, false));
+//! # }
+//! # Ok::<(), figa_loss::Error>(())
+//! ```
+//!
+//! # Pick alpha, beta and the gate
+//!
+//! `alpha` rewards what was added, `beta` penalises what was removed, and both are in the weights: [`FigaWeights`], or
+//! [`PairEncoder::weights`]. The gate is a matter of the loss. The defaults are the paper's, and [`docs::choosing`] says
+//! when to leave them.
+//!
+//! ```
+//! # #[cfg(feature = "torch")] {
+//! use figa_loss::{FigaLoss, FigaWeights, Gate, Penalty};
+//!
+//! let weights = FigaWeights { beta: 0.2, ..FigaWeights::default() }; // alpha 1, gamma 0
+//! let later = FigaLoss { gate: Some(Gate::AtMost(1.0)), ..FigaLoss::default() }; // penalises while p >= exp(-1) = 0.368
+//! let bounded = FigaLoss { gate: None, penalty: Penalty::Unlikelihood, ..FigaLoss::default() }; // needs no gate
+//! # let _ = (weights, later, bounded);
+//! # }
+//! ```
+//!
+//! # Why this crate
+//!
+//! * **The paper's loss**, with the ties of the paper's aligner, and without the slips of its code; [`docs::figa`] goes
+//!   through them line by line.
+//! * **Weights that arrive.** The sign is in the weight of a token, and the weights are an argument of the loss: there is
+//!   no trainer in between that could drop them.
+//! * **Fast where FIGA is sparse.** Most tokens weigh 0. Their logits are not looked at, and with
+//!   [`fused_linear_figa_loss`] not computed. `cargo bench --bench loss` compares.
+//! * **Errors instead of panics**, and instead of a CUDA context that is lost to a label outside of the vocabulary.
 //!
 //! # Features
 //!

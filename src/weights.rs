@@ -116,6 +116,13 @@ impl Default for FigaWeights {
 impl FigaWeights {
     /// Are all three finite and at least 0? A negative one would turn reward into penalty.
     ///
+    /// ```
+    /// use figa_loss::FigaWeights;
+    ///
+    /// let error = FigaWeights { beta: -0.5, ..FigaWeights::default() }.validate().unwrap_err();
+    /// assert_eq!(error.to_string(), "weights.beta: expected a finite number >= 0, got -0.5");
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Value`] that names the field.
     pub fn validate(&self) -> Result<()> {

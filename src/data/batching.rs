@@ -50,7 +50,9 @@ impl Batching {
     ) -> impl Iterator<Item = Result<Vec<EncodedPair>>> {
         let mut pairs = pairs.into_iter().fuse();
         let mut rng = StdRng::seed_from_u64(self.seed);
-        let (mut ready, mut error) = (vec![], None);
+        let mut ready = vec![];
+        let mut error = (self.window == 0)
+            .then(|| Error::Value { argument: "window", expected: "at least 1 pair", actual: "0".into() });
         iter::from_fn(move || {
             if ready.is_empty() && error.is_none() {
                 let mut window = vec![];
@@ -64,9 +66,6 @@ impl Batching {
     }
 
     fn fill(&self, pairs: &mut impl Iterator<Item = Result<EncodedPair>>, window: &mut Vec<EncodedPair>) -> Result<()> {
-        if self.window == 0 {
-            return Err(Error::Value { argument: "window", expected: "at least 1 pair", actual: "0".into() });
-        }
         for pair in pairs.take(self.window) {
             let pair = pair?;
             let tokens = 2 * longest(&pair);

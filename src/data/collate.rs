@@ -26,6 +26,28 @@ pub struct Batch {
 /// The attention mask follows from the lengths, so `pad_id` may be any id, that of EOS included. No examples give a
 /// batch of 0 x 0.
 ///
+/// ```
+/// use figa_loss::{Batch, Example, collate};
+///
+/// let row = |ids: &[u32]| Example {
+///     input_ids: ids.to_vec(),
+///     labels: ids.iter().map(|&id| i64::from(id)).collect(),
+///     weights: vec![1.0; ids.len()],
+///     token_labels: vec![],
+/// };
+/// let batch: Batch = collate(&[row(&[5, 6, 0]), row(&[5, 0])], 0)?;
+/// assert_eq!((batch.batch_size, batch.seq_len), (2, 3));
+/// assert_eq!(batch.attention_mask, [true, true, true, true, true, false]);
+/// assert_eq!(batch.labels, [5, 6, 0, 5, 0, -100]);
+/// # #[cfg(feature = "torch")] {
+/// use figa_loss::{BatchTensors, tch::Device};
+///
+/// let BatchTensors { input_ids, .. } = batch.to_tensors(Device::Cpu)?;
+/// assert_eq!(input_ids.size(), [2, 3]);
+/// # }
+/// # Ok::<(), figa_loss::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::RowLength`] if the lists of an example differ in length.
 pub fn collate<'a>(examples: impl IntoIterator<Item = &'a Example>, pad_id: u32) -> Result<Batch> {

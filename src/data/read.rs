@@ -24,6 +24,23 @@ pub enum Format {
 }
 
 /// The text of one record, before anyone has looked whether it is one.
+///
+/// ```
+/// use figa_loss::{Fields, Format, RawRecord, RawText, RecordReader};
+///
+/// let text = "\n{\"instruction\": \"Spell\"\n";
+/// let mut reader = RecordReader::from_text("pairs.jsonl", Format::Lines, text.as_bytes());
+/// reader.max_bytes = 1 << 20;
+/// let mut raw: RawRecord = reader.next().expect("one record")?;
+/// assert_eq!((raw.line, raw.bytes(), reader.blank_lines()), (2, 23, 1));
+/// assert!(matches!(raw.text, RawText::Bytes(_)), "no longer than max_bytes");
+///
+/// assert!(raw.parse(&Fields::default()).is_err(), "the brace is not closed");
+/// let mut aside = vec![];
+/// raw.write_to(&mut aside)?;
+/// assert_eq!(aside, b"{\"instruction\": \"Spell\"\n");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct RawRecord {
     /// The file; `-` is the standard input.

@@ -33,6 +33,15 @@ pub struct SpaRecord {
 }
 
 /// One turn of a conversation.
+///
+/// ```no_run
+/// use figa_loss::{ChatTemplate, Message};
+///
+/// let template = ChatTemplate::read("path/to/model")?.expect("a model with a chat template");
+/// let question = Message { role: "user".into(), content: "What colour is the sky?".into() };
+/// println!("{}", template.render(&[question])?);
+/// # Ok::<(), figa_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// `system`, `user` or `assistant`.

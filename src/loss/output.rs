@@ -9,6 +9,22 @@ use crate::error::Result;
 
 /// The loss and what went into it. The tensors stay on the device of the logits, and nothing waits for it until one of
 /// them is read.
+///
+/// ```
+/// use figa_loss::{FigaLoss, LossOutput, tch::{Device, Kind, Tensor}};
+///
+/// let logits = Tensor::zeros([1, 4, 2], (Kind::Float, Device::Cpu));
+/// let labels = Tensor::from_slice(&[-100i64, 0, 1, 1]).reshape([1, 4]);
+/// let weights = Tensor::from_slice(&[0f32, 1.0, -0.5, 0.0]).reshape([1, 4]);
+/// let output: LossOutput = FigaLoss::default().forward(&logits, &labels, &weights)?;
+///
+/// // nll = ln 2 = 0.693 for all, and the penalised token is gated.
+/// assert_eq!((output.added.count()?, output.removed.count()?, output.gated.count()?, output.kept), (1, 0, 1, 1));
+/// assert_eq!(output.gated.mean_probability()?, Some(0.5));
+/// assert_eq!(output.denominator.double_value(&[]), 1.0);
+/// assert!((output.numerator.double_value(&[]) - 2f64.ln()).abs() < 1e-6);
+/// # Ok::<(), figa_loss::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct LossOutput {
     /// `numerator / denominator`, a scalar; with [`Reduction::None`] the loss of each token, `[B, S]`.
