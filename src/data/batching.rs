@@ -51,8 +51,11 @@ impl Batching {
         let mut pairs = pairs.into_iter().fuse();
         let mut rng = StdRng::seed_from_u64(self.seed);
         let mut ready = vec![];
-        let mut error = (self.window == 0)
-            .then(|| Error::Value { argument: "window", expected: "at least 1 pair", actual: "0".into() });
+        let mut error = (self.window == 0).then(|| Error::Value {
+            argument: "window",
+            expected: "at least 1 pair",
+            actual: "0".into(),
+        });
         iter::from_fn(move || {
             if ready.is_empty() && error.is_none() {
                 let mut window = vec![];
