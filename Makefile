@@ -40,8 +40,10 @@ versions: ## check with the newest tch, and with the oldest of each dependency, 
 mutants: libtorch ## break alignment, weights and loss on purpose: the tests must notice (cargo-mutants; hours)
 	cargo mutants
 
-# The versions of the API are compared with the last release, or with BASELINE="--baseline-rev COMMIT".
-release: ## what a release must pass beside the tests (cargo-deny, cargo-semver-checks)
+# The API is compared with the last release, or with BASELINE="--baseline-rev COMMIT".
+release: ## what a release must pass beside the tests (rustup, cargo-deny, cargo-semver-checks)
+	rustup run $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) \
+		cargo check --locked --no-default-features --features cli,torch,doc-only
 	cargo deny check
 	cargo semver-checks --only-explicit-features --features data,rayon,torch,doc-only $(BASELINE)
 	cargo publish --dry-run --no-default-features --features cli

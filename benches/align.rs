@@ -33,7 +33,7 @@ fn align(c: &mut Criterion) {
     let source = tokens(&mut rng, 1024, VOCAB);
     let moved = [&source[128..], &source[..128]].concat();
     let mut group = c.benchmark_group("moved_paragraph");
-    for aligner in [Aligner::Levenshtein, Aligner::Myers, Aligner::Patience, Aligner::Histogram, Aligner::Hunt] {
+    for &aligner in Aligner::ALL {
         group.bench_function(format!("{aligner:?}"), |b| {
             b.iter(|| aligner.align(black_box(&source), black_box(&moved)));
         });

@@ -26,14 +26,12 @@ struct Args {
     file: PathBuf,
 }
 
-const ALIGNERS: [Aligner; 5] =
-    [Aligner::Levenshtein, Aligner::Myers, Aligner::Patience, Aligner::Histogram, Aligner::Hunt];
-
 fn main() -> Result<()> {
     print!("{}", compare(&Args::parse().file)?);
     Ok(())
 }
 
+/// The table.
 pub fn compare(path: &Path) -> Result<String> {
     let records = SpaRecord::read(path)?;
     ensure!(!records.is_empty(), "{} holds no records", path.display());
@@ -51,7 +49,7 @@ pub fn compare(path: &Path) -> Result<String> {
     table += "aligner        changed    unlike Levenshtein    a pair       moved half\n";
     let reference: Vec<Alignment> = pairs.iter().map(|(a, b)| Aligner::Levenshtein.align(a, b)).collect();
     let share = |count: usize| 100.0 * count as f64 / tokens as f64;
-    for aligner in ALIGNERS {
+    for &aligner in Aligner::ALL {
         let (mut changed, mut unlike) = (0, 0);
         for ((original, revised), reference) in pairs.iter().zip(&reference) {
             let alignment = aligner.align(original, revised);

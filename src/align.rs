@@ -135,6 +135,17 @@ pub enum Aligner {
 }
 
 impl Aligner {
+    /// All of them, the default first.
+    ///
+    /// ```
+    /// use figa_loss::Aligner;
+    ///
+    /// for &aligner in Aligner::ALL {
+    ///     println!("{aligner:?}: {:?}", aligner.align(b"dabca", b"cbaac").removed());
+    /// }
+    /// ```
+    pub const ALL: &[Self] = &[Self::Levenshtein, Self::Myers, Self::Patience, Self::Histogram, Self::Hunt];
+
     /// Aligns `original` with `revised`. Empty sequences are fine.
     pub fn align<T: Eq + Hash + Ord>(self, original: &[T], revised: &[T]) -> Alignment {
         let mut alignment = Alignment::default();

@@ -1,10 +1,7 @@
 //! The aligners: against python-Levenshtein, and against what an alignment means.
 
-use figa_loss::{Aligner, Alignment, EditOp, EditTag, Error, Workspace, distance, editops};
+use figa_loss::{Aligner, Alignment, EditOp, EditTag, Error, Granularity, Workspace, distance, editops};
 use proptest::prelude::*;
-
-const ALIGNERS: [Aligner; 5] =
-    [Aligner::Levenshtein, Aligner::Myers, Aligner::Patience, Aligner::Histogram, Aligner::Hunt];
 
 #[cfg(feature = "data")]
 #[test]
@@ -109,7 +106,7 @@ proptest! {
 
     #[test]
     fn what_no_mask_marks_is_equal((original, revised) in pair()) {
-        for aligner in ALIGNERS {
+        for &aligner in Aligner::ALL {
             let alignment = aligner.align(&original, &revised);
             prop_assert_eq!(kept(&original, alignment.removed()), kept(&revised, alignment.added()), "{:?}", aligner);
             check_spans(&alignment);
@@ -143,8 +140,10 @@ proptest! {
                 prop_assert!(changed.iter().all(|&c| c) || changed.iter().all(|&c| !c), "half a word at {:?}", word);
             }
         }
-        for spans in wider[0].spans().windows(2) {
-            prop_assert!(spans[1].original.start - spans[0].original.end > max_gap);
+        for spans in tokens.spans().windows(2) {
+            let between = spans[0].original.end..spans[1].original.start;
+            let joined = between.len() <= max_gap;
+            prop_assert!(wider[0].removed()[between].iter().all(|&changed| changed == joined));
         }
     }
 
@@ -153,12 +152,12 @@ proptest! {
         let mut workspace = Workspace::default();
         for (original, revised) in &pairs {
             prop_assert_eq!(workspace.editops(original, revised), editops(original, revised));
-            for aligner in ALIGNERS {
+            for &aligner in Aligner::ALL {
                 prop_assert_eq!(workspace.align(aligner, original, revised), &aligner.align(original, revised));
             }
         }
         #[cfg(feature = "rayon")]
-        for aligner in ALIGNERS {
+        for &aligner in Aligner::ALL {
             let one_by_one: Vec<_> = pairs.iter().map(|(original, revised)| aligner.align(original, revised)).collect();
             prop_assert_eq!(aligner.align_all(&pairs), one_by_one);
         }
@@ -170,7 +169,7 @@ proptest! {
             let alignment = aligner.align(&original, &revised);
             alignment.removed().iter().chain(alignment.added()).filter(|&&changed| changed).count()
         };
-        for aligner in ALIGNERS {
+        for &aligner in Aligner::ALL {
             prop_assert!(changes(Aligner::Myers) <= changes(aligner), "{:?}", aligner);
         }
     }
@@ -193,12 +192,12 @@ fn ties_go_the_way_of_the_contract() {
 #[test]
 fn every_aligner_is_itself() {
     // A pair that the five see in five ways; an x marks a change. The diffs are pinned as `similar` 3 makes them.
-    let masks = ALIGNERS.map(|aligner| {
+    let masks = Aligner::ALL.iter().map(|aligner| {
         let alignment = aligner.align(b"dabca", b"cbaac");
         let mask = |mask: &[bool]| mask.iter().map(|&changed| if changed { 'x' } else { '.' }).collect::<String>();
         format!("{} {}", mask(alignment.removed()), mask(alignment.added()))
     });
-    assert_eq!(masks, ["x.x.x xx.x.", "x.x.x xxx..", "xx.x. x..xx", "xx..x x.xx.", "xxx.. .x.xx"]);
+    assert_eq!(masks.collect::<Vec<_>>(), ["x.x.x xx.x.", "x.x.x xxx..", "xx.x. x..xx", "xx..x x.xx.", "xxx.. .x.xx"]);
 }
 
 #[test]
@@ -219,6 +218,21 @@ fn words_take_their_counterparts_with_them() {
     // Nothing changed, nothing widens.
     let same = Aligner::Levenshtein.align(b"abc", b"abc");
     assert_eq!((same.words(&[0..2, 2..3], &[0..2, 2..3]).unwrap(), same.phrases(9)), (same.clone(), same));
+}
+
+#[test]
+fn words_may_be_numbered() {
+    // A|B C|D, and a token outside of all words; one token of the second word changes.
+    let tokens = Aligner::Levenshtein.align(b"abcd.", b"abxd.");
+    let numbers = [Some(0), Some(0), Some(1), Some(1), None];
+    let wide = |granularity: Granularity| granularity.widen(tokens.clone(), &numbers, &numbers).unwrap();
+    assert_eq!(wide(Granularity::Token), tokens);
+    assert_eq!(wide(Granularity::Word), tokens.words(&[0..2, 2..4], &[0..2, 2..4]).unwrap());
+    assert_eq!(wide(Granularity::Word).removed(), [false, false, true, true, false]);
+    assert_eq!(wide(Granularity::Phrase(1)), tokens.phrases(1));
+    // Neighbours without a number are no word.
+    let alone = Granularity::Word.widen(tokens.clone(), &[None; 5], &[None; 5]).unwrap();
+    assert_eq!(alone, tokens);
 }
 
 #[test]

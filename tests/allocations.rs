@@ -1,28 +1,34 @@
-//! A warm workspace allocates nothing. (One test alone in its program: the counter sees every thread.)
+//! What memory is kept for the next pair, and what is not. (One test alone in its program: the counter sees every
+//! thread.)
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use figa_loss::{Aligner, Workspace};
+use figa_loss::{Aligner, Workspace, editops};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+static BYTES: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: every call goes on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        BYTES.fetch_add(layout.size(), Ordering::Relaxed);
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        BYTES.fetch_add(size, Ordering::Relaxed);
+        BYTES.fetch_sub(layout.size(), Ordering::Relaxed);
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -30,17 +36,19 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// A copy in which items are replaced at this rate.
+fn edited(rng: &mut StdRng, source: &[u32], rate: f64) -> Vec<u32> {
+    source.iter().map(|&item| if rng.random_bool(rate) { rng.random_range(0..1000) } else { item }).collect()
+}
+
 #[test]
-fn a_warm_workspace_allocates_nothing() {
+fn a_warm_workspace_allocates_nothing_and_a_thread_keeps_little() {
     let mut rng = StdRng::seed_from_u64(0);
     let mut pairs = vec![];
     for n in [0, 10, 300, 3000] {
         for rate in [0.0, 0.02, 0.3, 1.0] {
             let source: Vec<u32> = (0..n).map(|_| rng.random_range(0..1000)).collect();
-            let dest: Vec<u32> = source
-                .iter()
-                .map(|&item| if rng.random_bool(rate) { rng.random_range(0..1000) } else { item })
-                .collect();
+            let dest = edited(&mut rng, &source, rate);
             pairs.push((source, dest));
         }
     }
@@ -54,4 +62,26 @@ fn a_warm_workspace_allocates_nothing() {
     };
     assert!(label_all() > 0, "the counter does not count");
     assert_eq!(label_all(), 0);
+    drop(workspace);
+
+    // Near-equal pairs, pairs over a large vocabulary, and pairs that match everywhere: one for each method.
+    let methods = |rng: &mut StdRng, n: usize| {
+        let source: Vec<u32> = (0..n).map(|_| rng.random_range(0..1000)).collect();
+        let (near, far) = (edited(rng, &source, 0.01), edited(rng, &source, 0.5));
+        let bits: [Vec<u32>; 2] = [0, 1].map(|_| (0..n).map(|_| rng.random_range(0..2)).collect());
+        let [one, other] = bits;
+        [(source.clone(), near), (source, far), (one, other)]
+    };
+    for (source, dest) in methods(&mut rng, 500) {
+        editops(&source, &dest);
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        editops(&source, &dest);
+        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 1, "the result, and nothing else");
+    }
+    let before = BYTES.load(Ordering::Relaxed);
+    for (source, dest) in methods(&mut rng, 60_000) {
+        editops(&source, &dest);
+        let kept = BYTES.load(Ordering::Relaxed).saturating_sub(before);
+        assert!(kept <= (4 << 20) + 6 * 4 * 60_000, "{kept} bytes are kept");
+    }
 }

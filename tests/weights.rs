@@ -1,7 +1,7 @@
 //! Labels and weights, line by line of the table in `weights`.
 
 use figa_loss::TokenLabel::{Deleted, Eos, Ignored, Inserted, Kept, Substituted};
-use figa_loss::{Aligner, Error, FigaWeights, Side, TokenLabel, label_tokens};
+use figa_loss::{Aligner, Error, FigaWeights, IGNORE_INDEX, Side, TokenLabel, label_tokens};
 
 const EOS: u32 = 0;
 
@@ -46,6 +46,7 @@ fn weights_follow_the_table() {
     assert_eq!(row(Side::Revised), [0.0, 0.125, 2.0, 2.0, 0.0, 2.0]);
     assert_eq!(row(Side::Original), [0.0, 0.0, 0.0, -0.25, -0.25, 0.0]);
     assert_eq!(FigaWeights::default(), FigaWeights { alpha: 1.0, beta: 0.5, gamma: 0.0 });
+    assert_eq!(IGNORE_INDEX, -100);
 }
 
 #[test]

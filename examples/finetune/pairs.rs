@@ -77,7 +77,7 @@ impl Method {
             Self::Sft => vec![all_weights_one(&pair.revised)],
             _ => vec![pair.original, pair.revised],
         };
-        rows.retain(|row| active_tokens(row) > 0);
+        rows.retain(|row| row.active().any(|active| active));
         rows
     }
 }
@@ -85,11 +85,6 @@ impl Method {
 pub fn all_weights_one(example: &Example) -> Example {
     let weights = example.labels.iter().map(|&label| if label == IGNORE_INDEX { 0.0 } else { 1.0 }).collect();
     Example { weights, ..example.clone() }
-}
-
-/// Those the loss is computed for: the first token of a row is predicted by none.
-pub fn active_tokens(example: &Example) -> usize {
-    example.weights.iter().zip(&example.labels).skip(1).filter(|&(&w, &l)| w != 0.0 && l != IGNORE_INDEX).count()
 }
 
 /// Reads and encodes pairs for a model.

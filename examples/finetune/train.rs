@@ -20,7 +20,7 @@ use super::checkpoint::{self, State};
 use super::evaluate::Evaluator;
 use super::llama::{Llama, read_json};
 use super::outcome::{Evaluation, Outcome};
-use super::pairs::{Method, Pairs, active_tokens};
+use super::pairs::{Method, Pairs};
 
 /// What the runs of a comparison share.
 pub struct Setup<'a> {
@@ -241,7 +241,7 @@ pub fn step(
         gated += output.gated.count()?;
     }
     let all = pairs.iter().copied().flatten();
-    let active: usize = all.clone().map(active_tokens).sum();
+    let active = all.clone().flat_map(Example::active).filter(|&active| active).count();
     let live = (active as i64 - gated).max(1) as f64;
     let clock = Clock::start(setup.device);
     let grad_norm = optimizer.grad_norm() / live;

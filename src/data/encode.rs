@@ -25,6 +25,23 @@ pub struct Example {
     pub token_labels: Vec<TokenLabel>,
 }
 
+impl Example {
+    /// Which tokens are learnt from: those with a weight other than 0 and a label, but for the first, which nothing
+    /// predicts. Their number is what [`Reduction::ActiveTokens`](crate::Reduction::ActiveTokens) divides by if the gate
+    /// spares none, and what gradient accumulation can count beforehand.
+    ///
+    /// ```
+    /// use figa_loss::Example;
+    ///
+    /// let row = Example { input_ids: vec![1, 5, 8], labels: vec![-100, 5, 8], weights: vec![0.0, 0.0, 1.0], token_labels: vec![] };
+    /// assert_eq!(row.active().collect::<Vec<_>>(), [false, false, true]);
+    /// ```
+    pub fn active(&self) -> impl Iterator<Item = bool> {
+        let tokens = self.weights.iter().zip(&self.labels).enumerate();
+        tokens.map(|(at, (&weight, &label))| at > 0 && weight != 0.0 && label != IGNORE_INDEX)
+    }
+}
+
 /// The two rows of a record.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncodedPair {

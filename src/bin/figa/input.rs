@@ -1,15 +1,16 @@
 //! What the commands have in common: which records to read, and how to encode them.
 
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use figa_loss::{
-    Aligner, ChatTemplate, EncodedPair, Error, Example, Fields, FigaWeights, Granularity, IGNORE_INDEX, PairEncoder,
-    PromptTemplate, RawRecord, RecordReader,
+    Aligner, ChatTemplate, EncodedPair, Error, Fields, FigaWeights, Granularity, PairEncoder, PromptTemplate,
+    RawRecord, RecordReader,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -68,35 +69,14 @@ pub enum Prompt {
     Verbatim,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Algorithm {
-    Levenshtein,
-    Myers,
-    Patience,
-    Histogram,
-    Hunt,
-}
-
-impl From<Algorithm> for Aligner {
-    fn from(algorithm: Algorithm) -> Self {
-        match algorithm {
-            Algorithm::Levenshtein => Self::Levenshtein,
-            Algorithm::Myers => Self::Myers,
-            Algorithm::Patience => Self::Patience,
-            Algorithm::Histogram => Self::Histogram,
-            Algorithm::Hunt => Self::Hunt,
-        }
-    }
-}
-
 /// What counts as changed, and what it weighs.
 #[derive(Args, Serialize)]
 #[command(next_help_heading = "Encoding")]
 pub struct Labelling {
     /// How to find the changes
-    #[arg(long, value_enum, default_value = "levenshtein")]
-    #[serde(serialize_with = "by_name")]
-    pub aligner: Algorithm,
+    #[arg(long, value_parser = aligner(), default_value = "levenshtein")]
+    #[serde(serialize_with = "by_debug")]
+    pub aligner: Aligner,
     /// What counts as changed together: token, word, or phrase:N for changes with at most N kept tokens between them
     #[arg(long, value_parser = granularity, default_value = "token")]
     #[serde(serialize_with = "by_debug")]
@@ -141,12 +121,14 @@ pub struct Encoding {
     pub max_length: Option<usize>,
 }
 
-fn by_name<S: serde::Serializer>(algorithm: &Algorithm, serializer: S) -> Result<S::Ok, S::Error> {
-    algorithm.to_possible_value().map(|value| value.get_name().to_owned()).serialize(serializer)
+fn by_debug<S: serde::Serializer>(value: &impl Debug, serializer: S) -> Result<S::Ok, S::Error> {
+    format!("{value:?}").serialize(serializer)
 }
 
-fn by_debug<S: serde::Serializer>(granularity: &Granularity, serializer: S) -> Result<S::Ok, S::Error> {
-    format!("{granularity:?}").serialize(serializer)
+fn aligner() -> impl TypedValueParser<Value = Aligner> {
+    let name = |aligner: &Aligner| format!("{aligner:?}").to_lowercase();
+    let named = move |text| *Aligner::ALL.iter().find(|aligner| name(aligner) == text).expect("one of the names");
+    PossibleValuesParser::new(Aligner::ALL.iter().map(name)).map(named)
 }
 
 fn granularity(text: &str) -> Result<Granularity, String> {
@@ -180,7 +162,7 @@ impl Encoding {
             })?),
             None => ChatTemplate::read(folder)?.map_or(PromptTemplate::Alpaca, PromptTemplate::Chat),
         };
-        encoder.aligner = self.labelling.aligner.into();
+        encoder.aligner = self.labelling.aligner;
         encoder.granularity = self.labelling.granularity;
         encoder.weights = self.labelling.weights()?;
         encoder.max_length = self.max_length;
@@ -199,12 +181,6 @@ pub fn encode(encoder: &PairEncoder, fields: &Fields, raw: &RawRecord) -> Result
         Error::Record { .. } => error.to_string(),
         error => format!("{}:{}: {error}", raw.path.display(), raw.line),
     })
-}
-
-/// Which tokens of a row have a weight other than 0 and a label. The first one is predicted by none.
-pub fn active(row: &Example) -> impl Iterator<Item = bool> {
-    let tokens = row.weights.iter().zip(&row.labels).enumerate();
-    tokens.map(|(at, (&weight, &label))| at > 0 && weight != 0.0 && label != IGNORE_INDEX)
 }
 
 /// Shows how much of the files has been read, on a terminal.

@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow};
 use figa_loss::{EncodedPair, Fields, PairEncoder, RawRecord};
 use serde::{Deserialize, Serialize};
 
-use super::input::{Encoding, Input, active, encode, progress};
+use super::input::{Encoding, Input, encode, progress};
 use super::output::{Output, Piece};
 
 /// Write token ids, labels and signed weights of each record
@@ -129,7 +129,7 @@ fn count(pair: &EncodedPair, eos_id: u32) -> Counts {
     let mut counts = Counts::default();
     for row in [&pair.original, &pair.revised] {
         counts.tokens += row.input_ids.len() as u64;
-        counts.active_tokens += active(row).filter(|&active| active).count() as u64;
+        counts.active_tokens += row.active().filter(|&active| active).count() as u64;
         counts.cut_rows += u64::from(row.input_ids.last() != Some(&eos_id));
     }
     counts

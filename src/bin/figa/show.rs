@@ -218,7 +218,7 @@ impl Comparer {
         });
         let Labelling { aligner, granularity, .. } = args.labelling;
         let weights = args.labelling.weights()?;
-        Ok(Self { tokenizer: tokenizer.transpose()?, aligner: aligner.into(), granularity, weights })
+        Ok(Self { tokenizer: tokenizer.transpose()?, aligner, granularity, weights })
     }
 
     fn compare(&self, original: &str, revised: &str) -> Result<Pair> {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::aside;
 use super::histograms::{Histogram, Summary, draw};
-use super::input::{Encoding, Input, active, encode, progress};
+use super::input::{Encoding, Input, encode, progress};
 
 /// Count edits, active tokens and lengths, and what --max-length would lose
 #[derive(clap::Args)]
@@ -115,7 +115,7 @@ impl Measure {
         let kinds = KINDS.map(|(side, label)| count(rows[side as usize], label) as u64);
         // How many tokens are active from each place of a row on.
         let active = rows.map(|row| {
-            let mut active: Vec<usize> = active(row).map(usize::from).chain([0]).collect();
+            let mut active: Vec<usize> = row.active().map(usize::from).chain([0]).collect();
             for at in (1..active.len()).rev() {
                 active[at - 1] += active[at];
             }
