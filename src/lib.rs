@@ -30,7 +30,8 @@
 //! use TokenLabel::{Eos, Inserted, Kept, Substituted};
 //! let labels = label_tokens(&alignment, Side::Revised, &revised, &EOS)?;
 //! assert_eq!(labels, [Kept, Substituted, Kept, Inserted, Eos]);
-//! let weights = labels.iter().map(|&label| FigaWeights::default().weight(Side::Revised, label));
+//! let figa = FigaWeights::default();
+//! let weights = labels.iter().map(|&label| figa.weight(Side::Revised, label));
 //! assert_eq!(weights.collect::<Vec<_>>(), [0.0, 1.0, 0.0, 1.0, 1.0]);
 //! # Ok::<(), figa_loss::Error>(())
 //! ```
@@ -44,15 +45,18 @@
 //! use figa_loss::tch::{Device, Kind, Tensor};
 //!
 //! let vars = nn::VarStore::new(Device::cuda_if_available());
-//! let embed = nn::embedding(&vars.root() / "embed", 10, 8, Default::default()); // in the place of your model
+//! // In the place of your model:
+//! let embed = nn::embedding(&vars.root() / "embed", 10, 8, Default::default());
 //! let head = nn::linear(&vars.root() / "head", 8, 10, Default::default());
 //! let mut optimizer = nn::AdamW::default().build(&vars, 1e-2)?;
 //!
-//! let input_ids = Tensor::from_slice(&[1i64, 5, 8, 0]).reshape([1, 4]); // prompt, two tokens, EOS: [B, S]
-//! let labels = Tensor::from_slice(&[-100i64, 5, 8, 0]).reshape([1, 4]); // unshifted, as in Hugging Face
+//! // Prompt, two tokens, EOS: [B, S]. Labels are not shifted, as in Hugging Face.
+//! let input_ids = Tensor::from_slice(&[1i64, 5, 8, 0]).reshape([1, 4]);
+//! let labels = Tensor::from_slice(&[-100i64, 5, 8, 0]).reshape([1, 4]);
 //! let weights = Tensor::from_slice(&[0f32, 0.0, 1.0, 1.0]).reshape([1, 4]);
 //! for step in 0..3 {
-//!     let logits = head.forward(&embed.forward(&input_ids.to_device(vars.device()))); // [B, S, V]
+//!     // [B, S, V]
+//!     let logits = head.forward(&embed.forward(&input_ids.to_device(vars.device())));
 //!     let loss = figa_loss(&logits, &labels, &weights)?;
 //!     optimizer.backward_step(&loss);
 //!     println!("step {step}: {:.3}", loss.double_value(&[]));
@@ -68,15 +72,21 @@
 //! use figa_loss::tch::Device;
 //! use figa_loss::{Batching, Fields, PairEncoder, RecordReader, collate};
 //!
-//! let encoder = PairEncoder::read("path/to/model", None)?; // its tokenizer.json and EOS
-//! let mut fields = Fields::default(); // instruction, input, output, original_output, revised_output
+//! // The model's tokenizer.json and EOS.
+//! let encoder = PairEncoder::read("path/to/model", None)?;
+//! // The names of SPA, but for these two.
+//! let mut fields = Fields::default();
 //! (fields.original, fields.revised) = ("rejected".into(), "chosen".into());
+//!
+//! // On all cores, in constant memory.
 //! let mut reader = RecordReader::open(["pairs.jsonl"])?;
-//! let pairs = reader.map_in_order(|raw| encoder.encode(&raw.parse(&fields)?)); // on all cores
+//! let pairs = reader.map_in_order(|raw| encoder.encode(&raw.parse(&fields)?));
 //! for pairs in Batching::default().batches(pairs) {
 //!     let pairs = pairs?;
-//!     let batch = collate(pairs.iter().flat_map(|pair| [&pair.original, &pair.revised]), encoder.eos_id())?;
-//!     let batch = batch.to_tensors(Device::cuda_if_available())?; // input_ids, attention_mask, labels, weights
+//!     let rows = pairs.iter().flat_map(|pair| [&pair.original, &pair.revised]);
+//!     let batch = collate(rows, encoder.eos_id())?;
+//!     // input_ids, attention_mask, labels, weights
+//!     let batch = batch.to_tensors(Device::cuda_if_available())?;
 //!     # let _ = batch;
 //! }
 //! # }
@@ -95,8 +105,9 @@
 //! use figa_loss::fused_linear_figa_loss;
 //! use figa_loss::tch::{Device, Kind, Tensor};
 //!
-//! let hidden = Tensor::randn([1, 3, 8], (Kind::Float, Device::Cpu)).set_requires_grad(true); // [B, S, H]
-//! let lm_head = Tensor::randn([10, 8], (Kind::Float, Device::Cpu)); // [V, H]: frozen, as it requires no gradient
+//! // [B, S, H] and [V, H]; the head requires no gradient.
+//! let hidden = Tensor::randn([1, 3, 8], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+//! let lm_head = Tensor::randn([10, 8], (Kind::Float, Device::Cpu));
 //! let labels = Tensor::from_slice(&[-100i64, 2, 3]).reshape([1, 3]);
 //! let weights = Tensor::from_slice(&[0f32, 1.0, -0.5]).reshape([1, 3]);
 //! fused_linear_figa_loss(&hidden, &lm_head, &labels, &weights)?.backward();
@@ -120,7 +131,8 @@
 //! let labels = Tensor::from_slice(&[-100i64, 2, 3, -100, 4, 5]).reshape([2, 3]);
 //! let weights = Tensor::from_slice(&[0f32, 1.0, 1.0, 0.0, 0.0, 1.0]).reshape([2, 3]);
 //!
-//! let count = weights.count_nonzero(None).double_value(&[]); // 3: two in the first row, one in the second
+//! // 3: two in the first row, one in the second. Of rows, `Example::active` tells.
+//! let count = weights.count_nonzero(None).double_value(&[]);
 //! let loss = FigaLoss { reduction: Reduction::External(count), ..FigaLoss::default() };
 //! for row in 0..2 {
 //!     let part = |tensor: &Tensor| tensor.narrow(0, row, 1);
@@ -144,9 +156,13 @@
 //! # #[cfg(feature = "torch")] {
 //! use figa_loss::{FigaLoss, FigaWeights, Gate, Penalty};
 //!
-//! let weights = FigaWeights { beta: 0.2, ..FigaWeights::default() }; // alpha 1, gamma 0
-//! let later = FigaLoss { gate: Some(Gate::AtMost(1.0)), ..FigaLoss::default() }; // penalises while p >= exp(-1) = 0.368
-//! let bounded = FigaLoss { gate: None, penalty: Penalty::Unlikelihood, ..FigaLoss::default() }; // needs no gate
+//! // alpha 1, gamma 0
+//! let weights = FigaWeights { beta: 0.2, ..FigaWeights::default() };
+//! // Penalises while p >= exp(-1) = 0.368, where the default stops at exp(-0.6) = 0.549.
+//! let later = FigaLoss { gate: Some(Gate::AtMost(1.0)), ..FigaLoss::default() };
+//! // Fades by itself, and needs no gate.
+//! let penalty = Penalty::Unlikelihood;
+//! let bounded = FigaLoss { gate: None, penalty, ..FigaLoss::default() };
 //! # let _ = (weights, later, bounded);
 //! # }
 //! ```

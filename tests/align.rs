@@ -222,14 +222,16 @@ fn words_take_their_counterparts_with_them() {
 
 #[test]
 fn words_may_be_numbered() {
-    // A|B C|D, and a token outside of all words; one token of the second word changes.
-    let tokens = Aligner::Levenshtein.align(b"abcd.", b"abxd.");
-    let numbers = [Some(0), Some(0), Some(1), Some(1), None];
-    let wide = |granularity: Granularity| granularity.widen(tokens.clone(), &numbers, &numbers).unwrap();
-    assert_eq!(wide(Granularity::Token), tokens);
-    assert_eq!(wide(Granularity::Word), tokens.words(&[0..2, 2..4], &[0..2, 2..4]).unwrap());
-    assert_eq!(wide(Granularity::Word).removed(), [false, false, true, true, false]);
-    assert_eq!(wide(Granularity::Phrase(1)), tokens.phrases(1));
+    // A|B|C D|E, and a token outside of all words.
+    let numbers = [Some(0), Some(0), Some(0), Some(1), Some(1), None];
+    for (revised, changed) in [(b"xbcde.", 0..3), (b"abcxe.", 3..5), (b"abcdex", 5..6)] {
+        let tokens = Aligner::Levenshtein.align(b"abcde.", revised);
+        let wide = |granularity: Granularity| granularity.widen(tokens.clone(), &numbers, &numbers).unwrap();
+        let mask: Vec<bool> = (0..6).map(|at| changed.contains(&at)).collect();
+        assert_eq!((wide(Granularity::Word).removed(), wide(Granularity::Word).added()), (&*mask, &*mask));
+        assert_eq!((wide(Granularity::Token), wide(Granularity::Phrase(1))), (tokens.clone(), tokens.phrases(1)));
+    }
+    let tokens = Aligner::Levenshtein.align(b"abcde", b"abcxe");
     // Neighbours without a number are no word.
     let alone = Granularity::Word.widen(tokens.clone(), &[None; 5], &[None; 5]).unwrap();
     assert_eq!(alone, tokens);

@@ -306,6 +306,11 @@ fn errors_name_the_argument() {
         with(default, &hidden.get(0), head, &labels, &weights),
         "hidden: expected shape [B, S, H] with H > 0, got [3, 4]"
     );
+    let narrow = Tensor::zeros([5, 0], float);
+    assert_eq!(
+        with(default, &hidden.narrow(2, 0, 0), LmHead::from(&narrow), &labels, &weights),
+        "hidden: expected shape [B, S, H] with H > 0, got [2, 3, 0]"
+    );
     assert_eq!(bad_head(LmHead::from(&weight.tr())), "lm_head: expected shape [V, H] = [V, 4] with V > 0, got [4, 5]");
     assert_eq!(
         bad_head(LmHead::from(&Tensor::zeros([0, 4], float))),
@@ -321,6 +326,7 @@ fn errors_name_the_argument() {
     );
     assert_eq!(bad_head(LmHead { scale: 0.0, ..head }), "scale: expected a finite number other than 0, got 0");
     assert_eq!(bad_head(LmHead { softcap: Some(-1.0), ..head }), "softcap: expected a number > 0, got -1");
+    assert_eq!(bad_head(LmHead { softcap: Some(0.0), ..head }), "softcap: expected a number > 0, got 0");
     assert_eq!(
         with(FigaLoss { chunk: Some(0), ..default }, &hidden, head, &labels, &weights),
         "chunk: expected at least 1 row, got 0"

@@ -185,8 +185,7 @@ impl FigaLoss {
         let product_kind = if hidden.device() == Device::Cpu { kind } else { hidden.f_kind()? };
         let rows = hidden.f_flatten(0, 1)?.f_index_select(0, &active.rows)?.f_to_kind(product_kind)?;
         let weight = head.weight.f_to_kind(product_kind)?;
-        let bias = head.bias.map(|bias| bias.f_to_kind(product_kind)).transpose()?;
-        let head = LmHead { weight: &weight, bias: bias.as_ref(), ..head };
+        let head = LmHead { weight: &weight, ..head };
         if self.reduction == Reduction::None {
             return self.of_rows(&head.logits(&rows, kind)?, &active, None);
         }

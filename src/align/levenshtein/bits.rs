@@ -203,15 +203,14 @@ impl Bits {
                 self.kept.copy_within(from..from + plan.width, 0);
             }
         }
-        // The last block may go on below the last row.
+        // The last block may go on below the last row, where nothing matches, and so D falls nowhere.
         let below = match rows % 64 {
             0 => 0,
             rows => !0 << rows,
         };
         let (first, last) = plan.blocks(columns);
         let corner = &self.kept[((columns - 1) % plan.stride + 1) * plan.width + last - first];
-        let differences = i64::from((corner.vp & below).count_ones()) - i64::from((corner.vn & below).count_ones());
-        (bottom - differences) as usize
+        bottom as usize - (corner.vp & below).count_ones() as usize
     }
 
     /// Computes the columns behind `start` up to `end`, down to block `lowest` at most; `kept` begins with column
