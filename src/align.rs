@@ -149,7 +149,8 @@ impl Aligner {
     /// Aligns `original` with `revised`. Empty sequences are fine.
     pub fn align<T: Eq + Hash + Ord>(self, original: &[T], revised: &[T]) -> Alignment {
         let mut alignment = Alignment::default();
-        Levenshtein::of_thread(|levenshtein| alignment.align(self, levenshtein, original, revised));
+        let items = original.len() + revised.len();
+        Levenshtein::of_thread(items, |levenshtein| alignment.align(self, levenshtein, original, revised));
         alignment
     }
 

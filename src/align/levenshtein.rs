@@ -31,8 +31,8 @@ use super::{EditOp, EditTag};
 ///
 /// With `n` and `m` the lengths left after step 1 and `s` the distance, the time grows with `n + s^2` where the
 /// sequences are near-equal, with `n + m` where items rarely repeat, and with `m * min(n, s) / 64` at worst. The
-/// memory is linear in `n + m` but for at most `n * sqrt(m) / 2` bytes at worst; up to 4 MiB of it stay with the
-/// thread for its next call.
+/// memory is linear in `n + m` but for at most `n * sqrt(m) / 2` bytes at worst. That of pairs of up to 16,384 items
+/// together, less than 4 MiB, stays with the thread for its next call.
 ///
 /// ```
 /// use figa_loss::{EditOp, EditTag, editops};
@@ -44,7 +44,7 @@ use super::{EditOp, EditTag};
 /// ]);
 /// ```
 pub fn editops<T: Eq + Hash>(source: &[T], dest: &[T]) -> Vec<EditOp> {
-    Levenshtein::of_thread(|levenshtein| levenshtein.editops(source, dest).to_vec())
+    Levenshtein::of_thread(source.len() + dest.len(), |levenshtein| levenshtein.editops(source, dest).to_vec())
 }
 
 /// The Levenshtein distance: how many insertions, deletions and substitutions [`editops`] needs.
@@ -57,7 +57,7 @@ pub fn distance<T: Eq + Hash>(source: &[T], dest: &[T]) -> usize {
     match (source.len(), dest.len()) {
         (n, 0) => n,
         (0, m) => m,
-        _ => Levenshtein::of_thread(|levenshtein| levenshtein.measure(source, dest).1),
+        (n, m) => Levenshtein::of_thread(n + m, |levenshtein| levenshtein.measure(source, dest).1),
     }
 }
 
@@ -84,12 +84,12 @@ enum Method {
 }
 
 impl Levenshtein {
-    /// Runs with memory that this thread keeps from call to call, as long as it is at most 4 MiB: for short pairs,
-    /// allocating would take a good part of the time.
-    pub(super) fn of_thread<R>(run: impl FnOnce(&mut Self) -> R) -> R {
+    /// Runs with memory that this thread keeps from call to call. For short pairs, allocating would take a good part of
+    /// the time; a pair of more `items` takes it along when it is done.
+    pub(super) fn of_thread<R>(items: usize, run: impl FnOnce(&mut Self) -> R) -> R {
         let mut levenshtein = OF_THREAD.try_with(Cell::take).ok().flatten().unwrap_or_default();
         let result = run(&mut levenshtein);
-        if levenshtein.bytes() <= 4 << 20 {
+        if items <= 1 << 14 {
             // An error means that the thread is about to end, and the memory with it.
             let _ = OF_THREAD.try_with(|of_thread| of_thread.set(Some(levenshtein)));
         }
@@ -147,11 +147,6 @@ impl Levenshtein {
             distance = self.bits.run(self.bits.band_of_limit(distance));
         }
         (Method::Bits, distance)
-    }
-
-    /// The memory held, about.
-    fn bytes(&self) -> usize {
-        self.waves.bytes() + self.window.bytes() + self.bits.bytes() + size_of::<EditOp>() * self.ops.capacity()
     }
 }
 

@@ -188,7 +188,7 @@ impl Bits {
         let plan = Plan::new(rows, columns, band, budget);
         self.plan = plan;
         self.eq.clear();
-        self.eq.resize(rows.div_ceil(64) + 1, 0);
+        self.eq.resize(rows.div_ceil(64), 0);
         self.kept.resize((plan.stride + 1) * plan.width, DELETIONS);
         self.kept[..plan.width].fill(DELETIONS);
         self.checkpoints.clear();
@@ -333,12 +333,6 @@ impl Bits {
             };
             emit(EditOp { tag, src_pos: i, dest_pos: j });
         }
-    }
-
-    /// The memory held, about.
-    pub(super) fn bytes(&self) -> usize {
-        let blocks = self.kept.capacity() + self.checkpoints.capacity();
-        self.symbols.bytes() + size_of::<Block>() * blocks + size_of::<u32>() * self.matches.capacity()
     }
 
     /// The bit of row `i` in the kept column at `index`, whose first block is `first`.

@@ -92,10 +92,4 @@ impl Symbols {
             }
         }
     }
-
-    /// The memory held, about.
-    pub(super) fn bytes(&self) -> usize {
-        let words = self.slots.capacity() + self.last.capacity() + self.dest.capacity();
-        size_of::<u32>() * words + size_of::<Occurrence>() * self.occurrences.capacity()
-    }
 }

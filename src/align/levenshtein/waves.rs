@@ -110,11 +110,6 @@ impl Waves {
         }
     }
 
-    /// The memory held, about.
-    pub(super) fn bytes(&self) -> usize {
-        size_of::<i32>() * self.points.capacity()
-    }
-
     fn reach(&self, s: i32, k: i32) -> i32 {
         self.points[self.index(s, k)]
     }

@@ -110,11 +110,6 @@ impl Window {
         (0..i).rev().for_each(|src_pos| emit(EditOp { tag: EditTag::Delete, src_pos, dest_pos: 0 }));
         (0..j).rev().for_each(|dest_pos| emit(EditOp { tag: EditTag::Insert, src_pos: 0, dest_pos }));
     }
-
-    /// The memory held, about.
-    pub(super) fn bytes(&self) -> usize {
-        size_of::<Steps>() * self.steps.capacity() + size_of::<u32>() * self.outside.capacity()
-    }
 }
 
 /// Are there fewer matches than diagonals, however far one looks outwards? There are `matches` in all, at most.
