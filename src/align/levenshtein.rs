@@ -254,6 +254,19 @@ mod tests {
         (source, dest)
     }
 
+    /// As far as a window or a block reaches, and further.
+    #[test]
+    fn blocks_may_move_to_the_edge() {
+        for shift in (28..=36).chain(60..=68) {
+            for longer in [0, 1, 9] {
+                let source: Vec<u32> = (0..shift).chain(1000..1200).collect();
+                let dest: Vec<u32> = (1000..1200).chain(2000..2000 + shift + longer).collect();
+                check(&source, &dest);
+                check(&dest, &source);
+            }
+        }
+    }
+
     /// `PAIRS=200000 cargo test --release --lib all_methods` for a long run; `SEED=...` repeats one.
     #[test]
     fn all_methods_equal_the_table() {

@@ -85,7 +85,7 @@ impl Window {
             distance += !zero >> (delta - low) & 1;
         }
         let below = &self.outside[..(columns as isize + low).max(0) as usize];
-        let above = &self.outside[(rows + columns + 1).min((columns as isize + low + WIDTH) as usize)..];
+        let above = &self.outside[(rows + columns).min((columns as isize + low + WIDTH) as usize)..];
         let left = rows + columns - room;
         (never_pays(below.iter().rev(), left) && never_pays(above.iter(), left)).then_some(distance as usize)
     }
