@@ -267,6 +267,32 @@ mod tests {
         }
     }
 
+    /// Most matches then lie outside of the window, but on both sides of it.
+    #[test]
+    fn a_period_may_be_as_wide_as_a_window() {
+        for period in 60..=70 {
+            let item = |at: u32| match at % period {
+                at @ (1 | 11 | 21) => at - 1,
+                at => at,
+            };
+            let source: Vec<u32> = (0..100).map(item).collect();
+            let dest: Vec<u32> = (32..132).map(item).collect();
+            check(&source, &dest);
+            check(&dest, &source);
+        }
+    }
+
+    /// A detour beyond the edge that costs as much as to stay, and that the ties ask for.
+    #[test]
+    fn ties_beyond_the_edge_count() {
+        for shift in (28..=36).chain(60..=68) {
+            let source: Vec<u32> = (0..100).chain([900, 901]).chain(100..200).chain(300..300 + shift).collect();
+            let dest: Vec<u32> = (400..400 + shift).chain(0..100).chain([902, 900]).chain(100..200).collect();
+            check(&source, &dest);
+            check(&dest, &source);
+        }
+    }
+
     /// `PAIRS=200000 cargo test --release --lib all_methods` for a long run; `SEED=...` repeats one.
     #[test]
     fn all_methods_equal_the_table() {
