@@ -45,7 +45,7 @@ impl Window {
         let low = delta.div_euclid(2) - WIDTH / 2;
         self.low = low;
         self.outside.clear();
-        self.outside.resize(rows + columns + 1, 0);
+        self.outside.resize(rows + columns, 0);
         let mut room = rows + columns;
         self.steps.resize(columns, Steps::default());
         // Two of the four differences are kept negated, which is one step less from column to column.
