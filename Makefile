@@ -41,12 +41,12 @@ mutants: libtorch ## break alignment, weights and loss on purpose: the tests mus
 	cargo mutants
 
 # The API is compared with the last release, or with BASELINE="--baseline-rev COMMIT".
-release: ## what a release must pass beside the tests (rustup, cargo-deny, cargo-semver-checks)
+release: libtorch ## what a release must pass beside the tests (rustup, cargo-deny, cargo-semver-checks)
 	rustup run $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) \
 		cargo check --locked --no-default-features --features cli,torch,doc-only
 	cargo deny check
 	cargo semver-checks --only-explicit-features --features data,rayon,torch,doc-only $(BASELINE)
-	cargo publish --dry-run --no-default-features --features cli
+	cargo publish --dry-run
 
 libtorch: ## install libtorch unless it is there
 	@sh scripts/libtorch.sh
