@@ -42,7 +42,7 @@ mutants: libtorch ## break alignment, weights and loss on purpose: the tests mus
 
 # The API is compared with the last release, or with BASELINE="--baseline-rev COMMIT".
 release: libtorch ## what a release must pass beside the tests (rustup, cargo-deny, cargo-semver-checks)
-	rustup run $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) \
+	rustup run --install $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) \
 		cargo check --locked --no-default-features --features cli,torch,doc-only
 	cargo deny check
 	cargo semver-checks --only-explicit-features --features data,rayon,torch,doc-only $(BASELINE)
