@@ -37,8 +37,9 @@ doc: ## build the documentation, without libtorch
 versions: ## check with the newest tch, and with the oldest of each dependency, without libtorch
 	@sh scripts/versions.sh
 
+# In a copy, which has no libtorch of its own. MUTANTS="-F REGEX" picks some.
 mutants: libtorch ## break alignment, weights and loss on purpose: the tests must notice (cargo-mutants; hours)
-	cargo mutants
+	LIBTORCH=$${LIBTORCH:-$(CURDIR)/.libtorch/torch} cargo mutants $(MUTANTS)
 
 # The API is compared with the last release, or with BASELINE="--baseline-rev COMMIT".
 release: libtorch ## what a release must pass beside the tests (rustup, cargo-deny, cargo-semver-checks)
