@@ -145,6 +145,9 @@ proptest! {
             let joined = between.len() <= max_gap;
             prop_assert!(wider[0].removed()[between].iter().all(|&changed| changed == joined));
         }
+        for spans in wider[0].spans().windows(2) {
+            prop_assert!(spans[1].original.start - spans[0].original.end > max_gap);
+        }
     }
 
     #[test]

@@ -36,6 +36,10 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+fn random(rng: &mut StdRng, n: usize, vocabulary: u32) -> Vec<u32> {
+    (0..n).map(|_| rng.random_range(0..vocabulary)).collect()
+}
+
 /// A copy in which items are replaced at this rate.
 fn edited(rng: &mut StdRng, source: &[u32], rate: f64) -> Vec<u32> {
     source.iter().map(|&item| if rng.random_bool(rate) { rng.random_range(0..1000) } else { item }).collect()
@@ -47,7 +51,7 @@ fn a_warm_workspace_allocates_nothing_and_a_thread_keeps_little() {
     let mut pairs = vec![];
     for n in [0, 10, 300, 3000] {
         for rate in [0.0, 0.02, 0.3, 1.0] {
-            let source: Vec<u32> = (0..n).map(|_| rng.random_range(0..1000)).collect();
+            let source = random(&mut rng, n, 1000);
             let dest = edited(&mut rng, &source, rate);
             pairs.push((source, dest));
         }
@@ -66,11 +70,9 @@ fn a_warm_workspace_allocates_nothing_and_a_thread_keeps_little() {
 
     // Near-equal pairs, pairs over a large vocabulary, and pairs that match everywhere: one for each method.
     let methods = |rng: &mut StdRng, n: usize| {
-        let source: Vec<u32> = (0..n).map(|_| rng.random_range(0..1000)).collect();
+        let source = random(rng, n, 1000);
         let (near, far) = (edited(rng, &source, 0.01), edited(rng, &source, 0.5));
-        let bits: [Vec<u32>; 2] = [0, 1].map(|_| (0..n).map(|_| rng.random_range(0..2)).collect());
-        let [one, other] = bits;
-        [(source.clone(), near), (source, far), (one, other)]
+        [(source.clone(), near), (source, far), (random(rng, n, 2), random(rng, n, 2))]
     };
     for (source, dest) in methods(&mut rng, 500) {
         editops(&source, &dest);

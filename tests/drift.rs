@@ -138,20 +138,20 @@ fn commands_exist() {
     let (manifest, makefile) = (read("Cargo.toml"), read("Makefile"));
     let mut seen = BTreeSet::new();
     for page in pages() {
-        let code = code(&fs::read_to_string(&page).unwrap());
-        let words = code.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        for pair in words.flat_map(|words| words.windows(2).map(<[_]>::to_vec).collect::<Vec<_>>()) {
-            let there = match pair[..] {
-                ["make", target] => makefile.contains(&format!("\n{target}:")),
-                ["--example", name] => manifest.contains(&format!("[[example]]\nname = \"{name}\"")),
-                ["--bench", name] => manifest.contains(&format!("[[bench]]\nname = \"{name}\"")),
-                ["--test", name] => root().join(format!("tests/{name}.rs")).exists(),
-                ["python3", script] if script.ends_with(".py") => root().join(script).exists(),
-                ["figa", command] => read("src/bin/figa/main.rs").contains(&format!("mod {command};")),
-                _ => continue,
-            };
-            assert!(there, "{}: there is no {}", page.display(), pair.join(" "));
-            seen.insert(pair[0].to_owned());
+        for line in code(&fs::read_to_string(&page).unwrap()).lines() {
+            for pair in line.split_whitespace().collect::<Vec<_>>().windows(2) {
+                let there = match *pair {
+                    ["make", target] => makefile.contains(&format!("\n{target}:")),
+                    ["--example", name] => manifest.contains(&format!("[[example]]\nname = \"{name}\"")),
+                    ["--bench", name] => manifest.contains(&format!("[[bench]]\nname = \"{name}\"")),
+                    ["--test", name] => root().join(format!("tests/{name}.rs")).exists(),
+                    ["python3", script] if script.ends_with(".py") => root().join(script).exists(),
+                    ["figa", command] => read("src/bin/figa/main.rs").contains(&format!("mod {command};")),
+                    _ => continue,
+                };
+                assert!(there, "{}: there is no {}", page.display(), pair.join(" "));
+                seen.insert(pair[0].to_owned());
+            }
         }
     }
     assert_eq!(seen, ["--bench", "--example", "figa", "make", "python3"].map(String::from).into());

@@ -33,7 +33,12 @@ impl Example {
     /// ```
     /// use figa_loss::Example;
     ///
-    /// let row = Example { input_ids: vec![1, 5, 8], labels: vec![-100, 5, 8], weights: vec![0.0, 0.0, 1.0], token_labels: vec![] };
+    /// let row = Example {
+    ///     input_ids: vec![1, 5, 8],
+    ///     labels: vec![-100, 5, 8],
+    ///     weights: vec![0.0, 0.0, 1.0],
+    ///     token_labels: vec![],
+    /// };
     /// assert_eq!(row.active().collect::<Vec<_>>(), [false, false, true]);
     /// ```
     pub fn active(&self) -> impl Iterator<Item = bool> {

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hash};
 
 use rustc_hash::FxBuildHasher;
 
-/// The end of every list of occurrences: an occurrence in a block below the last, so that it can be set like any other.
+/// The end of every list of occurrences: an occurrence in a block below the last, so that it can be visited like any other.
 pub(super) const END: u32 = 0;
 
 /// Where the items of the destination are in the source, by an open-addressing table that keeps its memory.
