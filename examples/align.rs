@@ -1,31 +1,51 @@
-//! Two texts as a coloured diff, with the label and weight of each token; or records of files as a page to look
-//! through. Needs no libtorch:
+//! What a revision changed: two texts as a diff, and the label and weight of each token. Needs no libtorch:
 //!
 //! ```text
 //! cargo run --no-default-features --features data --example align -- "He go home." "He goes home now."
-//! cargo run --no-default-features --features data --example align -- examples/data/spa_tiny.jsonl --record 3
-//! cargo run --no-default-features --features data --example align -- examples/data/spa_tiny.jsonl --html align.html
+//! cargo run --no-default-features --features data --example align -- "He go home." "He goes home now." --tokenizer MODEL
 //! ```
 //!
-//! It is the command `figa show`, where the code is: how the crate aligns and labels is in `Comparer`.
+//! `figa show` does the same for records in files, in colour and as a page.
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
-
-#[path = "../src/bin/figa/aside.rs"]
-mod aside;
-#[allow(dead_code)] // The other commands use the rest.
-#[path = "../src/bin/figa/input.rs"]
-mod input;
-#[path = "../src/bin/figa/show.rs"]
-mod show;
+use figa_loss::{EditTag, Side, TextComparer};
 
 #[derive(Parser)]
-struct Cli {
-    #[command(flatten)]
-    show: show::Args,
+struct Args {
+    /// The original text
+    original: String,
+    /// The revised text
+    revised: String,
+    /// The folder of a model, or its tokenizer.json [default: words and punctuation are tokens]
+    #[arg(long)]
+    tokenizer: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
-    show::run(&Cli::parse().show)
+    let args = Args::parse();
+    let comparer = args.tokenizer.map_or_else(|| Ok(TextComparer::default()), TextComparer::with_tokenizer)?;
+    let texts = comparer.compare(&args.original, &args.revised)?;
+
+    for span in texts.alignment().spans() {
+        let text = |side, text: &str| {
+            let tokens = &texts.tokens(side)[span.range(side)];
+            tokens.first().zip(tokens.last()).map(|(first, last)| text[first.range.start..last.range.end].to_owned())
+        };
+        let (removed, added) = (text(Side::Original, &args.original), text(Side::Revised, &args.revised));
+        match span.tag {
+            EditTag::Replace => println!("{:?} became {:?}", removed.unwrap_or_default(), added.unwrap_or_default()),
+            EditTag::Insert => println!("{:?} was added", added.unwrap_or_default()),
+            EditTag::Delete => println!("{:?} was removed", removed.unwrap_or_default()),
+        }
+    }
+    for side in Side::ALL {
+        println!("\n{side:?}");
+        for token in texts.tokens(side) {
+            println!("{:<16} {:<12} {:>+5}", token.name, format!("{:?}", token.label), token.weight);
+        }
+    }
+    Ok(())
 }

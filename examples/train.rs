@@ -101,7 +101,7 @@ fn main() -> Result<()> {
     let bar = progress("learn", args.learn_steps);
     for step in 1..=args.learn_steps {
         let pairs = train.choose_multiple(&mut rng, args.batch);
-        let rows = collate(pairs.map(|pair| &pair.original), encoder.eos_id())?.to_tensors(device)?;
+        let rows = collate(pairs.map(|pair| &pair.original), encoder.eos_id()).to_tensors(device)?;
         let weights = rows.labels.ne(IGNORE_INDEX).to_kind(Kind::Float);
         let output = cross_entropy.forward(&model.forward(&rows.input_ids), &rows.labels, &weights)?;
         optimizer.backward_step_clip_norm(&output.loss, 1.0);
@@ -116,8 +116,7 @@ fn main() -> Result<()> {
     let bar = progress("figa", args.figa_steps);
     for step in 1..=args.figa_steps {
         let pairs = train.choose_multiple(&mut rng, args.batch);
-        let rows =
-            collate(pairs.flat_map(|pair| [&pair.original, &pair.revised]), encoder.eos_id())?.to_tensors(device)?;
+        let rows = collate(pairs.flat_map(EncodedPair::rows), encoder.eos_id()).to_tensors(device)?;
         let output = FigaLoss::default().forward(&model.forward(&rows.input_ids), &rows.labels, &rows.weights)?;
         optimizer.backward_step_clip_norm(&output.loss, 1.0);
         let (added, removed, gated) = (&output.added, &output.removed, &output.gated);
@@ -263,15 +262,15 @@ fn evaluate(model: &Model, pairs: &[EncodedPair], device: Device) -> Result<[f64
     let _no_grad = tch::no_grad_guard();
     let (mut sums, mut counts, mut revised_likelier) = ([0.0; 3], [0; 3], 0);
     for pairs in pairs.chunks(16) {
-        let rows = collate(pairs.iter().flat_map(|pair| [&pair.original, &pair.revised]), 0)?.to_tensors(device)?;
+        let rows = collate(pairs.iter().flat_map(EncodedPair::rows), 0).to_tensors(device)?;
         // log p of every token, given those before it; the first token of a row has none.
         let log_p = model.forward(&rows.input_ids).log_softmax(-1, Kind::Float).slice(1, 0, -1, 1);
         let log_p = log_p.gather(2, &rows.input_ids.slice(1, 1, None, 1).unsqueeze(2), false).squeeze_dim(2);
         let log_p = Vec::<Vec<f64>>::try_from(log_p.to_kind(Kind::Double).to_device(Device::Cpu))?;
         for (pair, log_p) in pairs.iter().zip(log_p.chunks(2)) {
             let mut answers = [0.0; 2];
-            for (side, example) in [&pair.original, &pair.revised].into_iter().enumerate() {
-                for (label, log_p) in example.token_labels.iter().skip(1).zip(&log_p[side]) {
+            for (side, example) in pair.rows().into_iter().enumerate() {
+                for (label, log_p) in example.token_labels().iter().skip(1).zip(&log_p[side]) {
                     let class = match label {
                         TokenLabel::Ignored => continue,
                         TokenLabel::Inserted | TokenLabel::Substituted if side == 1 => Some(0),

@@ -7,9 +7,12 @@ target=$PWD/target
 copy=$target/versions
 rm -rf "$copy"
 mkdir -p "$copy"
-cp -R Cargo.toml Cargo.lock README.md build.rs src examples tests benches docs "$copy"
+cp -R Cargo.toml Cargo.lock README.md build.rs src examples tests benches docs atomic-file cli xtask "$copy"
 cd "$copy"
-check() { CARGO_TARGET_DIR=$target cargo check --no-default-features --features cli,torch,doc-only; }
+check() {
+    CARGO_TARGET_DIR=$target cargo check -p figa-loss --no-default-features --features data,rayon,torch,doc-only
+    CARGO_TARGET_DIR=$target cargo check -p figa-cli
+}
 
 echo "versions: the newest tch"
 cargo update tch torch-sys

@@ -2,26 +2,24 @@
 //!
 //! [`Aligner::align`] compares an original and a revised sequence and returns an [`Alignment`]: one mask per sequence
 //! (what was [removed](Alignment::removed), what was [added](Alignment::added)) and the [spans](Alignment::spans)
-//! behind them. Items are anything that is `Eq + Hash + Ord`: token ids, words, characters.
+//! behind them. Items are anything that is `Eq + Hash`: token ids, words, characters.
 //!
 //! # Which aligner?
 //!
-//! * [`Aligner::Levenshtein`], the default, is what the FIGA paper's reference code uses. It makes as few insertions,
-//!   deletions *and substitutions* as possible, and where several edit scripts are equally short it picks the one
-//!   that `Levenshtein.editops(original, revised)` of the Python packages Levenshtein and RapidFuzz picks. For
-//!   minimal revisions, which is what FIGA is about, stay with it.
-//! * The diffs ([`Myers`](Aligner::Myers), [`Patience`](Aligner::Patience), [`Histogram`](Aligner::Histogram),
-//!   [`Hunt`](Aligner::Hunt)) know insertions and deletions only, so their masks differ; where both meet, the run
-//!   counts as substituted. `Myers` is minimal in that sense, and slow on long texts with little in common;
-//!   `Patience` and `Histogram` anchor on rare items and need not be minimal. Choose one of them where whole
-//!   paragraphs move: Levenshtein rather substitutes token for token, and then rewards and penalises almost all of
-//!   them.
+//! * For most users, [`Aligner::Levenshtein`], the default. It makes as few insertions, deletions *and substitutions* as
+//!   possible, and among equally short edit scripts it returns the one that `Levenshtein.editops(original, revised)` of
+//!   the Python packages Levenshtein and RapidFuzz returns, as the reference code of the FIGA paper does.
+//! * Where whole paragraphs move, one of the diffs ([`Myers`](Aligner::Myers), [`Patience`](Aligner::Patience),
+//!   [`Histogram`](Aligner::Histogram), [`Hunt`](Aligner::Hunt)). Levenshtein would substitute almost every token of the
+//!   paragraph. Diffs only insert and delete, so their masks differ; an adjacent insertion and deletion count as a
+//!   substitution. `Myers` is minimal in that sense, and slow on long texts with little in common; `Patience` and
+//!   `Histogram` anchor on rare items and need not be minimal.
 //!
-//! `cargo run --release --no-default-features --features data --example aligners` shows what that means, here on the
-//! embedded records, 252 short answers, and (in brackets) on 3,057 sentences and their corrections from the unit
-//! tests of the crate harper-core 3.0.0:
+//! `cargo run --release --no-default-features --features data --example aligners` prints this comparison, here for the
+//! embedded records, 252 short answers, and (in brackets) for 3,057 sentences and their corrections from the unit tests
+//! of the crate harper-core 3.0.0:
 //!
-//! | aligner | tokens labelled unlike Levenshtein | time of a pair | marked of 2,500 tokens when the halves of a text trade places |
+//! | aligner | tokens labelled differently from Levenshtein | time of a pair | tokens marked of 2,500 when the halves of a text trade places |
 //! |---|---|---|---|
 //! | Levenshtein | | 0.2 us (0.4) | 2,328 |
 //! | Myers | 0.18 % (0.03) | 0.6 us (0.6) | 1,212 |
@@ -31,9 +29,8 @@
 //!
 //! # Words and phrases
 //!
-//! An alignment of tokens widens to [words](Alignment::words) or [phrases](Alignment::phrases); what the tokens mark
-//! stays marked. [`Workspace`] aligns one pair after another without allocating, [`Aligner::align_all`] many pairs on
-//! all cores.
+//! [`Granularity::widen`] widens an alignment of tokens to words or phrases; what the tokens mark stays marked.
+//! [`Aligner::align_all`] aligns many pairs on all cores.
 //!
 //! ```
 //! use figa_loss::{Aligner, EditTag, editops};
@@ -56,6 +53,8 @@ mod levenshtein;
 use std::hash::Hash;
 use std::ops::Range;
 
+use crate::side::Side;
+
 pub use granularity::Granularity;
 use levenshtein::Levenshtein;
 pub use levenshtein::{distance, editops};
@@ -63,11 +62,11 @@ pub use levenshtein::{distance, editops};
 /// What an edit does, in the vocabulary of RapidFuzz and python-Levenshtein.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EditTag {
-    /// One item of the source gives way to one of the destination.
+    /// One item of the source becomes one of the destination.
     Replace,
-    /// An item of the destination is new.
+    /// An item of the destination is added.
     Insert,
-    /// An item of the source is gone.
+    /// An item of the source is removed.
     Delete,
 }
 
@@ -84,8 +83,8 @@ impl EditTag {
 
 /// One step of an edit script from `source` to `dest`, as [`editops`] returns it.
 ///
-/// Both positions count in the unedited sequences. An insert happens in front of `source[src_pos]`; a delete leaves
-/// the script at `dest[dest_pos]`.
+/// Both positions are those in the unedited sequences. An insert goes in front of `source[src_pos]`; after a delete, the
+/// next item belongs at `dest[dest_pos]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EditOp {
     /// Replace, insert or delete.
@@ -111,17 +110,44 @@ pub struct EditOp {
 pub struct Span {
     /// Replace, insert or delete.
     pub tag: EditTag,
-    /// The items that are no longer there.
+    /// The items that are removed.
     pub original: Range<usize>,
-    /// The items that are new.
+    /// The items that are added.
     pub revised: Range<usize>,
+}
+
+impl Span {
+    /// The range on one side.
+    ///
+    /// ```
+    /// use figa_loss::{Aligner, Side};
+    ///
+    /// let alignment = Aligner::Levenshtein.align(b"cat", b"cart");
+    /// assert_eq!(alignment.spans()[0].range(Side::Revised), 2..3);
+    /// ```
+    pub fn range(&self, side: Side) -> Range<usize> {
+        match side {
+            Side::Original => self.original.clone(),
+            Side::Revised => self.revised.clone(),
+        }
+    }
+
+    /// The span that covers these ranges, not both of them empty.
+    fn covering(original: Range<usize>, revised: Range<usize>) -> Self {
+        let tag = match (original.is_empty(), revised.is_empty()) {
+            (true, _) => EditTag::Insert,
+            (_, true) => EditTag::Delete,
+            _ => EditTag::Replace,
+        };
+        Self { tag, original, revised }
+    }
 }
 
 /// How to find the changes; see [which aligner?](crate::align#which-aligner)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Aligner {
-    /// Fewest insertions, deletions and substitutions, with the ties of python-Levenshtein.
+    /// Fewest insertions, deletions and substitutions, with the tie-breaking of python-Levenshtein.
     #[default]
     Levenshtein,
     /// Fewest insertions and deletions.
@@ -147,11 +173,18 @@ impl Aligner {
     pub const ALL: &[Self] = &[Self::Levenshtein, Self::Myers, Self::Patience, Self::Histogram, Self::Hunt];
 
     /// Aligns `original` with `revised`. Empty sequences are fine.
-    pub fn align<T: Eq + Hash + Ord>(self, original: &[T], revised: &[T]) -> Alignment {
-        let mut alignment = Alignment::default();
-        let items = original.len() + revised.len();
-        Levenshtein::of_thread(items, |levenshtein| alignment.align(self, levenshtein, original, revised));
-        alignment
+    pub fn align<T: Eq + Hash>(self, original: &[T], revised: &[T]) -> Alignment {
+        let diff = |algorithm| diff::spans(algorithm, original, revised);
+        let spans = match self {
+            Self::Levenshtein => Levenshtein::of_thread(original.len() + revised.len(), |levenshtein| {
+                join(levenshtein.editops(original, revised))
+            }),
+            Self::Myers => diff(similar::Algorithm::RawMyers),
+            Self::Patience => diff(similar::Algorithm::Patience),
+            Self::Histogram => diff(similar::Algorithm::Histogram),
+            Self::Hunt => diff(similar::Algorithm::Hunt),
+        };
+        Alignment::new(original.len(), revised.len(), spans)
     }
 
     /// Aligns many pairs on all cores; the order is kept.
@@ -165,44 +198,12 @@ impl Aligner {
     #[cfg(feature = "rayon")]
     pub fn align_all<T, S>(self, pairs: &[(S, S)]) -> Vec<Alignment>
     where
-        T: Eq + Hash + Ord,
+        T: Eq + Hash,
         S: AsRef<[T]> + Sync,
     {
         use rayon::prelude::*;
         let align = |(original, revised): &(S, S)| self.align(original.as_ref(), revised.as_ref());
         pairs.par_iter().with_min_len(16).map(align).collect()
-    }
-}
-
-/// Memory that one alignment after another can use. Once it has grown to the largest pair, aligning with
-/// [`Aligner::Levenshtein`] allocates nothing more.
-///
-/// ```
-/// use figa_loss::{Aligner, Workspace};
-///
-/// let mut workspace = Workspace::default();
-/// for (original, revised) in [("to go", "to have gone"), ("a", "an")] {
-///     let alignment = workspace.align(Aligner::Levenshtein, original.as_bytes(), revised.as_bytes());
-///     assert!(alignment.added().contains(&true));
-/// }
-/// assert_eq!(workspace.editops(&[1, 2], &[2]).len(), 1);
-/// ```
-#[derive(Debug, Default, Clone)]
-pub struct Workspace {
-    levenshtein: Levenshtein,
-    alignment: Alignment,
-}
-
-impl Workspace {
-    /// [`editops`] in this memory.
-    pub fn editops<T: Eq + Hash>(&mut self, source: &[T], dest: &[T]) -> &[EditOp] {
-        self.levenshtein.editops(source, dest)
-    }
-
-    /// [`Aligner::align`] in this memory.
-    pub fn align<T: Eq + Hash + Ord>(&mut self, aligner: Aligner, original: &[T], revised: &[T]) -> &Alignment {
-        self.alignment.align(aligner, &mut self.levenshtein, original, revised);
-        &self.alignment
     }
 }
 
@@ -215,36 +216,13 @@ pub struct Alignment {
 }
 
 impl Alignment {
-    fn align<T: Eq + Hash + Ord>(
-        &mut self,
-        aligner: Aligner,
-        levenshtein: &mut Levenshtein,
-        original: &[T],
-        revised: &[T],
-    ) {
-        let mut spans = std::mem::take(&mut self.spans);
-        spans.clear();
-        let diff = |algorithm| diff::spans(algorithm, original, revised);
-        match aligner {
-            Aligner::Levenshtein => join(levenshtein.editops(original, revised), &mut spans),
-            Aligner::Myers => spans.extend(diff(similar::Algorithm::RawMyers)),
-            Aligner::Patience => spans.extend(diff(similar::Algorithm::Patience)),
-            Aligner::Histogram => spans.extend(diff(similar::Algorithm::Histogram)),
-            Aligner::Hunt => spans.extend(diff(similar::Algorithm::Hunt)),
-        }
-        self.set(original.len(), revised.len(), spans);
-    }
-
-    fn set(&mut self, original_len: usize, revised_len: usize, spans: Vec<Span>) {
-        for (mask, len) in [(&mut self.removed, original_len), (&mut self.added, revised_len)] {
-            mask.clear();
-            mask.resize(len, false);
-        }
+    fn new(original_len: usize, revised_len: usize, spans: Vec<Span>) -> Self {
+        let (mut removed, mut added) = (vec![false; original_len], vec![false; revised_len]);
         for span in &spans {
-            self.removed[span.original.clone()].fill(true);
-            self.added[span.revised.clone()].fill(true);
+            removed[span.original.clone()].fill(true);
+            added[span.revised.clone()].fill(true);
         }
-        self.spans = spans;
+        Self { removed, added, spans }
     }
 
     /// One flag per original item: was it deleted or substituted?
@@ -257,15 +235,24 @@ impl Alignment {
         &self.added
     }
 
+    /// [`removed`](Self::removed) for the original side, [`added`](Self::added) for the revised one.
+    pub fn changed(&self, side: Side) -> &[bool] {
+        match side {
+            Side::Original => &self.removed,
+            Side::Revised => &self.added,
+        }
+    }
+
     /// The changes in order; what lies between them was kept.
     pub fn spans(&self) -> &[Span] {
         &self.spans
     }
 }
 
-/// Joins edits that continue each other into spans. (A kept item between two edits moves both positions on, so one of
-/// them tells.)
-fn join(ops: &[EditOp], spans: &mut Vec<Span>) {
+/// Joins adjacent edits of one kind into spans. (A kept item between two edits advances both positions, so comparing one
+/// of them is enough.)
+fn join(ops: &[EditOp]) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
     for op in ops {
         let (src, dest) = op.tag.lengths();
         match spans.last_mut() {
@@ -280,4 +267,5 @@ fn join(ops: &[EditOp], spans: &mut Vec<Span>) {
             }),
         }
     }
+    spans
 }

@@ -1,12 +1,14 @@
-//! From a record to the rows of a batch, by way of one worked example.
+//! From a record to the rows of a batch.
 //!
 //! 1. An [`SpaRecord`] holds an instruction, the model's original answer and a minimally revised one.
-//!    [`RecordReader`] reads them from files of any size, and [`Fields`] says what their fields are called.
-//! 2. A [`PromptTemplate`] renders what stands in front of both answers.
+//!    [`RecordReader`] reads records from files of any size, and [`Fields`] names their fields.
+//! 2. A [`PromptTemplate`] renders the prompt in front of both answers.
 //! 3. A [`PairEncoder`] tokenizes prompt and answer together, aligns the tokens of the two answers, and gives each
 //!    token its label and weight: an [`EncodedPair`] of two [`Example`]s.
-//! 4. [`Batching`] puts pairs of similar length together, and [`collate`] pads examples to a [`Batch`], which becomes
-//!    tensors with [`Batch::to_tensors`](Batch::to_tensors) (feature `torch`).
+//! 4. [`Batching`] groups pairs of similar length, [`collate`] pads examples to a [`Batch`], and
+//!    [`Batch::to_tensors`](Batch::to_tensors) (feature `torch`) turns the batch into tensors.
+//!
+//! A [`TextComparer`] aligns and labels two texts alone, to look at them.
 //!
 //! ```
 //! use figa_loss::tokenizers::{Tokenizer, models::wordlevel::WordLevel, pre_tokenizers::whitespace::WhitespaceSplit};
@@ -21,13 +23,8 @@
 //!
 //! let mut encoder = PairEncoder::new(tokenizer, "</s>")?;
 //! encoder.template = PromptTemplate::Plain;
-//! let pair = encoder.encode(&SpaRecord {
-//!     instruction: "Colour?".into(),
-//!     original_output: "The sky is green".into(),
-//!     revised_output: "The sky is blue".into(),
-//!     ..SpaRecord::default()
-//! })?;
-//! let batch = collate([&pair.original, &pair.revised], encoder.eos_id())?;
+//! let pair = encoder.encode(&SpaRecord::new("Colour?", "The sky is green", "The sky is blue"))?;
+//! let batch = collate(pair.rows(), encoder.eos_id());
 //!
 //! // prompt, The, sky, is, green or blue, </s>
 //! assert_eq!(batch.labels, [-100, 2, 3, 4, 5, 0, -100, 2, 3, 4, 6, 0]);
@@ -38,6 +35,7 @@
 mod batching;
 mod chat;
 mod collate;
+mod compare;
 mod encode;
 mod prompt;
 mod read;
@@ -48,7 +46,8 @@ pub use chat::ChatTemplate;
 #[cfg(feature = "torch")]
 pub use collate::BatchTensors;
 pub use collate::{Batch, collate};
+pub use compare::{LabelledTexts, LabelledToken, TextComparer};
 pub use encode::{EncodedPair, Example, PairEncoder};
 pub use prompt::PromptTemplate;
-pub use read::{Format, RawRecord, RawText, RecordReader};
+pub use read::{Format, RawRecord, RecordReader};
 pub use record::{Fields, Message, SpaRecord};

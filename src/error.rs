@@ -1,8 +1,11 @@
 //! The one error type. Every message is a single line: what was wrong, what was expected, what came, what to do. It is
-//! complete in itself; only an error of libtorch has a `source`, which holds the rest of libtorch's own account.
+//! complete without its `source`; only an error of libtorch has one, which holds libtorch's full text.
 
 #[cfg(feature = "data")]
 use std::path::PathBuf;
+
+#[cfg(feature = "data")]
+use crate::side::Side;
 
 /// `std::result::Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -16,23 +19,10 @@ pub enum Error {
     Value {
         /// The argument or field, as the caller spelled it.
         argument: &'static str,
-        /// What would have been right.
+        /// What is accepted.
         expected: &'static str,
-        /// What came instead.
+        /// The value that was given.
         actual: String,
-    },
-
-    /// The parts of a row, or the rows of a batch, do not fit each other.
-    #[error("example {index}: {part} has {actual} entries but input_ids has {expected}")]
-    RowLength {
-        /// Position of the example among those collated.
-        index: usize,
-        /// The field with the wrong length.
-        part: &'static str,
-        /// The length of `input_ids`.
-        expected: usize,
-        /// The length of `part`.
-        actual: usize,
     },
 
     /// A file could not be read.
@@ -45,7 +35,7 @@ pub enum Error {
         reason: std::io::Error,
     },
 
-    /// A record of a data file is broken.
+    /// A record of a data file is invalid.
     #[cfg(feature = "data")]
     #[error(
         "{}:{line}:{column}: {message}; a record is an object with the strings instruction, original_output and \
@@ -74,40 +64,21 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// The tokenizer does not know a token it needs.
-    #[cfg(feature = "data")]
-    #[error(
-        "the tokenizer has no token {token:?}; name the end-of-sequence token of its model, or add this one to the \
-         tokenizer"
-    )]
-    MissingToken {
-        /// The token that was looked up.
-        token: String,
-    },
-
-    /// The folder of a model names no token that ends an answer.
-    #[cfg(feature = "data")]
-    #[error("{}: names no eos_token, so that it has to be said which token ends an answer", path.display())]
-    NoEos {
-        /// The folder.
-        path: PathBuf,
-    },
-
-    /// A file of a model's folder is broken; or its chat template refuses a conversation.
+    /// A model's folder lacks something or is invalid, or its chat template rejects a conversation.
     #[cfg(feature = "data")]
     #[error("{place}: {message}")]
-    ModelFile {
-        /// The file, and the part of it.
+    Model {
+        /// The file, or the part of the model.
         place: String,
-        /// What is wrong there.
+        /// What is wrong there, and what to do.
         message: String,
     },
 
     /// A record holds a conversation that only a chat template can render.
     #[cfg(feature = "data")]
-    #[error("the prompt is a conversation of {messages} messages: it takes the model's chat template to render it")]
+    #[error("the prompt is a conversation of {messages} messages: rendering it takes the model's chat template")]
     Conversation {
-        /// How many.
+        /// The number of messages.
         messages: usize,
     },
 
@@ -119,12 +90,12 @@ pub enum Error {
     /// A prompt has no tokens.
     #[cfg(feature = "data")]
     #[error(
-        "the prompt of the {side:?} response has no tokens, so that nothing could predict the response's first; use a \
-         template that renders some text, or a tokenizer that puts a BOS in front"
+        "the prompt of the {side:?} response has no tokens, and nothing could predict the response's first token; use a \
+         template that renders some text, or a tokenizer that adds a BOS"
     )]
     EmptyPrompt {
-        /// The response that nothing precedes.
-        side: crate::weights::Side,
+        /// The response without a prompt.
+        side: Side,
     },
 
     /// A prompt leaves no room for a single token of the response.
@@ -135,7 +106,7 @@ pub enum Error {
     )]
     PromptTooLong {
         /// The response that does not fit.
-        side: crate::weights::Side,
+        side: Side,
         /// Tokens of the prompt.
         prompt_tokens: usize,
         /// The limit.
@@ -148,9 +119,9 @@ pub enum Error {
     Shape {
         /// The argument.
         argument: &'static str,
-        /// The letters and what they stand for in this call, such as `[B, S] = [2, 7]`.
+        /// The expected shape and its sizes in this call, such as `[B, S] = [2, 7]`.
         expected: String,
-        /// The shape that came.
+        /// The shape that was given.
         actual: Vec<i64>,
     },
 
@@ -162,11 +133,11 @@ pub enum Error {
         argument: &'static str,
         /// The types that are accepted.
         expected: &'static str,
-        /// The type that came.
+        /// The type that was given.
         actual: tch::Kind,
     },
 
-    /// A tensor is on another device than those it goes with.
+    /// A tensor is on another device than the tensors that it is used with.
     #[cfg(feature = "torch")]
     #[error("{argument}: expected device {expected:?}, got {actual:?}; move it with to_device")]
     Device {
@@ -178,7 +149,7 @@ pub enum Error {
         actual: tch::Device,
     },
 
-    /// A label names no column of `logits`.
+    /// A label is not a column of `logits`.
     #[cfg(feature = "torch")]
     #[error(
         "labels[{row}, {position}] is {label}: expected 0 <= label < V = {vocab}, or ignore_index = {ignore_index}"
@@ -188,11 +159,11 @@ pub enum Error {
         row: i64,
         /// Position in the row.
         position: i64,
-        /// The label found there.
+        /// The label at this position.
         label: i64,
         /// Columns of `logits`.
         vocab: i64,
-        /// The label that would have been skipped.
+        /// The label that is skipped.
         ignore_index: i64,
     },
 

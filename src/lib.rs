@@ -19,7 +19,7 @@
 //! # Label two answers
 //!
 //! ```
-//! use figa_loss::{Aligner, FigaWeights, Side, TokenLabel, label_tokens};
+//! use figa_loss::{Aligner, FigaWeights, Side};
 //!
 //! const EOS: i64 = 0;
 //! let (original, revised) = ([5, 6, 7, EOS], [5, 8, 7, 9, EOS]);
@@ -27,12 +27,9 @@
 //! assert_eq!(alignment.removed(), [false, true, false, false]);
 //! assert_eq!(alignment.added(), [false, true, false, true, false]);
 //!
-//! use TokenLabel::{Eos, Inserted, Kept, Substituted};
-//! let labels = label_tokens(&alignment, Side::Revised, &revised, &EOS)?;
-//! assert_eq!(labels, [Kept, Substituted, Kept, Inserted, Eos]);
-//! let figa = FigaWeights::default();
-//! let weights = labels.iter().map(|&label| figa.weight(Side::Revised, label));
-//! assert_eq!(weights.collect::<Vec<_>>(), [0.0, 1.0, 0.0, 1.0, 1.0]);
+//! let weights = FigaWeights::default();
+//! assert_eq!(weights.of(&alignment, Side::Original, &original, &EOS)?, [0.0, -0.5, 0.0, 0.0]);
+//! assert_eq!(weights.of(&alignment, Side::Revised, &revised, &EOS)?, [0.0, 1.0, 0.0, 1.0, 1.0]);
 //! # Ok::<(), figa_loss::Error>(())
 //! ```
 //!
@@ -70,7 +67,7 @@
 //! ```no_run
 //! # #[cfg(all(feature = "data", feature = "torch"))] {
 //! use figa_loss::tch::Device;
-//! use figa_loss::{Batching, Fields, PairEncoder, RecordReader, collate};
+//! use figa_loss::{Batching, EncodedPair, Fields, PairEncoder, RecordReader, collate};
 //!
 //! // The model's tokenizer.json and EOS.
 //! let encoder = PairEncoder::read("path/to/model", None)?;
@@ -83,8 +80,7 @@
 //! let pairs = reader.map_in_order(|raw| encoder.encode(&raw.parse(&fields)?));
 //! for pairs in Batching::default().batches(pairs) {
 //!     let pairs = pairs?;
-//!     let rows = pairs.iter().flat_map(|pair| [&pair.original, &pair.revised]);
-//!     let batch = collate(rows, encoder.eos_id())?;
+//!     let batch = collate(pairs.iter().flat_map(EncodedPair::rows), encoder.eos_id());
 //!     // input_ids, attention_mask, labels, weights
 //!     let batch = batch.to_tensors(Device::cuda_if_available())?;
 //!     # let _ = batch;
@@ -199,20 +195,22 @@ pub mod data;
 mod error;
 #[cfg(feature = "torch")]
 pub mod loss;
+mod side;
 pub mod weights;
 
-pub use align::{Aligner, Alignment, EditOp, EditTag, Granularity, Span, Workspace, distance, editops};
+pub use align::{Aligner, Alignment, EditOp, EditTag, Granularity, Span, distance, editops};
 #[cfg(all(feature = "data", feature = "torch"))]
 pub use data::BatchTensors;
 #[cfg(feature = "data")]
 pub use data::{
-    Batch, Batching, ChatTemplate, EncodedPair, Example, Fields, Format, Message, PairEncoder, PromptTemplate,
-    RawRecord, RawText, RecordReader, SpaRecord, collate,
+    Batch, Batching, ChatTemplate, EncodedPair, Example, Fields, Format, LabelledTexts, LabelledToken, Message,
+    PairEncoder, PromptTemplate, RawRecord, RecordReader, SpaRecord, TextComparer, collate,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]
 pub use loss::{ClassStats, FigaLoss, Gate, LmHead, LossOutput, Penalty, Reduction, figa_loss, fused_linear_figa_loss};
-pub use weights::{FigaWeights, IGNORE_INDEX, Side, TokenLabel, label_tokens};
+pub use side::Side;
+pub use weights::{FigaWeights, IGNORE_INDEX, TokenLabel, label_tokens};
 
 // Their types are in our signatures.
 #[cfg(feature = "torch")]

@@ -10,69 +10,57 @@
 //! | first EOS | original | [`Eos`](TokenLabel::Eos) | 0, never penalised | 0 |
 //! | prompt, padding | both | [`Ignored`](TokenLabel::Ignored) | 0 | 0 |
 //!
-//! The sign lives in the weight, so a batch is plain rows: nothing has to remember which rows were the good ones.
-//!
-//! ```
-//! use figa_loss::{Aligner, FigaWeights, Side, TokenLabel, label_tokens};
-//!
-//! const EOS: u32 = 0;
-//! let (original, revised) = ([5, 6, 7, EOS], [5, 8, 7, EOS]);
-//! let alignment = Aligner::Levenshtein.align(&original, &revised);
-//! let labels = label_tokens(&alignment, Side::Revised, &revised, &EOS)?;
-//! assert_eq!(labels, [TokenLabel::Kept, TokenLabel::Substituted, TokenLabel::Kept, TokenLabel::Eos]);
-//!
-//! let weights = FigaWeights::default();
-//! let signed: Vec<f32> = labels.iter().map(|&label| weights.weight(Side::Revised, label)).collect();
-//! assert_eq!(signed, [0.0, 1.0, 0.0, 1.0]);
-//! # Ok::<(), figa_loss::Error>(())
-//! ```
+//! The weight carries the sign, so a batch is plain rows: nothing has to record which rows are the good ones.
 
 use crate::align::{Alignment, EditTag};
 use crate::error::{Error, Result};
+use crate::side::Side;
 
 /// The label of a position that is no target, -100 as in PyTorch and Hugging Face.
 pub const IGNORE_INDEX: i64 = -100;
 
-/// Which of the two responses a token belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// The model's own answer.
-    Original,
-    /// The improved answer.
-    Revised,
-}
-
-/// What happened to a token in the revision.
+/// What the revision did to a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TokenLabel {
-    /// Prompt or padding: no part of a response.
+    /// Part of the prompt or of the padding, not of an answer.
     Ignored,
     /// The same token on both sides.
     Kept,
-    /// A revised token that stands where nothing stood.
+    /// A revised token where the original has none.
     Inserted,
-    /// An original token that left without a successor.
+    /// An original token where the revision has none.
     Deleted,
-    /// A token that another one replaced (original side), or that replaced another one (revised side).
+    /// A token that was replaced (original side), or the token that replaced it (revised side).
     Substituted,
-    /// The first end-of-sequence token of a response, whatever the alignment says of it.
+    /// The first end-of-sequence token of an answer, whatever the alignment says about it.
     Eos,
 }
 
-/// The label of every token of one response.
+/// The label of every token of one answer.
 ///
-/// `tokens` is the response on that `side`, as it was aligned; its first item equal to `eos` becomes
+/// `tokens` is the answer on that `side`, as it was aligned; its first item equal to `eos` becomes
 /// [`TokenLabel::Eos`].
 ///
+/// ```
+/// use figa_loss::{Aligner, Side, TokenLabel, label_tokens};
+///
+/// const EOS: u32 = 0;
+/// let (original, revised) = ([5, 6, 7, EOS], [5, 8, 7, 9, EOS]);
+/// let alignment = Aligner::Levenshtein.align(&original, &revised);
+///
+/// use TokenLabel::{Deleted, Eos, Ignored, Inserted, Kept, Substituted};
+/// let labels = label_tokens(&alignment, Side::Revised, &revised, &EOS)?;
+/// assert_eq!(labels, [Kept, Substituted, Kept, Inserted, Eos]);
+/// assert!(!labels.contains(&Deleted) && !labels.contains(&Ignored));
+/// # Ok::<(), figa_loss::Error>(())
+/// ```
+///
 /// # Errors
-/// [`Error::Value`] if `tokens` has another length than the alignment has on that side.
+/// [`Error::Value`] if `tokens` and the alignment differ in length on that side.
 pub fn label_tokens<T: Eq>(alignment: &Alignment, side: Side, tokens: &[T], eos: &T) -> Result<Vec<TokenLabel>> {
-    let mut labels = match side {
-        Side::Original => vec![TokenLabel::Kept; alignment.removed().len()],
-        Side::Revised => vec![TokenLabel::Kept; alignment.added().len()],
-    };
+    let mut labels = vec![TokenLabel::Kept; alignment.changed(side).len()];
     if tokens.len() != labels.len() {
-        let actual = format!("{} of them for {} {side:?} tokens", tokens.len(), labels.len());
+        let actual = format!("{} tokens, where {} {side:?} tokens were aligned", tokens.len(), labels.len());
         return Err(Error::Value {
             argument: "tokens",
             expected: "the sequence that was aligned on this side",
@@ -80,11 +68,7 @@ pub fn label_tokens<T: Eq>(alignment: &Alignment, side: Side, tokens: &[T], eos:
         });
     }
     for span in alignment.spans() {
-        let range = match side {
-            Side::Original => span.original.clone(),
-            Side::Revised => span.revised.clone(),
-        };
-        labels[range].fill(match span.tag {
+        labels[span.range(side)].fill(match span.tag {
             EditTag::Replace => TokenLabel::Substituted,
             EditTag::Insert => TokenLabel::Inserted,
             EditTag::Delete => TokenLabel::Deleted,
@@ -96,14 +80,14 @@ pub fn label_tokens<T: Eq>(alignment: &Alignment, side: Side, tokens: &[T], eos:
     Ok(labels)
 }
 
-/// The paper's weights. The default is the paper's setting: `alpha` 1, `beta` 0.5, `gamma` 0.
+/// What the changes weigh. The default is the paper's setting: `alpha` 1, `beta` 0.5, `gamma` 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FigaWeights {
-    /// Reward of added tokens and of the revised response's EOS.
+    /// Reward of added tokens and of the revised answer's EOS.
     pub alpha: f32,
     /// Penalty of removed tokens, as a positive number.
     pub beta: f32,
-    /// Reward of the revised response's kept tokens.
+    /// Reward of the revised answer's kept tokens.
     pub gamma: f32,
 }
 
@@ -114,7 +98,7 @@ impl Default for FigaWeights {
 }
 
 impl FigaWeights {
-    /// Are all three finite and at least 0? A negative one would turn reward into penalty.
+    /// Checks that all three are finite and at least 0. A negative one would turn a reward into a penalty.
     ///
     /// ```
     /// use figa_loss::FigaWeights;
@@ -137,6 +121,14 @@ impl FigaWeights {
     }
 
     /// The signed weight of a token.
+    ///
+    /// ```
+    /// use figa_loss::{FigaWeights, Side, TokenLabel};
+    ///
+    /// let weights = FigaWeights::default();
+    /// assert_eq!(weights.weight(Side::Revised, TokenLabel::Substituted), 1.0);
+    /// assert_eq!(weights.weight(Side::Original, TokenLabel::Substituted), -0.5);
+    /// ```
     pub fn weight(&self, side: Side, label: TokenLabel) -> f32 {
         match (side, label) {
             (Side::Revised, TokenLabel::Inserted | TokenLabel::Substituted | TokenLabel::Eos) => self.alpha,
@@ -144,5 +136,26 @@ impl FigaWeights {
             (Side::Original, TokenLabel::Deleted | TokenLabel::Substituted) => -self.beta,
             _ => 0.0,
         }
+    }
+
+    /// The signed weight of every token of one answer: [`label_tokens`], then [`weight`](Self::weight).
+    ///
+    /// ```
+    /// use figa_loss::{Aligner, FigaWeights, Side};
+    ///
+    /// const EOS: u32 = 0;
+    /// let (original, revised) = ([5, 6, 7, EOS], [5, 8, 7, EOS]);
+    /// let alignment = Aligner::Levenshtein.align(&original, &revised);
+    /// let weights = FigaWeights::default();
+    /// assert_eq!(weights.of(&alignment, Side::Original, &original, &EOS)?, [0.0, -0.5, 0.0, 0.0]);
+    /// assert_eq!(weights.of(&alignment, Side::Revised, &revised, &EOS)?, [0.0, 1.0, 0.0, 1.0]);
+    /// # Ok::<(), figa_loss::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Value`] if `tokens` and the alignment differ in length on that side.
+    pub fn of<T: Eq>(&self, alignment: &Alignment, side: Side, tokens: &[T], eos: &T) -> Result<Vec<f32>> {
+        let labels = label_tokens(alignment, side, tokens, eos)?;
+        Ok(labels.into_iter().map(|label| self.weight(side, label)).collect())
     }
 }

@@ -1,6 +1,6 @@
 //! The aligners: against python-Levenshtein, and against what an alignment means.
 
-use figa_loss::{Aligner, Alignment, EditOp, EditTag, Error, Granularity, Workspace, distance, editops};
+use figa_loss::{Aligner, Alignment, EditOp, EditTag, Error, Granularity, distance, editops};
 use proptest::prelude::*;
 
 #[cfg(feature = "data")]
@@ -123,11 +123,14 @@ proptest! {
         let words = |len: usize| {
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(len + 1)).collect();
             cuts.sort();
-            // Every other range between cuts is a word; the items between stand for themselves.
+            // Every other range between cuts is a word; the items between are words of their own.
             cuts.chunks_exact(2).map(|word| word[0]..word[1]).collect::<Vec<_>>()
         };
         let (original_words, revised_words) = (words(original.len()), words(revised.len()));
-        let wider = [tokens.phrases(max_gap), tokens.words(&original_words, &revised_words).unwrap()];
+        let wider = [
+            Granularity::Phrase(max_gap).widen(tokens.clone(), &[], &[]).unwrap(),
+            Granularity::Word.widen(tokens.clone(), &numbers(&original_words), &numbers(&revised_words)).unwrap(),
+        ];
         for alignment in &wider {
             check_spans(alignment);
             prop_assert_eq!(kept(&original, alignment.removed()), kept(&revised, alignment.added()));
@@ -151,15 +154,8 @@ proptest! {
     }
 
     #[test]
-    fn a_workspace_remembers_nothing(pairs in prop::collection::vec(pair(), 1..6)) {
-        let mut workspace = Workspace::default();
-        for (original, revised) in &pairs {
-            prop_assert_eq!(workspace.editops(original, revised), editops(original, revised));
-            for &aligner in Aligner::ALL {
-                prop_assert_eq!(workspace.align(aligner, original, revised), &aligner.align(original, revised));
-            }
-        }
-        #[cfg(feature = "rayon")]
+    #[cfg(feature = "rayon")]
+    fn all_cores_align_as_one(pairs in prop::collection::vec(pair(), 1..6)) {
         for &aligner in Aligner::ALL {
             let one_by_one: Vec<_> = pairs.iter().map(|(original, revised)| aligner.align(original, revised)).collect();
             prop_assert_eq!(aligner.align_all(&pairs), one_by_one);
@@ -210,17 +206,30 @@ fn equal_steps_join_into_one_span() {
     assert_eq!(spans, [(EditTag::Replace, 1..4, 1..4), (EditTag::Insert, 5..5, 5..7)]);
 }
 
+/// The number of each item's word, as `widen` takes them.
+fn numbers(words: &[std::ops::Range<usize>]) -> Vec<Option<u32>> {
+    let mut numbers = vec![None; words.last().map_or(0, |last| last.end)];
+    for (word, number) in words.iter().zip(0..) {
+        numbers[word.clone()].fill(Some(number));
+    }
+    numbers
+}
+
 #[test]
 fn words_take_their_counterparts_with_them() {
     // in|correct is -> correct are: the kept token of the changed word changes with it, on both sides.
     let tokens = Aligner::Levenshtein.align(&["in", "correct", "is"], &["correct", "is"]);
-    let words = tokens.words(&[0..2, 2..3], &[0..1, 1..2]).unwrap();
-    assert_eq!((words.removed(), words.added()), (&[true, true, false][..], &[true, false][..]));
-    // Without words, every token stands for itself.
-    assert_eq!(tokens.words(&[], &[]).unwrap(), tokens);
+    let words = |tokens: &Alignment, original: &[Option<u32>], revised: &[Option<u32>]| {
+        Granularity::Word.widen(tokens.clone(), original, revised).unwrap()
+    };
+    let wide = words(&tokens, &[Some(0), Some(0), Some(1)], &[Some(0), Some(1)]);
+    assert_eq!((wide.removed(), wide.added()), (&[true, true, false][..], &[true, false][..]));
+    // Without words, every token is a word of its own.
+    assert_eq!(words(&tokens, &[], &[]), tokens);
     // Nothing changed, nothing widens.
     let same = Aligner::Levenshtein.align(b"abc", b"abc");
-    assert_eq!((same.words(&[0..2, 2..3], &[0..2, 2..3]).unwrap(), same.phrases(9)), (same.clone(), same));
+    assert_eq!(words(&same, &[Some(0), Some(0), Some(1)], &[Some(0), Some(0), Some(1)]), same);
+    assert_eq!(Granularity::Phrase(9).widen(same.clone(), &[], &[]).unwrap(), same);
 }
 
 #[test]
@@ -232,7 +241,7 @@ fn words_may_be_numbered() {
         let wide = |granularity: Granularity| granularity.widen(tokens.clone(), &numbers, &numbers).unwrap();
         let mask: Vec<bool> = (0..6).map(|at| changed.contains(&at)).collect();
         assert_eq!((wide(Granularity::Word).removed(), wide(Granularity::Word).added()), (&*mask, &*mask));
-        assert_eq!((wide(Granularity::Token), wide(Granularity::Phrase(1))), (tokens.clone(), tokens.phrases(1)));
+        assert_eq!((wide(Granularity::Token), wide(Granularity::Phrase(1))), (tokens.clone(), tokens.clone()));
     }
     let tokens = Aligner::Levenshtein.align(b"abcde", b"abcxe");
     // Neighbours without a number are no word.
@@ -241,15 +250,13 @@ fn words_may_be_numbered() {
 }
 
 #[test]
-fn words_that_make_no_sense_are_refused() {
+fn more_words_than_tokens_are_refused() {
     let tokens = Aligner::Levenshtein.align(b"abc", b"abd");
-    #[allow(clippy::reversed_empty_ranges, clippy::single_range_in_vec_init)]
-    for words in [vec![0..2, 1..3], vec![0..4], vec![2..1], vec![1..2, 0..1], vec![usize::MAX..usize::MAX]] {
-        let error = tokens.words(&words, &[]).unwrap_err();
-        assert!(matches!(error, Error::Value { argument: "original_words", .. }), "{words:?}: {error}");
-        assert!(matches!(tokens.words(&[], &words), Err(Error::Value { argument: "revised_words", .. })), "{words:?}");
-    }
-    assert!(tokens.words(&[0..0, 1..1, 3..3], &[]).is_ok());
+    let words =
+        |original: &[Option<u32>], revised: &[Option<u32>]| Granularity::Word.widen(tokens.clone(), original, revised);
+    let error = words(&[Some(0); 4], &[]).unwrap_err().to_string();
+    assert_eq!(error, "original_words: expected at most one entry for each token, got 4 for 3 tokens");
+    assert!(matches!(words(&[], &[None; 4]), Err(Error::Value { argument: "revised_words", .. })));
 }
 
 #[test]

@@ -14,12 +14,7 @@ use figa_loss::tokenizers::{AddedToken, PaddingParams, Tokenizer, TruncationPara
 use figa_loss::{Aligner, EncodedPair, Error, Example, Granularity, PairEncoder, PromptTemplate, SpaRecord, collate};
 
 fn record(original: &str, revised: &str) -> SpaRecord {
-    SpaRecord {
-        instruction: "ask".into(),
-        original_output: original.into(),
-        revised_output: revised.into(),
-        ..SpaRecord::default()
-    }
+    SpaRecord::new("ask", original, revised)
 }
 
 /// One token per character, except that a space and the letter behind it merge, as in GPT-2. `<s>` is 0, `</s>` is 1.
@@ -44,22 +39,22 @@ fn encoder(template: PromptTemplate) -> PairEncoder {
 
 fn response<'a>(encoder: &PairEncoder, example: &'a Example) -> Vec<(String, &'a TokenLabel)> {
     let token = |id: &u32| encoder.tokenizer().id_to_token(*id).unwrap();
-    let tokens = example.input_ids.iter().map(token).zip(&example.token_labels);
+    let tokens = example.input_ids().iter().map(token).zip(example.token_labels());
     tokens.filter(|(_, label)| **label != Ignored).collect()
 }
 
 /// What holds for every row.
 fn check(pair: &EncodedPair, eos: u32) {
     for example in [&pair.original, &pair.revised] {
-        let n = example.input_ids.len();
-        assert_eq!((n, n, n), (example.labels.len(), example.weights.len(), example.token_labels.len()));
+        let n = example.input_ids().len();
+        assert_eq!((n, n, n), (example.labels().len(), example.weights().len(), example.token_labels().len()));
         for i in 0..n {
-            let ignored = example.token_labels[i] == Ignored;
-            assert_eq!(example.labels[i], if ignored { -100 } else { i64::from(example.input_ids[i]) });
-            assert!(!ignored || example.weights[i] == 0.0);
+            let ignored = example.token_labels()[i] == Ignored;
+            assert_eq!(example.labels()[i], if ignored { -100 } else { i64::from(example.input_ids()[i]) });
+            assert!(!ignored || example.weights()[i] == 0.0);
         }
-        assert_eq!(example.input_ids.iter().filter(|&&id| id == eos).count(), 1);
-        assert_eq!(*example.input_ids.last().unwrap(), eos);
+        assert_eq!(example.input_ids().iter().filter(|&&id| id == eos).count(), 1);
+        assert_eq!(*example.input_ids().last().unwrap(), eos);
     }
 }
 
@@ -68,12 +63,13 @@ fn labels_and_weights_reach_the_rows() {
     let encoder = encoder(PromptTemplate::Plain);
     let pair = encoder.encode(&record("abcd", "axcde")).unwrap();
     check(&pair, encoder.eos_id());
-    let labels = |example: &Example| example.token_labels.iter().copied().filter(|l| *l != Ignored).collect::<Vec<_>>();
+    let labels =
+        |example: &Example| example.token_labels().iter().copied().filter(|l| *l != Ignored).collect::<Vec<_>>();
     assert_eq!(labels(&pair.original), [Kept, Substituted, Kept, Kept, Eos]);
     assert_eq!(labels(&pair.revised), [Kept, Substituted, Kept, Kept, Inserted, Eos]);
-    assert_eq!(pair.original.weights[4..], [0.0, -0.5, 0.0, 0.0, 0.0]);
-    assert_eq!(pair.revised.weights[4..], [0.0, 1.0, 0.0, 0.0, 1.0, 1.0]);
-    assert_eq!(pair.revised.labels[..4], [-100; 4]); // a, s, k, newline
+    assert_eq!(pair.original.weights()[4..], [0.0, -0.5, 0.0, 0.0, 0.0]);
+    assert_eq!(pair.revised.weights()[4..], [0.0, 1.0, 0.0, 0.0, 1.0, 1.0]);
+    assert_eq!(pair.revised.labels()[..4], [-100; 4]); // a, s, k, newline
 }
 
 #[test]
@@ -85,7 +81,7 @@ fn the_boundary_comes_from_the_joint_encoding() {
     let pair = encoder.encode(&record).unwrap();
     check(&pair, encoder.eos_id());
     let alone = encoder.tokenizer().encode(PromptTemplate::Alpaca.render(&record).unwrap(), true).unwrap().len();
-    let prompt = pair.original.token_labels.iter().filter(|&&label| label == Ignored).count();
+    let prompt = pair.original.token_labels().iter().filter(|&&label| label == Ignored).count();
     assert_eq!(prompt, alone - 1);
     let tokens: Vec<_> = response(&encoder, &pair.original).into_iter().map(|(token, _)| token).collect();
     assert_eq!(tokens, [" a", "b", "</s>"]);
@@ -98,7 +94,7 @@ fn multi_byte_text_keeps_the_boundary() {
     record.instruction = "é日".into();
     let pair = encoder.encode(&record).unwrap();
     check(&pair, encoder.eos_id());
-    assert_eq!(pair.original.token_labels.iter().filter(|&&label| label == Ignored).count(), 3);
+    assert_eq!(pair.original.token_labels().iter().filter(|&&label| label == Ignored).count(), 3);
 }
 
 #[test]
@@ -109,8 +105,8 @@ fn special_tokens_of_the_tokenizer_do_not_count_as_response() {
     encoder.template = PromptTemplate::Plain;
     let pair = encoder.encode(&record("ab", "b")).unwrap();
     check(&pair, 1);
-    assert_eq!(pair.original.input_ids[0], 0);
-    assert_eq!(pair.original.token_labels, [Ignored, Ignored, Ignored, Ignored, Ignored, Deleted, Kept, Eos]);
+    assert_eq!(pair.original.input_ids()[0], 0);
+    assert_eq!(pair.original.token_labels(), [Ignored, Ignored, Ignored, Ignored, Ignored, Deleted, Kept, Eos]);
 }
 
 #[test]
@@ -119,7 +115,8 @@ fn the_prompt_is_never_aligned_with_the_answer() {
     // prompt. Aligned as whole rows, " a" would be substituted by it.
     let encoder = encoder(PromptTemplate::Alpaca);
     let pair = encoder.encode(&record("aXb", "Xb")).unwrap();
-    let labels = |example: &Example| example.token_labels.iter().copied().filter(|l| *l != Ignored).collect::<Vec<_>>();
+    let labels =
+        |example: &Example| example.token_labels().iter().copied().filter(|l| *l != Ignored).collect::<Vec<_>>();
     assert_eq!(labels(&pair.original), [Deleted, Kept, Kept, Eos]);
     assert_eq!(labels(&pair.revised), [Kept, Kept, Eos]);
 }
@@ -131,15 +128,15 @@ fn whitespace_of_the_response_is_response_even_if_the_tokenizer_trims_offsets() 
     let mut encoder = PairEncoder::new(tokenizer, "</s>").unwrap();
     encoder.template = PromptTemplate::Plain;
     let pair = encoder.encode(&record("  ", " ")).unwrap();
-    assert_eq!(pair.original.token_labels, [Ignored, Ignored, Ignored, Ignored, Kept, Deleted, Eos]);
-    assert_eq!(pair.revised.token_labels, [Ignored, Ignored, Ignored, Ignored, Kept, Eos]);
+    assert_eq!(pair.original.token_labels(), [Ignored, Ignored, Ignored, Ignored, Kept, Deleted, Eos]);
+    assert_eq!(pair.revised.token_labels(), [Ignored, Ignored, Ignored, Ignored, Kept, Eos]);
 }
 
 #[test]
 fn eos_in_the_text_is_not_repeated() {
     let encoder = encoder(PromptTemplate::Plain);
     let pair = encoder.encode(&record("ab</s>", "ab")).unwrap();
-    assert_eq!(pair.original.input_ids, pair.revised.input_ids);
+    assert_eq!(pair.original.input_ids(), pair.revised.input_ids());
     check(&pair, encoder.eos_id());
 }
 
@@ -149,14 +146,15 @@ fn a_prompt_rendered_elsewhere_is_taken_as_it_is() {
     tokenizer.with_post_processor(Some(bos_and_eos()));
     let mut encoder = PairEncoder::new(tokenizer, "</s>").unwrap();
     encoder.template = PromptTemplate::Verbatim;
-    let mut record = SpaRecord { instruction: "xy".into(), input: "z".into(), ..record("ab", "b") };
+    let mut record = SpaRecord::new("xy", "ab", "b");
+    record.input = "z".into();
     let without_bos = encoder.encode(&record).unwrap();
-    assert_eq!(without_bos.revised.token_labels, [Ignored, Ignored, Ignored, Ignored, Kept, Eos]);
+    assert_eq!(without_bos.revised.token_labels(), [Ignored, Ignored, Ignored, Ignored, Kept, Eos]);
     record.instruction = "<s>xy".into();
     assert_eq!(encoder.encode(&record).unwrap(), without_bos);
     // In the answer, BOS is a token as any other.
     (record.instruction, record.input, record.revised_output) = ("".into(), "".into(), "<s>b".into());
-    assert_eq!(encoder.encode(&record).unwrap().revised.token_labels, [Ignored, Substituted, Kept, Eos]);
+    assert_eq!(encoder.encode(&record).unwrap().revised.token_labels(), [Ignored, Substituted, Kept, Eos]);
 }
 
 #[test]
@@ -177,7 +175,7 @@ fn a_prompt_without_tokens_needs_a_bos() {
     let mut with_bos = tokenizer();
     strip(&mut with_bos);
     with_bos.with_post_processor(Some(bos_and_eos()));
-    assert_eq!(encode(with_bos).unwrap().original.token_labels, [Ignored, Deleted, Kept, Eos]);
+    assert_eq!(encode(with_bos).unwrap().original.token_labels(), [Ignored, Deleted, Kept, Eos]);
 }
 
 fn bos_and_eos() -> TemplateProcessing {
@@ -193,10 +191,10 @@ fn alignment_precedes_truncation() {
     let record = record("abcdefgh", "xyzabcdefgh");
     encoder.max_length = Some(4 + 8);
     let pair = encoder.encode(&record).unwrap();
-    assert_eq!((pair.original.input_ids.len(), pair.revised.input_ids.len()), (12, 12));
-    assert_eq!(pair.original.token_labels[4..], [Kept; 8]);
-    assert_eq!(pair.revised.token_labels[4..], [Inserted, Inserted, Inserted, Kept, Kept, Kept, Kept, Kept]);
-    assert!(pair.original.weights.iter().all(|&weight| weight == 0.0));
+    assert_eq!((pair.original.input_ids().len(), pair.revised.input_ids().len()), (12, 12));
+    assert_eq!(pair.original.token_labels()[4..], [Kept; 8]);
+    assert_eq!(pair.revised.token_labels()[4..], [Inserted, Inserted, Inserted, Kept, Kept, Kept, Kept, Kept]);
+    assert!(pair.original.weights().iter().all(|&weight| weight == 0.0));
 
     encoder.max_length = Some(4);
     let error = encoder.encode(&record).unwrap_err();
@@ -209,8 +207,8 @@ fn empty_and_equal_answers_are_fine() {
     for (original, revised) in [("", ""), ("", "a"), ("a", ""), ("a", "a")] {
         let pair = encoder.encode(&record(original, revised)).unwrap();
         check(&pair, encoder.eos_id());
-        assert_eq!(pair.original.weights.iter().any(|&w| w != 0.0), !original.is_empty() && revised.is_empty());
-        assert_eq!(*pair.revised.weights.last().unwrap(), 1.0);
+        assert_eq!(pair.original.weights().iter().any(|&w| w != 0.0), !original.is_empty() && revised.is_empty());
+        assert_eq!(*pair.revised.weights().last().unwrap(), 1.0);
     }
 }
 
@@ -220,7 +218,7 @@ fn settings_of_the_encoder_are_respected() {
     encoder.weights.gamma = 0.25;
     encoder.aligner = Aligner::Myers;
     let pair = encoder.encode(&record("abc", "abd")).unwrap();
-    assert_eq!(pair.revised.weights[4..], [0.25, 0.25, 1.0, 1.0]);
+    assert_eq!(pair.revised.weights()[4..], [0.25, 0.25, 1.0, 1.0]);
     encoder.weights.beta = f32::NAN;
     assert!(matches!(encoder.encode(&record("a", "b")), Err(Error::Value { argument: "weights.beta", .. })));
 }
@@ -234,7 +232,7 @@ fn granularity_widens_the_labels() {
         encoder.template = PromptTemplate::Plain;
         encoder.granularity = granularity;
         let revised = encoder.encode(&record("abc d efg", "abc d eXg")).unwrap().revised;
-        revised.token_labels.into_iter().filter(|label| *label != Ignored).collect::<Vec<_>>()
+        revised.token_labels().iter().copied().filter(|label| *label != Ignored).collect::<Vec<_>>()
     };
     use Granularity::{Phrase, Token, Word};
     assert_eq!(labels(Token), [Kept, Kept, Kept, Kept, Kept, Substituted, Kept, Eos]);
@@ -243,7 +241,7 @@ fn granularity_widens_the_labels() {
     let mut encoder = PairEncoder::new(tokenizer.clone(), "</s>").unwrap();
     encoder.granularity = Phrase(1);
     let pair = encoder.encode(&record("abcde", "XbYde")).unwrap();
-    assert_eq!(pair.revised.token_labels.iter().filter(|label| **label == Substituted).count(), 3);
+    assert_eq!(pair.revised.token_labels().iter().filter(|label| **label == Substituted).count(), 3);
 }
 
 #[test]
@@ -253,7 +251,7 @@ fn padding_and_truncation_of_the_tokenizer_file_are_switched_off() {
     padded.with_truncation(Some(TruncationParams { max_length: 3, ..Default::default() })).unwrap();
     let mut encoder = PairEncoder::new(padded, "</s>").unwrap();
     encoder.template = PromptTemplate::Plain;
-    assert_eq!(encoder.encode(&record("abc", "abd")).unwrap().original.input_ids.len(), 8);
+    assert_eq!(encoder.encode(&record("abc", "abd")).unwrap().original.input_ids().len(), 8);
 }
 
 #[test]
@@ -335,24 +333,28 @@ fn a_file_that_cannot_be_read_is_named() {
 
 #[test]
 fn collate_pads_on_the_right() {
-    let example = |ids: &[u32]| Example {
-        input_ids: ids.to_vec(),
-        labels: ids.iter().map(|&id| i64::from(id)).collect(),
-        weights: vec![1.0; ids.len()],
-        token_labels: vec![Kept; ids.len()],
+    let example = |ids: &[u32]| {
+        let labels = ids.iter().map(|&id| i64::from(id)).collect();
+        Example::new(ids.to_vec(), labels, vec![1.0; ids.len()], vec![Kept; ids.len()]).unwrap()
     };
-    let batch = collate(&[example(&[1, 2, 3]), example(&[4])], 9).unwrap();
+    let batch = collate(&[example(&[1, 2, 3]), example(&[4])], 9);
     assert_eq!((batch.batch_size, batch.seq_len), (2, 3));
     assert_eq!(batch.input_ids, [1, 2, 3, 4, 9, 9]);
     assert_eq!(batch.attention_mask, [true, true, true, true, false, false]);
     assert_eq!(batch.labels, [1, 2, 3, 4, -100, -100]);
     assert_eq!(batch.weights, [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
 
-    let mut odd = example(&[1, 2]);
-    odd.weights.pop();
-    let error = collate(&[example(&[1]), odd], 9).unwrap_err().to_string();
-    assert_eq!(error, "example 1: weights has 1 entries but input_ids has 2");
-    assert!(collate(&[], 9).unwrap().input_ids.is_empty());
+    assert!(collate(&[], 9).input_ids.is_empty());
+}
+
+#[test]
+fn the_parts_of_an_example_are_equally_long() {
+    let error = |labels, weights, tokens| {
+        Example::new(vec![1, 2], vec![1; labels], vec![1.0; weights], vec![Kept; tokens]).unwrap_err().to_string()
+    };
+    assert_eq!(error(1, 2, 2), "labels: expected one entry for each of input_ids, got 1 entries for 2 ids");
+    assert_eq!(error(2, 3, 2), "weights: expected one entry for each of input_ids, got 3 entries for 2 ids");
+    assert_eq!(error(2, 2, 0), "token_labels: expected one entry for each of input_ids, got 0 entries for 2 ids");
 }
 
 #[cfg(feature = "torch")]
@@ -361,7 +363,7 @@ fn a_batch_becomes_tensors() {
     use figa_loss::tch::{Device, Kind};
     let encoder = encoder(PromptTemplate::Plain);
     let pair = encoder.encode(&record("abc", "abdef")).unwrap();
-    let mut batch = collate([&pair.original, &pair.revised], encoder.eos_id()).unwrap();
+    let mut batch = collate(pair.rows(), encoder.eos_id());
     let tensors = batch.to_tensors(Device::Cpu).unwrap();
     for (tensor, kind) in [
         (&tensors.input_ids, Kind::Int64),
@@ -377,10 +379,10 @@ fn a_batch_becomes_tensors() {
     batch.batch_size = usize::MAX;
     assert!(matches!(batch.to_tensors(Device::Cpu), Err(Error::Value { argument: "batch.input_ids", .. })));
     if !Device::cuda_if_available().is_cuda() {
-        let error = collate(&[], 0).unwrap().to_tensors(Device::Cuda(0)).unwrap_err().to_string();
+        let error = collate(&[], 0).to_tensors(Device::Cuda(0)).unwrap_err().to_string();
         assert!(!error.is_empty() && !error.contains('\n'), "{error}");
     }
-    assert_eq!(collate(&[], 0).unwrap().to_tensors(Device::Cpu).unwrap().input_ids.size(), [0, 0]);
+    assert_eq!(collate(&[], 0).to_tensors(Device::Cpu).unwrap().input_ids.size(), [0, 0]);
 }
 
 #[test]
@@ -412,7 +414,7 @@ fn python_computes_the_same_loss_of_the_labels() {
     encoder.template = PromptTemplate::Plain;
     let records = SpaRecord::read(fixtures.join("../../examples/data/spa_tiny.jsonl")).unwrap();
     let pairs: Vec<_> = records[..8].iter().map(|record| encoder.encode(record).unwrap()).collect();
-    let batch = collate(pairs.iter().flat_map(|pair| [&pair.original, &pair.revised]), 0).unwrap();
+    let batch = collate(pairs.iter().flat_map(EncodedPair::rows), 0);
     let batch = batch.to_tensors(Device::Cpu).unwrap();
     let double = (Kind::Double, Device::Cpu);
     let vocab = encoder.tokenizer().get_vocab_size(true) as i64;

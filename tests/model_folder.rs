@@ -1,108 +1,11 @@
-//! A model's folder: how the example `finetune` gets it from a hub, its chat template, and the token that ends an answer.
-
+//! A model's folder: its chat template, and the token that ends an answer.
 #![cfg(feature = "data")]
 
-#[path = "../examples/finetune/hub.rs"]
-mod hub;
-
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 use figa_loss::{ChatTemplate, Error, Message, PairEncoder};
-use hf_hub::Cache;
-use hf_hub::api::sync::{Api, ApiBuilder};
 use tempfile::TempDir;
-
-/// A hub with one model, `owner/name`, which answers as the real one does: text from an address of its own, weights
-/// from another host. Where compressed text is welcome, it sends all of that, whatever the range.
-struct Hub {
-    address: String,
-    files: TempDir,
-    cache: TempDir,
-    state: Arc<Mutex<State>>,
-}
-
-/// What `main` is, whom to let in, and which files have been sent.
-#[derive(Default)]
-struct State {
-    commit: String,
-    token: Option<String>,
-    sent: Vec<String>,
-}
-
-impl Hub {
-    fn new(files: &[(&str, &str)]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let state = Arc::new(Mutex::new(State { commit: "c1".to_owned(), ..State::default() }));
-        let hub = Self { address, files: folder(files), cache: TempDir::new().unwrap(), state };
-        let (address, folder, state) = (hub.address.clone(), hub.files.path().to_owned(), hub.state.clone());
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                answer(stream.unwrap(), &address, &folder, &mut state.lock().unwrap());
-            }
-        });
-        hub
-    }
-
-    fn api(&self, address: &str, token: Option<&str>) -> Api {
-        let api = ApiBuilder::from_cache(Cache::new(self.cache.path().join("hub"))).with_progress(false);
-        api.with_endpoint(format!("http://{address}")).with_token(token.map(str::to_owned)).build().unwrap()
-    }
-
-    /// The files of the folder that a fetch returns, or its error; and the files that were sent for it.
-    fn fetch(&self, id: &str) -> (Result<Vec<String>, String>, Vec<String>) {
-        let found = hub::fetch(&self.api(&self.address, None), id).map(|folder| {
-            assert!(folder.ends_with("hub/models--owner--name/snapshots/c1"), "{folder:?}");
-            names(&folder)
-        });
-        (found.map_err(|error| error.to_string()), std::mem::take(&mut self.state.lock().unwrap().sent))
-    }
-}
-
-fn answer(mut stream: TcpStream, address: &str, folder: &Path, state: &mut State) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
-    let Some(request) = lines.next() else { return };
-    let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).map(|line| line.to_lowercase()).collect();
-    let header = |name: &str| headers.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-    let path = request.split(' ').nth(1).unwrap();
-    let mut send = |status: &str, headers: &str, body: &[u8]| {
-        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n", body.len());
-        // Whoever asks may have gone.
-        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
-    };
-    if state.token.is_some() && header("authorization") != state.token.as_deref() {
-        return send("401 Unauthorized", "", b"");
-    }
-    let (place, revision, file) = match path.trim_start_matches('/').splitn(5, '/').collect::<Vec<_>>()[..] {
-        ["owner", "name", "resolve", revision, file] => ("hub", revision, file),
-        [place @ ("text" | "weights"), revision, file] => (place, revision, file),
-        _ => return send("404 Not Found", "", b""),
-    };
-    let commit = if revision == "main" { &state.commit } else { revision };
-    let Ok(body) = fs::read(folder.join(file)) else { return send("404 Not Found", "", b"") };
-    let tags = format!("etag: \"{file}-{commit}\"\r\nx-repo-commit: {commit}\r\n");
-    match (place, file.ends_with(".safetensors")) {
-        ("hub", true) => {
-            let tags = tags.replace("etag", "x-linked-etag");
-            send("302 Found", &format!("{tags}location: http://{address}/weights/{commit}/{file}\r\n"), b"")
-        }
-        ("hub", false) => send("307 Temporary Redirect", &format!("{tags}location: /text/{commit}/{file}\r\n"), b""),
-        ("text", _) if header("accept-encoding").is_some() => send("200 OK", &tags, &body),
-        _ => {
-            let (from, to) = header("range").unwrap().strip_prefix("bytes=").unwrap().split_once('-').unwrap();
-            let (from, to) = (from.parse().unwrap(), to.parse().unwrap_or(body.len() - 1));
-            if to > 0 {
-                state.sent.push(file.to_owned());
-            }
-            let range = format!("{tags}content-range: bytes {from}-{to}/{}\r\n", body.len());
-            send("206 Partial Content", &range, &body[from..=to])
-        }
-    }
-}
 
 fn folder(files: &[(&str, &str)]) -> TempDir {
     let folder = TempDir::new().unwrap();
@@ -110,111 +13,6 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
         fs::write(folder.path().join(name), text).unwrap();
     }
     folder
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    names.sort();
-    names.into_iter().map(|name| name.into_string().unwrap()).collect()
-}
-
-const SMALL: [(&str, &str); 2] = [("config.json", "{\"model_type\": \"llama\"}"), ("tokenizer.json", "{ }")];
-
-#[test]
-fn a_model_is_fetched_once() {
-    let hub = Hub::new(&SMALL);
-    for (name, text) in [("model.safetensors", "weights"), ("tokenizer_config.json", "{ }"), ("README.md", "Not.")] {
-        fs::write(hub.files.path().join(name), text).unwrap();
-    }
-    let all = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
-    let (found, mut sent) = hub.fetch("owner/name");
-    assert_eq!(found.unwrap(), all);
-    sent.sort();
-    assert_eq!(sent, all);
-    let (found, sent) = hub.fetch("owner/name");
-    assert_eq!(found.unwrap(), all);
-    assert_eq!(sent, [""; 0]);
-    let (found, sent) = hub.fetch("owner/name@c1");
-    assert_eq!((found.unwrap().len(), sent.len()), (4, 0));
-    let weights = hub.cache.path().join("hub/models--owner--name/snapshots/c1/model.safetensors");
-    assert_eq!(fs::read_to_string(weights).unwrap(), "weights");
-}
-
-#[test]
-fn shards_are_fetched_and_need_no_network_then() {
-    let hub = Hub::new(&SMALL);
-    let index =
-        r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}}"#;
-    let files = [("model.safetensors.index.json", index), ("model-1.safetensors", "one")];
-    for (name, text) in files {
-        fs::write(hub.files.path().join(name), text).unwrap();
-    }
-    let error = hub.fetch("owner/name").0.unwrap_err();
-    assert!(error.contains("no model-2.safetensors on the hub (404)"), "{error}");
-    fs::write(hub.files.path().join("model-2.safetensors"), "two").unwrap();
-    let (found, sent) = hub.fetch("owner/name");
-    assert_eq!(found.unwrap().len(), 5);
-    assert_eq!(sent, ["model-2.safetensors"]);
-
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    assert_eq!(names(&hub::fetch(&hub.api(&nobody, None), "owner/name").unwrap()).len(), 5);
-    let error = hub::fetch(&hub.api(&nobody, None), "owner/other").unwrap_err().to_string();
-    assert!(error.starts_with("--model owner/other: config.json cannot be fetched: "), "{error}");
-    assert!(error.ends_with("; check the network, or name a local folder") && !error.contains('\n'), "{error}");
-}
-
-#[test]
-fn a_branch_that_moves_does_not_scatter_a_model() {
-    let hub = Hub::new(&SMALL[..1]);
-    let error = hub.fetch("owner/name").0.unwrap_err();
-    assert!(error.contains("no tokenizer.json on the hub"), "{error}");
-    hub.state.lock().unwrap().commit = "c2".to_owned();
-    for (name, text) in [SMALL[1], ("model.safetensors", "weights")] {
-        fs::write(hub.files.path().join(name), text).unwrap();
-    }
-    assert_eq!(hub.fetch("owner/name").0.unwrap().len(), 3);
-}
-
-#[test]
-fn a_model_that_cannot_be_fetched_is_told_in_one_line() {
-    let hub = Hub::new(&[("tokenizer.json", "{ }")]);
-    let fetch = |id: &str, expected: &str| assert_eq!(hub.fetch(id).0.unwrap_err(), expected);
-    for id in ["owner/none", "owner/name", "owner/name@v2"] {
-        let why = "no such folder, and no config.json on the hub (404); check name and revision";
-        fetch(id, &format!("--model {id}: {why}"));
-    }
-    fs::write(hub.files.path().join("config.json"), "{ }").unwrap();
-    fetch(
-        "owner/name",
-        "--model owner/name: neither model.safetensors nor model.safetensors.index.json on the hub (404)",
-    );
-    for name in ["../../evil.safetensors", "/evil.safetensors", "a\\\\..\\\\b", "C:evil", "https://x/y", "a?b"] {
-        let hub = Hub::new(&SMALL);
-        let index = format!(r#"{{"weight_map": {{"a": "{name}"}}}}"#);
-        fs::write(hub.files.path().join("model.safetensors.index.json"), index).unwrap();
-        let error = hub.fetch("owner/name").0.unwrap_err();
-        assert!(error.ends_with(&format!("index.json: \"{name}\" is no name of a shard")), "{error}");
-    }
-
-    let hub = Hub::new(&SMALL);
-    fs::write(hub.files.path().join("model.safetensors"), "weights").unwrap();
-    hub.state.lock().unwrap().token = Some("bearer secret".to_owned());
-    let error = hub.fetch("owner/name").0.unwrap_err();
-    assert!(error.starts_with("--model owner/name: no access to config.json (401); "), "{error}");
-    assert!(error.contains("HF_TOKEN"), "{error}");
-    assert!(hub::fetch(&hub.api(&hub.address, Some("secret")), "owner/name").is_ok());
-}
-
-#[test]
-fn a_model_is_a_folder_or_a_hub_id() {
-    let local = TempDir::new().unwrap();
-    assert_eq!(hub::folder(local.path().to_str().unwrap()).unwrap(), local.path());
-    for name in
-        ["foo", "", "a/b/c", "/no/folder", "../x/y", "./x", "a/b@", "a/b@../x", "a/..", "a /b", "a/b?c", "C:\\a"]
-    {
-        let error = hub::folder(name).unwrap_err().to_string();
-        assert_eq!(error, format!("--model: {name:?} is neither a folder nor a hub id (owner/name)"));
-    }
 }
 
 /// A folder whose configuration has a template.
@@ -229,7 +27,7 @@ fn with_template(template: impl Into<serde_json::Value>) -> TempDir {
 }
 
 fn says(content: &str) -> [Message; 1] {
-    [Message { role: "user".into(), content: content.into() }]
+    [Message::new("user", content)]
 }
 
 fn rendered(template: &str) -> Result<String, String> {
@@ -316,8 +114,11 @@ fn the_eos_token_is_named_by_its_text_or_its_id() {
         assert_eq!(eos(&more, None).ok(), expected.or(Some(2)), "{config}");
     }
     assert_eq!(eos(&[("config.json", r#"{"eos_token_id": 2}"#)], Some("</s>")).unwrap(), 1);
-    assert!(matches!(eos(&[("config.json", r#"{"eos_token_id": 3}"#)], None), Err(Error::NoEos { .. })));
-    assert!(matches!(eos(&[], Some("<eos>")), Err(Error::MissingToken { .. })));
+    assert!(matches!(eos(&[("config.json", r#"{"eos_token_id": 3}"#)], None), Err(Error::Model { .. })));
+    let error = eos(&[], None).unwrap_err().to_string();
+    assert!(error.contains("names no eos_token: name the token that ends an answer"), "{error}");
+    let error = eos(&[], Some("<eos>")).unwrap_err().to_string();
+    assert_eq!(error, "tokenizer: has no token \"<eos>\"; name the token that ends the model's answers");
     let broken = folder(&[("tokenizer.json", "{}")]);
     let error = PairEncoder::read(broken.path().join("tokenizer.json"), None).unwrap_err().to_string();
     assert!(error.contains("tokenizer.json: no tokenizer: ") && !error.contains('\n'), "{error}");

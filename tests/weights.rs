@@ -35,7 +35,7 @@ fn tokens_that_were_not_aligned_are_refused() {
     let message = label_tokens(&alignment, Side::Original, &[1, EOS], &EOS).unwrap_err().to_string();
     assert_eq!(
         message,
-        "tokens: expected the sequence that was aligned on this side, got 2 of them for 3 Original tokens"
+        "tokens: expected the sequence that was aligned on this side, got 2 tokens, where 3 Original tokens were aligned"
     );
 }
 
@@ -47,6 +47,11 @@ fn weights_follow_the_table() {
     assert_eq!(row(Side::Original), [0.0, 0.0, 0.0, -0.25, -0.25, 0.0]);
     assert_eq!(FigaWeights::default(), FigaWeights { alpha: 1.0, beta: 0.5, gamma: 0.0 });
     assert_eq!(IGNORE_INDEX, -100);
+    let (original, revised) = ([1, 2, EOS], [1, 3, EOS]);
+    let alignment = Aligner::Levenshtein.align(&original, &revised);
+    assert_eq!(weights.of(&alignment, Side::Original, &original, &EOS).unwrap(), [0.0, -0.25, 0.0]);
+    assert_eq!(weights.of(&alignment, Side::Revised, &revised, &EOS).unwrap(), [0.125, 2.0, 2.0]);
+    assert!(weights.of(&alignment, Side::Revised, &original[1..], &EOS).is_err());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Which pairs go into one batch.
+//! Batches of pairs of similar length.
 
 use std::iter;
 
@@ -8,28 +8,33 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::encode::EncodedPair;
 use crate::error::{Error, Result};
 
-/// Batches of pairs of similar length, so that there is little padding, in a random order that the seed tells.
+/// Batches of pairs of similar length, to keep padding small, in a random order that the seed determines.
 ///
-/// Works on a stream: it takes in `window` pairs at a time, and batches those.
+/// It works on a stream: it collects `window` pairs at a time and batches those.
 ///
 /// ```
 /// use figa_loss::{Batching, EncodedPair, Example};
 ///
-/// let row = |len| Example { input_ids: vec![1; len], labels: vec![1; len], weights: vec![1.0; len], token_labels: vec![] };
-/// let pair = |len| Ok(EncodedPair { original: row(len), revised: row(len) });
-/// let batching = Batching { max_tokens: 40, ..Batching::default() };
+/// use figa_loss::TokenLabel::Kept;
+///
+/// let row = |len| Example::new(vec![1; len], vec![1; len], vec![1.0; len], vec![Kept; len]);
+/// let pair = |len| Ok(EncodedPair::new(row(len)?, row(len)?));
+/// let mut batching = Batching::default();
+/// batching.max_tokens = 40;
 /// let batches = batching.batches([10, 3, 9, 2, 4].map(pair)).collect::<figa_loss::Result<Vec<_>>>()?;
 /// // Two rows a pair: 10 and 9 fill a batch of 4 rows of 10 tokens, 2, 3 and 4 one of 6 rows of 4.
 /// assert_eq!(batches.len(), 2);
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Batching {
-    /// The most tokens of a batch, its padding included: rows times the length of the longest.
+    /// The largest number of tokens in a batch, padding included: rows times the length of the longest. 8,192 by
+    /// default.
     pub max_tokens: usize,
-    /// How many pairs are sorted and shuffled at a time; they are what is held in memory. 8,192 by default.
+    /// How many pairs are sorted and shuffled at a time, and held in memory. 8,192 by default.
     pub window: usize,
-    /// Decides the order.
+    /// Determines the order.
     pub seed: u64,
 }
 
@@ -42,8 +47,8 @@ impl Default for Batching {
 impl Batching {
     /// Batches the pairs; every pair is in one batch, with both of its rows.
     ///
-    /// An error among the pairs is handed on, after the batches of the pairs before it. So is [`Error::Value`] for a
-    /// pair that is longer than `max_tokens` on its own, and for a window of 0.
+    /// An error among the pairs is returned after the batches of the pairs before it. So is [`Error::Value`] for a pair
+    /// that is longer than `max_tokens` by itself. A window of 0 is an [`Error::Value`] and ends the iterator.
     pub fn batches(
         self,
         pairs: impl IntoIterator<Item = Result<EncodedPair>>,
@@ -96,5 +101,5 @@ impl Batching {
 }
 
 fn longest(pair: &EncodedPair) -> usize {
-    pair.original.input_ids.len().max(pair.revised.input_ids.len())
+    pair.original.len().max(pair.revised.len())
 }

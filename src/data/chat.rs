@@ -1,4 +1,4 @@
-//! The chat template that a model brings along, rendered as `transformers` renders it.
+//! The chat template of a model, rendered as `transformers` renders it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,19 +14,20 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 use super::record::Message;
 use crate::error::{Error, Result};
 
-/// The Jinja template of a model that makes a prompt of a conversation.
+/// The Jinja template with which a model turns a conversation into a prompt.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     jinja: Arc<Environment<'static>>,
-    /// Where the template is from.
+    /// The file, for errors.
     place: String,
 }
 
 impl ChatTemplate {
-    /// That of `chat_template.jinja` in a model's folder, else of `tokenizer_config.json`, if either has one.
+    /// Reads `chat_template.jinja` in a model's folder, or else the template in `tokenizer_config.json`; `None` if
+    /// there is neither.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read, [`Error::ModelFile`] for one that is no JSON or no template.
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Model`] for invalid JSON or an invalid template.
     pub fn read(folder: impl AsRef<Path>) -> Result<Option<Self>> {
         let folder = folder.as_ref();
         let config = read_config(folder, "tokenizer_config.json")?;
@@ -46,7 +47,7 @@ impl ChatTemplate {
         let mut jinja = Environment::new();
         jinja.set_syntax(syntax.map_err(|error| explain(&place, &error))?);
         jinja.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        // In Python, there is nothing to iterate over in None.
+        // Python's None is not iterable.
         jinja.add_test("iterable", |it: &Variable| !it.is_none() && minijinja::tests::is_iterable(it));
         jinja.add_filter("tojson", to_json);
         jinja
@@ -59,10 +60,10 @@ impl ChatTemplate {
         Ok(Some(Self { jinja: jinja.into(), place }))
     }
 
-    /// The prompt for the answer to a conversation.
+    /// The prompt for the next answer in a conversation.
     ///
     /// # Errors
-    /// [`Error::ModelFile`] if the template raises one, as some do for roles that they do not know.
+    /// [`Error::Model`] if the template raises one, as some do for unknown roles.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
         let messages = messages.iter().map(|Message { role, content }| context! { role, content });
         let messages: Vec<Variable> = messages.collect();
@@ -84,12 +85,12 @@ pub(super) fn eos_token(folder: &Path, token: impl Fn(u32) -> Option<String>) ->
     Ok(id.and_then(|id| token(u32::try_from(id).ok()?)))
 }
 
-/// What a configuration says; null if there is none.
+/// The content of a configuration file; null if there is none.
 fn read_config(folder: &Path, name: &str) -> Result<Value> {
     let file = folder.join(name);
     let text = read_if_any(&file)?.unwrap_or_else(|| "null".to_owned());
     serde_json::from_str(&text)
-        .map_err(|error| Error::ModelFile { place: file.display().to_string(), message: error.to_string() })
+        .map_err(|error| Error::Model { place: file.display().to_string(), message: error.to_string() })
 }
 
 fn read_if_any(file: &Path) -> Result<Option<String>> {
@@ -99,12 +100,12 @@ fn read_if_any(file: &Path) -> Result<Option<String>> {
     }
 }
 
-/// A token is a text, or an object with its text as `content`.
+/// A token is a string, or an object with the string as `content`.
 fn special_token<'a>(config: &'a Value, name: &str) -> Option<&'a str> {
     config[name].as_str().or_else(|| config[name]["content"].as_str())
 }
 
-/// What marks answers for training does not change the prompt. Python reads any end of line as `\n`.
+/// Removes the marks of answers for training, which do not change the prompt. Python reads any end of line as `\n`.
 fn without_marks(source: &str) -> String {
     let source =
         source.replace("\r\n", "\n").replace("{% generation", "{% if true").replace("{%- generation", "{%- if true");
@@ -119,7 +120,7 @@ fn to_json(value: Variable, options: Kwargs) -> Result<String, minijinja::Error>
     let formatter = PrettyFormatter::with_indent(space.as_bytes());
     value.serialize(&mut Serializer::with_formatter(&mut json, formatter)).map_err(invalid)?;
     let json = String::from_utf8(json).map_err(invalid)?;
-    // Lines end between values only: within a text, an end of line is escaped.
+    // Line ends stand between values only: within a string they are escaped.
     Ok(if indent.is_some() { json } else { json.replace(",\n", ", ").replace('\n', "") })
 }
 
@@ -130,5 +131,5 @@ fn invalid(reason: impl ToString) -> minijinja::Error {
 fn explain(place: &str, error: &minijinja::Error) -> Error {
     let line = error.line().map(|line| format!(", line {line}")).unwrap_or_default();
     let message = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    Error::ModelFile { place: format!("{place}{line}"), message }
+    Error::Model { place: format!("{place}{line}"), message }
 }

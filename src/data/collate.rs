@@ -1,11 +1,13 @@
-//! Rows become a right-padded batch, and the batch becomes tensors.
+//! From rows to a right-padded batch, and from the batch to tensors.
 
 use super::encode::Example;
+#[cfg(feature = "torch")]
 use crate::error::{Error, Result};
 use crate::weights::IGNORE_INDEX;
 
 /// Rows padded on the right to the longest of them. Every list holds `batch_size * seq_len` entries, row after row.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Batch {
     /// Number of rows, `B`.
     pub batch_size: usize,
@@ -23,19 +25,16 @@ pub struct Batch {
 
 /// Pads examples to one batch.
 ///
-/// The attention mask follows from the lengths, so `pad_id` may be any id, that of EOS included. No examples give a
-/// batch of 0 x 0.
+/// The attention mask follows from the lengths, so `pad_id` may be any id, even that of EOS. Without examples the batch
+/// is 0 x 0.
 ///
 /// ```
+/// use figa_loss::TokenLabel::{Eos, Kept};
 /// use figa_loss::{Batch, Example, collate};
 ///
-/// let row = |ids: &[u32]| Example {
-///     input_ids: ids.to_vec(),
-///     labels: ids.iter().map(|&id| i64::from(id)).collect(),
-///     weights: vec![1.0; ids.len()],
-///     token_labels: vec![],
-/// };
-/// let batch: Batch = collate(&[row(&[5, 6, 0]), row(&[5, 0])], 0)?;
+/// let long = Example::new(vec![5, 6, 0], vec![5, 6, 0], vec![1.0; 3], vec![Kept, Kept, Eos])?;
+/// let short = Example::new(vec![5, 0], vec![5, 0], vec![1.0; 2], vec![Kept, Eos])?;
+/// let batch: Batch = collate([&long, &short], 0);
 /// assert_eq!((batch.batch_size, batch.seq_len), (2, 3));
 /// assert_eq!(batch.attention_mask, [true, true, true, true, true, false]);
 /// assert_eq!(batch.labels, [5, 6, 0, 5, 0, -100]);
@@ -47,12 +46,9 @@ pub struct Batch {
 /// # }
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
-///
-/// # Errors
-/// [`Error::RowLength`] if the lists of an example differ in length.
-pub fn collate<'a>(examples: impl IntoIterator<Item = &'a Example>, pad_id: u32) -> Result<Batch> {
+pub fn collate<'a>(examples: impl IntoIterator<Item = &'a Example>, pad_id: u32) -> Batch {
     let examples: Vec<&Example> = examples.into_iter().collect();
-    let (batch_size, seq_len) = (examples.len(), examples.iter().map(|e| e.input_ids.len()).max().unwrap_or(0));
+    let (batch_size, seq_len) = (examples.len(), examples.iter().map(|example| example.len()).max().unwrap_or(0));
     let size = batch_size * seq_len;
     let mut batch = Batch {
         batch_size,
@@ -63,35 +59,29 @@ pub fn collate<'a>(examples: impl IntoIterator<Item = &'a Example>, pad_id: u32)
         weights: Vec::with_capacity(size),
     };
     for (index, example) in examples.into_iter().enumerate() {
-        let expected = example.input_ids.len();
-        for (part, actual) in [("labels", example.labels.len()), ("weights", example.weights.len())] {
-            if actual != expected {
-                return Err(Error::RowLength { index, part, expected, actual });
-            }
-        }
+        batch.input_ids.extend(example.input_ids().iter().map(|&id| i64::from(id)));
+        batch.attention_mask.resize(index * seq_len + example.len(), true);
+        batch.labels.extend_from_slice(example.labels());
+        batch.weights.extend_from_slice(example.weights());
         let end = (index + 1) * seq_len;
-        batch.input_ids.extend(example.input_ids.iter().map(|&id| i64::from(id)));
-        batch.attention_mask.resize(index * seq_len + expected, true);
-        batch.labels.extend_from_slice(&example.labels);
-        batch.weights.extend_from_slice(&example.weights);
         batch.input_ids.resize(end, i64::from(pad_id));
         batch.attention_mask.resize(end, false);
         batch.labels.resize(end, IGNORE_INDEX);
         batch.weights.resize(end, 0.0);
     }
-    Ok(batch)
+    batch
 }
 
 /// A [`Batch`] for a model on some device. All four tensors have the shape `[B, S]`.
 ///
-/// Labels and weights stay on the host: that is where the loss selects the active rows, and so it need not wait for the
-/// device.
+/// Labels and weights stay on the host, where the loss selects the active rows without waiting for the device.
 #[cfg(feature = "torch")]
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct BatchTensors {
     /// int64, on the device.
     pub input_ids: tch::Tensor,
-    /// bool, true for tokens, on the device. A causal model needs no mask here: the padding is on the right.
+    /// bool, true for tokens, on the device. A causal model needs no mask, since the padding is on the right.
     pub attention_mask: tch::Tensor,
     /// int64, on the host.
     pub labels: tch::Tensor,
@@ -101,11 +91,11 @@ pub struct BatchTensors {
 
 #[cfg(feature = "torch")]
 impl Batch {
-    /// Copies the batch, with what the model needs on its device.
+    /// Copies the batch to tensors, the model's input to `device`.
     ///
     /// # Errors
-    /// [`Error::Value`] if a list does not have `batch_size * seq_len` entries, [`Error::Torch`] if the device has no
-    /// room.
+    /// [`Error::Value`] if a list does not have `batch_size * seq_len` entries, [`Error::Torch`] if the device is
+    /// out of memory.
     pub fn to_tensors(&self, device: tch::Device) -> Result<BatchTensors> {
         Ok(BatchTensors {
             input_ids: self.tensor("batch.input_ids", &self.input_ids, device)?,

@@ -1,7 +1,7 @@
-//! A record becomes two rows: the original response with its penalties and the revised one with its rewards.
+//! From a record to two rows: the original response with its penalties, the revised one with its rewards.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokenizers::{Encoding, PostProcessorWrapper, Token, Tokenizer};
 
@@ -10,37 +10,102 @@ use super::prompt::PromptTemplate;
 use super::record::SpaRecord;
 use crate::align::{Aligner, Granularity};
 use crate::error::{Error, Result};
-use crate::weights::{FigaWeights, IGNORE_INDEX, Side, TokenLabel, label_tokens};
+use crate::side::Side;
+use crate::weights::{FigaWeights, IGNORE_INDEX, TokenLabel, label_tokens};
 
-/// One row of a batch. All four lists have one entry per token.
+/// One row of a batch: token ids, and a label, a weight and a [`TokenLabel`] for each of them.
+///
+/// ```
+/// use figa_loss::{Example, TokenLabel};
+///
+/// let labels = vec![TokenLabel::Ignored, TokenLabel::Ignored, TokenLabel::Substituted];
+/// let row = Example::new(vec![1, 5, 8], vec![-100, -100, 8], vec![0.0, 0.0, 1.0], labels)?;
+/// assert_eq!((row.len(), row.is_empty(), row.input_ids()), (3, false, &[1, 5, 8][..]));
+/// assert_eq!((row.labels()[2], row.weights()[2], row.token_labels()[2]), (8, 1.0, TokenLabel::Substituted));
+/// assert_eq!(row.active().collect::<Vec<_>>(), [false, false, true]);
+/// # Ok::<(), figa_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Example {
-    /// Prompt, response and EOS.
-    pub input_ids: Vec<u32>,
-    /// The token's own id in the response, [`IGNORE_INDEX`] in the prompt; unshifted, as in Hugging Face.
-    pub labels: Vec<i64>,
-    /// The signed weight of each token.
-    pub weights: Vec<f32>,
-    /// Why it has that weight.
-    pub token_labels: Vec<TokenLabel>,
+    input_ids: Vec<u32>,
+    labels: Vec<i64>,
+    weights: Vec<f32>,
+    token_labels: Vec<TokenLabel>,
 }
 
 impl Example {
-    /// Which tokens are learnt from: those with a weight other than 0 and a label, but for the first, which nothing
-    /// predicts. Their number is what [`Reduction::ActiveTokens`](crate::Reduction::ActiveTokens) divides by if the gate
-    /// spares none, and what gradient accumulation can count beforehand.
+    /// A row from its parts.
+    ///
+    /// # Errors
+    /// [`Error::Value`] if the lists differ in length.
+    pub fn new(
+        input_ids: Vec<u32>,
+        labels: Vec<i64>,
+        weights: Vec<f32>,
+        token_labels: Vec<TokenLabel>,
+    ) -> Result<Self> {
+        let len = input_ids.len();
+        for (argument, actual) in
+            [("labels", labels.len()), ("weights", weights.len()), ("token_labels", token_labels.len())]
+        {
+            if actual != len {
+                let actual = format!("{actual} entries for {len} ids");
+                return Err(Error::Value { argument, expected: "one entry for each of input_ids", actual });
+            }
+        }
+        Ok(Self { input_ids, labels, weights, token_labels })
+    }
+
+    /// The same row with other weights.
     ///
     /// ```
-    /// use figa_loss::Example;
+    /// use figa_loss::{Example, TokenLabel};
     ///
-    /// let row = Example {
-    ///     input_ids: vec![1, 5, 8],
-    ///     labels: vec![-100, 5, 8],
-    ///     weights: vec![0.0, 0.0, 1.0],
-    ///     token_labels: vec![],
-    /// };
-    /// assert_eq!(row.active().collect::<Vec<_>>(), [false, false, true]);
+    /// let row = Example::new(vec![1, 5], vec![-100, 5], vec![0.0, 0.0], vec![TokenLabel::Kept; 2])?;
+    /// assert_eq!(row.with_weights(vec![0.0, 1.0])?.weights(), [0.0, 1.0]);
+    /// # Ok::<(), figa_loss::Error>(())
     /// ```
+    ///
+    /// # Errors
+    /// [`Error::Value`] if the row and the weights differ in length.
+    pub fn with_weights(self, weights: Vec<f32>) -> Result<Self> {
+        Self::new(self.input_ids, self.labels, weights, self.token_labels)
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.input_ids.len()
+    }
+
+    /// Whether there are no tokens.
+    pub fn is_empty(&self) -> bool {
+        self.input_ids.is_empty()
+    }
+
+    /// Prompt, answer and EOS.
+    pub fn input_ids(&self) -> &[u32] {
+        &self.input_ids
+    }
+
+    /// The token's own id in the answer, [`IGNORE_INDEX`] in the prompt; unshifted, as in Hugging Face.
+    pub fn labels(&self) -> &[i64] {
+        &self.labels
+    }
+
+    /// The signed weight of each token.
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    /// What the revision did to each token.
+    pub fn token_labels(&self) -> &[TokenLabel] {
+        &self.token_labels
+    }
+
+    /// Which tokens are active: those with a weight other than 0 and a label, except the first, which nothing predicts.
+    ///
+    /// If the gate skips none of them, their number is the denominator of
+    /// [`Reduction::ActiveTokens`](crate::Reduction::ActiveTokens). Gradient accumulation can count it beforehand.
     pub fn active(&self) -> impl Iterator<Item = bool> {
         let tokens = self.weights.iter().zip(&self.labels).enumerate();
         tokens.map(|(at, (&weight, &label))| at > 0 && weight != 0.0 && label != IGNORE_INDEX)
@@ -49,6 +114,7 @@ impl Example {
 
 /// The two rows of a record.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct EncodedPair {
     /// The row that is penalised where the revision removed something.
     pub original: Example,
@@ -56,43 +122,82 @@ pub struct EncodedPair {
     pub revised: Example,
 }
 
-/// Turns records into rows. Change its public fields to configure it.
+impl EncodedPair {
+    /// A pair of rows.
+    pub fn new(original: Example, revised: Example) -> Self {
+        Self { original, revised }
+    }
+
+    /// The row of one side.
+    ///
+    /// ```
+    /// # use figa_loss::{EncodedPair, Example, Side};
+    /// # let row = |id| Example::new(vec![id], vec![1], vec![1.0], vec![figa_loss::TokenLabel::Kept]);
+    /// let pair = EncodedPair::new(row(5)?, row(6)?);
+    /// assert_eq!(pair.row(Side::Revised).input_ids(), [6]);
+    /// # Ok::<(), figa_loss::Error>(())
+    /// ```
+    pub fn row(&self, side: Side) -> &Example {
+        match side {
+            Side::Original => &self.original,
+            Side::Revised => &self.revised,
+        }
+    }
+
+    /// Both rows, the original first.
+    ///
+    /// ```
+    /// # use figa_loss::{EncodedPair, Example, Side};
+    /// # let row = |id| Example::new(vec![id], vec![1], vec![1.0], vec![figa_loss::TokenLabel::Kept]);
+    /// # let pairs = [EncodedPair::new(row(5)?, row(6)?)];
+    /// let batch = figa_loss::collate(pairs.iter().flat_map(EncodedPair::rows), 0);
+    /// assert_eq!(batch.input_ids, [5, 6]);
+    /// # Ok::<(), figa_loss::Error>(())
+    /// ```
+    pub fn rows(&self) -> [&Example; 2] {
+        Side::ALL.map(|side| self.row(side))
+    }
+}
+
+/// Turns records into rows. Set its public fields to configure it.
 ///
-/// * Prompt and response are tokenized in one go, as the model will see them. A token belongs to the response if it
-///   covers at least one of its bytes, so a token that straddles the boundary counts as response.
-/// * The response's tokens alone are aligned, EOS included, and before anything is cut: a token keeps its true label
-///   even if `max_length` cuts its counterpart off.
+/// * Prompt and response are tokenized together, as the model will see them. A token belongs to the response if it
+///   covers at least one of the response's bytes, so a token that straddles the boundary belongs to the response.
+/// * Only the tokens of the responses are aligned, EOS included, and before anything is cut: a token keeps its true
+///   label even if `max_length` cuts its counterpart off.
 /// * Each row ends in EOS, which is not repeated where the response's text already ends in it. Of the special tokens
-///   that the tokenizer itself puts around a text, those in front (BOS) stay, and EOS replaces those behind. BOS is not
-///   repeated either where the prompt's text begins with it, as that of a chat template may.
+///   that the tokenizer adds to a text, those in front (BOS) stay, and EOS replaces those behind. BOS is not repeated
+///   either where the prompt's text begins with it, as that of a chat template may.
 #[derive(Debug, Clone)]
 pub struct PairEncoder {
     tokenizer: Tokenizer,
-    /// The special tokens in front of a text.
+    /// The special tokens that the tokenizer adds in front of a text.
     bos_ids: Vec<u32>,
     eos_id: u32,
     /// The prompt in front of both responses; [`PromptTemplate::Alpaca`] by default.
     pub template: PromptTemplate,
     /// How to find the changes; [`Aligner::Levenshtein`] by default.
     pub aligner: Aligner,
-    /// What counts as changed together; [`Granularity::Token`] by default. Words are those of the tokenizer's
-    /// pre-tokenizer; EOS is none.
+    /// What counts as one change; [`Granularity::Token`] by default. Words are those of the tokenizer's pre-tokenizer;
+    /// EOS is not part of one.
     pub granularity: Granularity,
     /// What the changes weigh.
     pub weights: FigaWeights,
-    /// Rows are cut after so many tokens; `None`, the default, cuts nothing.
+    /// Rows are cut after this many tokens; `None`, the default, cuts nothing.
     pub max_length: Option<usize>,
 }
 
 impl PairEncoder {
-    /// An encoder with default settings. Padding and truncation that the tokenizer's file may ask for are switched
-    /// off; so is its post-processor, for it may trim the offsets that tell prompt and response apart. The encoder
-    /// puts BOS in front itself.
+    /// An encoder with default settings. It switches off the tokenizer's padding and truncation, and its post-processor,
+    /// which may trim the offsets that separate prompt and response. The encoder adds BOS itself.
     ///
     /// # Errors
-    /// [`Error::MissingToken`] if the tokenizer does not know `eos_token`.
+    /// [`Error::Model`] if the tokenizer has no token `eos_token`.
     pub fn new(mut tokenizer: Tokenizer, eos_token: &str) -> Result<Self> {
-        let eos_id = tokenizer.token_to_id(eos_token).ok_or_else(|| Error::MissingToken { token: eos_token.into() })?;
+        let eos_id = tokenizer.token_to_id(eos_token).ok_or_else(|| Error::Model {
+            place: "tokenizer".into(),
+            message: format!("has no token {eos_token:?}; name the token that ends the model's answers"),
+        })?;
         tokenizer.with_padding(None).with_truncation(None).map_err(Error::Tokenizer)?;
         let bos_ids = tokens_in_front(&tokenizer)?;
         tokenizer.with_post_processor(None::<PostProcessorWrapper>);
@@ -109,29 +214,27 @@ impl PairEncoder {
     }
 
     /// An encoder with the `tokenizer.json` of a model's folder, or with the file of that name. `eos_token` ends an
-    /// answer; without one, the folder's `tokenizer_config.json` or `config.json` says which token does.
+    /// answer; if it is `None`, the folder's `tokenizer_config.json` or `config.json` names it.
     ///
     /// # Errors
-    /// [`Error::ModelFile`] or [`Error::Io`] for a file that cannot be read, [`Error::NoEos`] where nothing names an EOS,
-    /// and those of [`new`](Self::new).
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Model`] for an invalid one or where no file names an EOS.
     pub fn read(path: impl AsRef<Path>, eos_token: Option<&str>) -> Result<Self> {
-        let path = path.as_ref();
-        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.into() };
+        let file = tokenizer_file(path.as_ref());
         let folder = file.parent().unwrap_or(Path::new(""));
-        let json = fs::read(&file).map_err(|reason| Error::Io { path: file.clone(), reason })?;
-        let tokenizer = Tokenizer::from_bytes(json).map_err(|error| Error::ModelFile {
-            place: file.display().to_string(),
-            message: format!("no tokenizer: {error}"),
-        })?;
+        let tokenizer = read_tokenizer(&file)?;
         let eos_token = match eos_token {
             Some(token) => Some(token.to_owned()),
             None => chat::eos_token(folder, |id| tokenizer.id_to_token(id))?,
         };
-        Self::new(tokenizer, &eos_token.ok_or(Error::NoEos { path: folder.into() })?)
+        let eos_token = eos_token.ok_or_else(|| Error::Model {
+            place: folder.display().to_string(),
+            message: "names no eos_token: name the token that ends an answer (eos_token, or --eos of a program)".into(),
+        })?;
+        Self::new(tokenizer, &eos_token)
     }
 
-    /// The id of the end-of-sequence token. It also serves as the `pad_id` of [`collate`](super::collate): padding is
-    /// told by length, never by id.
+    /// The id of the end-of-sequence token. It also serves as the `pad_id` of [`collate`](super::collate), which marks
+    /// padding by length, never by id.
     pub fn eos_id(&self) -> u32 {
         self.eos_id
     }
@@ -144,8 +247,9 @@ impl PairEncoder {
     /// Encodes, aligns and weighs one record.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if tokenization fails, [`Error::PromptTooLong`] if `max_length` leaves no token of a
-    /// response, [`Error::Value`] for weights that are not finite.
+    /// Those of [`PromptTemplate::render`]; [`Error::Tokenizer`] if tokenization fails, [`Error::EmptyPrompt`] for a
+    /// prompt without tokens, [`Error::PromptTooLong`] if `max_length` leaves no token of a response, [`Error::Value`]
+    /// for weights that are not finite or negative.
     pub fn encode(&self, record: &SpaRecord) -> Result<EncodedPair> {
         self.weights.validate()?;
         let prompt = self.template.render(record)?;
@@ -157,7 +261,7 @@ impl PairEncoder {
             let labels = label_tokens(&alignment, side, row.response(), &self.eos_id)?;
             self.finish(row, side, &labels)
         };
-        Ok(EncodedPair { original: finish(original, Side::Original)?, revised: finish(revised, Side::Revised)? })
+        Ok(EncodedPair::new(finish(original, Side::Original)?, finish(revised, Side::Revised)?))
     }
 
     fn row(&self, prompt: &str, response: &str, side: Side) -> Result<Row> {
@@ -190,15 +294,26 @@ impl PairEncoder {
         let weights = token_labels.iter().map(|&label| self.weights.weight(side, label)).collect();
         let labels = input_ids.iter().map(|&id| i64::from(id)).enumerate();
         let labels = labels.map(|(i, id)| if i < prompt_tokens { IGNORE_INDEX } else { id }).collect();
-        Ok(Example { input_ids, labels, weights, token_labels })
+        Example::new(input_ids, labels, weights, token_labels)
     }
+}
+
+/// The file of a tokenizer that may be named by its folder.
+pub(super) fn tokenizer_file(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join("tokenizer.json") } else { path.into() }
+}
+
+pub(super) fn read_tokenizer(file: &Path) -> Result<Tokenizer> {
+    let json = fs::read(file).map_err(|reason| Error::Io { path: file.into(), reason })?;
+    let invalid = |error| Error::Model { place: file.display().to_string(), message: format!("no tokenizer: {error}") };
+    Tokenizer::from_bytes(json).map_err(invalid)
 }
 
 /// The ids of prompt, response and EOS.
 struct Row {
     ids: Vec<u32>,
     prompt_tokens: usize,
-    /// Which word each token of the response is in; EOS is in none.
+    /// The word of each token of the response; EOS has none.
     words: Vec<Option<u32>>,
 }
 
@@ -208,7 +323,7 @@ impl Row {
     }
 }
 
-/// The special tokens that the tokenizer's post-processor puts in front of any text.
+/// The special tokens that the tokenizer's post-processor adds in front of any text.
 fn tokens_in_front(tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let text = Encoding::from_tokens(vec![Token::new(0, String::new(), (0, 0))], 0);
     let text = tokenizer.post_process(text, None, true).map_err(Error::Tokenizer)?;

@@ -1,10 +1,12 @@
-//! What stands in front of both answers.
+//! The prompt in front of both answers.
+
+use std::path::Path;
 
 use super::chat::ChatTemplate;
 use super::record::{Message, SpaRecord};
 use crate::error::{Error, Result};
 
-/// How an instruction becomes a prompt. The response follows the rendered text directly.
+/// How an instruction is rendered as a prompt. The response follows the rendered text directly.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum PromptTemplate {
@@ -12,21 +14,39 @@ pub enum PromptTemplate {
     /// from the response.
     #[default]
     Alpaca,
-    /// Instruction, input if there is one, each on lines of their own.
+    /// The instruction, and the input if there is one, each on lines of its own.
     Plain,
-    /// Instruction and input as they are, with nothing between or behind them: for prompts that are rendered already.
+    /// Instruction and input as they are, with nothing between or behind them: for rendered prompts.
     Verbatim,
     /// The chat template of the model. Instruction and input are the user's message, on lines of their own.
     Chat(ChatTemplate),
 }
 
 impl PromptTemplate {
+    /// The prompt of a model: its [`Chat`](Self::Chat) template if its folder has one, [`Alpaca`](Self::Alpaca)
+    /// otherwise.
+    ///
+    /// ```no_run
+    /// use figa_loss::{PairEncoder, PromptTemplate};
+    ///
+    /// let mut encoder = PairEncoder::read("path/to/model", None)?;
+    /// encoder.template = PromptTemplate::for_model("path/to/model")?;
+    /// # Ok::<(), figa_loss::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`ChatTemplate::read`].
+    pub fn for_model(folder: impl AsRef<Path>) -> Result<Self> {
+        Ok(ChatTemplate::read(folder)?.map_or(Self::Alpaca, Self::Chat))
+    }
+
     /// The text in front of a response, separator included.
     ///
     /// ```
     /// use figa_loss::{PromptTemplate, SpaRecord};
     ///
-    /// let record = SpaRecord { instruction: "Add.".into(), input: "1 2".into(), ..SpaRecord::default() };
+    /// let mut record = SpaRecord::new("Add.", "12", "3");
+    /// record.input = "1 2".into();
     /// assert_eq!(PromptTemplate::Plain.render(&record)?, "Add.\n1 2\n");
     /// assert!(PromptTemplate::Alpaca.render(&record)?.ends_with("### Input:\n1 2\n\n### Response: "));
     /// # Ok::<(), figa_loss::Error>(())
@@ -40,7 +60,7 @@ impl PromptTemplate {
             (Self::Chat(template), []) => {
                 // Without the line break that ends it in a plain prompt.
                 let user = Self::Plain.render(record)?.trim_end_matches('\n').to_owned();
-                return template.render(&[Message { role: "user".into(), content: user }]);
+                return template.render(&[Message::new("user", user)]);
             }
             (Self::Chat(template), _) => return template.render(messages),
             (_, []) => instruction,

@@ -1,4 +1,4 @@
-//! Files of records as a stream: whatever their number, size and compression, a few records are in memory at a time.
+//! Files of records as a stream: a few records are in memory at a time, whatever the files' number, size and compression.
 
 mod split;
 
@@ -14,46 +14,47 @@ use split::Splitter;
 use super::record::{Fields, SpaRecord};
 use crate::error::{Error, Result};
 
-/// How records follow each other in a text.
+/// How a text separates records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Format {
-    /// One record a line; blank lines are allowed.
+    /// One record a line; blank lines are skipped.
     Lines,
     /// One array of records.
     Array,
 }
 
-/// The text of one record, before anyone has looked whether it is one.
+/// The text of one record, not parsed yet.
 ///
 /// ```
-/// use figa_loss::{Fields, Format, RawRecord, RawText, RecordReader};
+/// use figa_loss::{Fields, Format, RawRecord, RecordReader};
 ///
 /// let text = "\n{\"instruction\": \"Spell\"\n";
 /// let mut reader = RecordReader::from_text("pairs.jsonl", Format::Lines, text.as_bytes());
 /// reader.max_bytes = 1 << 20;
 /// let mut raw: RawRecord = reader.next().expect("one record")?;
-/// assert_eq!((raw.line, raw.bytes(), reader.blank_lines()), (2, 23, 1));
-/// assert!(matches!(raw.text, RawText::Bytes(_)), "no longer than max_bytes");
+/// assert_eq!((raw.line, raw.size(), reader.blank_lines()), (2, 23, 1));
+/// assert!(raw.bytes().is_some(), "no longer than max_bytes");
 ///
 /// assert!(raw.parse(&Fields::default()).is_err(), "the brace is not closed");
-/// let mut aside = vec![];
-/// raw.write_to(&mut aside)?;
-/// assert_eq!(aside, b"{\"instruction\": \"Spell\"\n");
+/// let mut rejected = vec![];
+/// raw.write_to(&mut rejected)?;
+/// assert_eq!(rejected, b"{\"instruction\": \"Spell\"\n");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct RawRecord {
     /// The file; `-` is the standard input.
     pub path: Arc<Path>,
     /// The line in which it begins, from 1.
     pub line: usize,
-    /// Its bytes, without the line break behind it.
-    pub text: RawText,
+    text: RawText,
 }
 
-/// See [`RawRecord::text`].
+/// The bytes of a record, without the line break behind it.
 #[derive(Debug)]
-pub enum RawText {
+enum RawText {
     /// In memory.
     Bytes(Vec<u8>),
     /// Longer than [`RecordReader::max_bytes`], and therefore in a temporary file, together with its length.
@@ -61,7 +62,7 @@ pub enum RawText {
 }
 
 impl RawRecord {
-    /// The record that the text says.
+    /// Parses the text.
     ///
     /// # Errors
     /// [`Error::Record`] with path, line and column.
@@ -77,7 +78,7 @@ impl RawRecord {
                 self.broken(error.line(), error.column(), message.into())
             }),
             RawText::Spilled(_, bytes) => {
-                Err(self.broken(1, 1, format!("the record has {bytes} bytes, more than are read of one")))
+                Err(self.broken(1, 1, format!("the record has {bytes} bytes, more than are read of one record")))
             }
         }
     }
@@ -88,8 +89,16 @@ impl RawRecord {
         Error::Record { path: (*self.path).into(), line, column: column.max(1), message }
     }
 
-    /// Its length in bytes.
-    pub fn bytes(&self) -> u64 {
+    /// Its bytes, without the line break behind it; `None` if there are more than [`RecordReader::max_bytes`].
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match &self.text {
+            RawText::Bytes(bytes) => Some(bytes),
+            RawText::Spilled(..) => None,
+        }
+    }
+
+    /// How many bytes it has.
+    pub fn size(&self) -> u64 {
         match &self.text {
             RawText::Bytes(bytes) => bytes.len() as u64,
             RawText::Spilled(_, bytes) => *bytes,
@@ -97,6 +106,9 @@ impl RawRecord {
     }
 
     /// Writes its bytes as they are, and a line break.
+    ///
+    /// # Errors
+    /// Those of `to`, and of the temporary file that holds a long record.
     pub fn write_to(&mut self, mut to: impl Write) -> io::Result<()> {
         match &mut self.text {
             RawText::Bytes(bytes) => to.write_all(bytes)?,
@@ -114,8 +126,7 @@ impl RawRecord {
 /// * `.jsonl` and `.ndjson` hold one record a line, `.json` one array of them; so do the same names with `.gz` or `.zst`
 ///   behind them.
 /// * `-` is the standard input, in either form, compressed or not.
-/// * What is neither a file nor `-` may be a pattern, such as `data/*.jsonl.gz`; its files come in the order of their
-///   names.
+/// * Any other name may be a pattern, such as `data/*.jsonl.gz`; its files come in the order of their names.
 ///
 /// ```no_run
 /// use figa_loss::{Fields, RecordReader};
@@ -129,19 +140,35 @@ impl RawRecord {
 pub struct RecordReader {
     paths: std::vec::IntoIter<PathBuf>,
     now: Option<Splitter>,
-    /// Records of more bytes are not kept in memory: they go to a temporary file, and do not [parse](RawRecord::parse).
-    /// 64 MiB by default.
+    /// Records of more bytes go to a temporary file instead of memory, and do not [parse](RawRecord::parse). 64 MiB by
+    /// default.
     pub max_bytes: usize,
     blank_lines: usize,
     position: Arc<AtomicU64>,
+}
+
+/// [`RecordReader::map_in_order`] maps records by chunks, which end after this many records or bytes.
+const CHUNK_RECORDS: usize = 512;
+const CHUNK_BYTES: u64 = 4 << 20;
+
+impl SpaRecord {
+    /// Reads all records of a file into memory; [`RecordReader`] reads one after another.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a name without a known ending, [`Error::Io`] when the file cannot be read,
+    /// [`Error::Record`] with path, line and column for the first invalid record.
+    pub fn read(path: impl AsRef<Path>) -> Result<Vec<Self>> {
+        let fields = Fields::default();
+        RecordReader::open([path])?.map(|raw| raw?.parse(&fields)).collect()
+    }
 }
 
 impl RecordReader {
     /// Finds the files; they are opened one by one.
     ///
     /// # Errors
-    /// [`Error::Io`] where there is no such file, [`Error::Format`] for a name that says no format, [`Error::Value`]
-    /// for a pattern that is none or that no file fits.
+    /// [`Error::Io`] for a file that does not exist, [`Error::Format`] for a name without a known ending,
+    /// [`Error::Value`] for an invalid pattern or one that matches no file.
     pub fn open(inputs: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<Self> {
         let mut paths = vec![];
         for input in inputs {
@@ -153,7 +180,7 @@ impl RecordReader {
         Ok(Self::new(paths, None))
     }
 
-    /// The records of a text that comes from elsewhere; `name` stands for its path.
+    /// The records of a text from anywhere; `name` is its path in errors.
     pub fn from_text(name: impl AsRef<Path>, format: Format, text: impl BufRead + Send + 'static) -> Self {
         Self::new(vec![], Some(Splitter::new(name.as_ref().into(), Some(format), Box::new(text), None)))
     }
@@ -167,12 +194,13 @@ impl RecordReader {
         self.paths.as_slice()
     }
 
-    /// How many blank lines, which are no records, have been read so far.
+    /// How many blank lines have been skipped so far.
     pub fn blank_lines(&self) -> usize {
         self.blank_lines
     }
 
-    /// How many bytes of the files have been read so far, as they lie there. Shared, to be looked at meanwhile.
+    /// How many bytes of the files have been read so far, before decompression. The counter is shared, so that a
+    /// progress bar can follow it.
     pub fn position(&self) -> Arc<AtomicU64> {
         self.position.clone()
     }
@@ -207,13 +235,13 @@ impl RecordReader {
         })
     }
 
-    /// The next records, a few MiB of them at most or the one that has more.
+    /// The next records, as many as are mapped at a time.
     fn chunk(&mut self) -> Vec<Result<RawRecord>> {
         let mut bytes = 0;
         let mut chunk = vec![];
-        while chunk.len() < 512 && bytes < 4 << 20 {
+        while chunk.len() < CHUNK_RECORDS && bytes < CHUNK_BYTES {
             let Some(record) = self.next() else { break };
-            bytes += record.as_ref().map_or(0, RawRecord::bytes);
+            bytes += record.as_ref().map_or(0, RawRecord::size);
             chunk.push(record);
         }
         chunk
@@ -264,7 +292,7 @@ impl Iterator for RecordReader {
                     }
                 }
                 Err(error) => {
-                    // What comes after it could not be told apart.
+                    // Where the next record begins is unknown.
                     (self.now, self.paths) = (None, vec![].into_iter());
                     return Some(Err(error));
                 }
@@ -273,12 +301,12 @@ impl Iterator for RecordReader {
     }
 }
 
-/// The files that an argument means.
+/// The files that an argument names.
 fn files(input: &Path) -> Result<Vec<PathBuf>> {
     if is_stdin(input) || input.exists() {
         return Ok(vec![input.into()]);
     }
-    let expected = "a file, or a pattern with at least one that fits";
+    let expected = "a file, or a pattern that matches at least one";
     let actual = || input.display().to_string();
     let pattern = input.to_str().filter(|pattern| pattern.contains(['*', '?', '[']));
     let Some(pattern) = pattern else {
@@ -304,7 +332,7 @@ fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// By the name; none for the standard input, whose first byte tells.
+/// By the name; `None` for the standard input, whose first byte decides.
 fn format(path: &Path) -> Result<Option<Format>> {
     if is_stdin(path) {
         return Ok(None);

@@ -1,20 +1,17 @@
-//! What a record says.
+//! Records: their fields and messages.
 
 use std::fmt;
-use std::path::Path;
 
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-
-use super::read::RecordReader;
-use crate::error::Result;
 
 /// One record of SPA, the format of the FIGA paper's data: an instruction, and an answer before and after its minimal
 /// revision.
 ///
 /// All fields are strings. `input` and `output` may be absent or null, other fields are ignored. [`Fields`] reads records
-/// whose fields have other names, and such as hold lists of messages.
+/// with other field names, and records with lists of messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct SpaRecord {
     /// What the model was asked.
     pub instruction: String,
@@ -24,10 +21,10 @@ pub struct SpaRecord {
     pub output: String,
     /// The model's own answer.
     pub original_output: String,
-    /// The answer after as small a change as makes it good.
+    /// The answer after the smallest change that makes it good.
     pub revised_output: String,
-    /// The conversation in front of the answers, where the record is made of messages. It then takes the place of
-    /// `instruction`, and `input` is empty.
+    /// The conversation in front of the answers, if the record holds messages. It then replaces `instruction`, and
+    /// `input` is empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub messages: Vec<Message>,
 }
@@ -38,27 +35,47 @@ pub struct SpaRecord {
 /// use figa_loss::{ChatTemplate, Message};
 ///
 /// let template = ChatTemplate::read("path/to/model")?.expect("a model with a chat template");
-/// let question = Message { role: "user".into(), content: "What colour is the sky?".into() };
+/// let question = Message::new("user", "What colour is the sky?");
 /// println!("{}", template.render(&[question])?);
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
-    /// What was said.
+    /// The text of the message.
     pub content: String,
 }
 
+impl Message {
+    /// A message.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
 impl SpaRecord {
-    /// Reads all records of a file into memory; [`RecordReader`] says which files, and reads one after another.
+    /// A record without `input`, `output` and `messages`.
     ///
-    /// # Errors
-    /// [`Error::Format`](crate::Error::Format) for a name that says no format, [`Error::Io`](crate::Error::Io) when the
-    /// file cannot be read, [`Error::Record`](crate::Error::Record) with path, line and column for the first broken record.
-    pub fn read(path: impl AsRef<Path>) -> Result<Vec<Self>> {
-        let fields = Fields::default();
-        RecordReader::open([path])?.map(|raw| raw?.parse(&fields)).collect()
+    /// ```
+    /// use figa_loss::SpaRecord;
+    ///
+    /// let mut record = SpaRecord::new("Add.", "13", "12");
+    /// record.input = "5 7".into();
+    /// assert_eq!((&*record.original_output, &*record.revised_output), ("13", "12"));
+    /// ```
+    pub fn new(
+        instruction: impl Into<String>,
+        original_output: impl Into<String>,
+        revised_output: impl Into<String>,
+    ) -> Self {
+        Self {
+            instruction: instruction.into(),
+            original_output: original_output.into(),
+            revised_output: revised_output.into(),
+            ..Self::default()
+        }
     }
 }
 
@@ -68,27 +85,24 @@ impl<'de> Deserialize<'de> for SpaRecord {
     }
 }
 
-/// Which field of a record means what. The default are the names of SPA.
+/// The names of a record's fields. The defaults are those of SPA.
 ///
-/// A prompt and answers may also be lists of messages, `{"role": ..., "content": ...}`. The last message of an answer is
-/// the answer itself, and those before it belong to the prompt; both answers must agree in them.
+/// The prompt and the answers may also be lists of messages, `{"role": ..., "content": ...}`. The last message of an
+/// answer is the answer itself; those before it belong to the prompt, and must be the same for both answers.
 ///
 /// ```
 /// use figa_loss::{Fields, Format, RecordReader};
 ///
 /// let json = r#"{"prompt": [{"role": "user", "content": "Colour?"}], "chosen": "It is blue.", "rejected": "Green."}"#;
-/// let fields = Fields {
-///     instruction: "prompt".into(),
-///     original: "rejected".into(),
-///     revised: "chosen".into(),
-///     ..Fields::default()
-/// };
+/// let mut fields = Fields::default();
+/// (fields.instruction, fields.original, fields.revised) = ("prompt".into(), "rejected".into(), "chosen".into());
 /// let mut reader = RecordReader::from_text("preferences.jsonl", Format::Lines, json.as_bytes());
 /// let record = reader.next().expect("one record")?.parse(&fields)?;
 /// assert_eq!((&*record.messages[0].content, &*record.revised_output), ("Colour?", "It is blue."));
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Fields {
     /// What the model was asked; `instruction` by default.
     pub instruction: String,
@@ -151,7 +165,7 @@ impl<'de> Visitor<'de> for &Fields {
                 if slot.replace(value.clone().unwrap_or(Content::Text(String::new()))).is_some() {
                     return Err(A::Error::custom(format!("duplicate field `{key}`")));
                 }
-                // Null is nothing, and only two fields may be nothing.
+                // Null means absent, and only two fields may be absent.
                 if value.is_none() && ![&self.input, &self.output].contains(&name) {
                     return Err(A::Error::custom(format!("field `{key}` is null, expected a string")));
                 }

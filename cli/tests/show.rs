@@ -1,5 +1,4 @@
 //! The command `figa show`.
-#![cfg(feature = "cli")]
 
 use std::fs;
 use std::io::Write;

@@ -1,9 +1,4 @@
 //! The parts of the example `finetune`, and the whole of it on a tiny model.
-#![cfg(all(feature = "torch", feature = "data"))]
-
-#[allow(dead_code)] // The example uses all of it.
-#[path = "../examples/finetune/main.rs"]
-mod finetune;
 
 use std::cell::Cell;
 use std::fs;
@@ -11,17 +6,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
+use figa_finetune::adamw::AdamW;
+use figa_finetune::generate::greedy;
+use figa_finetune::llama::{Cache, Config, Llama};
+use figa_finetune::pairs::{Method, Pairs, Prompt};
+use figa_finetune::{Args, run};
 use figa_loss::tch::nn::{self, OptimizerConfig};
 use figa_loss::tch::{Device, Kind, Tensor, manual_seed, no_grad_guard};
 use figa_loss::tokenizers::models::wordlevel::WordLevel;
 use figa_loss::tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 use figa_loss::tokenizers::{AddedToken, Tokenizer};
 use figa_loss::{Penalty, SpaRecord};
-use finetune::adamw::AdamW;
-use finetune::generate::greedy;
-use finetune::llama::{Cache, Config, Llama};
-use finetune::pairs::{Method, Pairs, Prompt};
-use finetune::{Args, run};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -323,12 +318,7 @@ fn methods_weigh_tokens_differently() {
     let model = world.path("model");
     let config = Config::read(&model).unwrap();
     let pairs = Pairs::new(&model, &config, Some(Prompt::Plain), None, 20).unwrap();
-    let record = SpaRecord {
-        instruction: "w3".into(),
-        original_output: "w4 w5 w6 w7 w8".into(),
-        revised_output: "w9 w5 w6 w10 w8".into(),
-        ..SpaRecord::default()
-    };
+    let record = SpaRecord::new("w3", "w4 w5 w6 w7 w8", "w9 w5 w6 w10 w8");
     for (method, expected) in [
         (Method::Figa, vec![vec![-0.5, 0.0, 0.0, -0.5, 0.0, 0.0], vec![1.0, 0.0, 0.0, 1.0, 0.0, 1.0]]),
         (Method::Sft, vec![vec![1.0; 6]]),
@@ -337,7 +327,7 @@ fn methods_weigh_tokens_differently() {
         (Method::Phrase, vec![vec![-0.5, -0.5, -0.5, -0.5, 0.0, 0.0], vec![1.0, 1.0, 1.0, 1.0, 0.0, 1.0]]),
     ] {
         let rows = pairs.rows(std::slice::from_ref(&record), Path::new("pairs.jsonl"), method).unwrap();
-        let weights: Vec<Vec<f32>> = rows[0].iter().map(|row| row.weights[1..].to_vec()).collect();
+        let weights: Vec<Vec<f32>> = rows[0].iter().map(|row| row.weights()[1..].to_vec()).collect();
         assert_eq!(weights, expected, "{method:?}");
     }
     let (figa, unlikelihood) = (Method::Figa.loss(), Method::Unlikelihood.loss());

@@ -128,9 +128,9 @@ fn label(encoder: &PairEncoder, fields: &Fields, raw: RawRecord, piece: impl Fn(
 fn count(pair: &EncodedPair, eos_id: u32) -> Counts {
     let mut counts = Counts::default();
     for row in [&pair.original, &pair.revised] {
-        counts.tokens += row.input_ids.len() as u64;
+        counts.tokens += row.input_ids().len() as u64;
         counts.active_tokens += row.active().filter(|&active| active).count() as u64;
-        counts.cut_rows += u64::from(row.input_ids.last() != Some(&eos_id));
+        counts.cut_rows += u64::from(row.input_ids().last() != Some(&eos_id));
     }
     counts
 }

@@ -1,5 +1,4 @@
 //! The command `figa stats`.
-#![cfg(feature = "cli")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -127,13 +126,13 @@ fn truncation_loses_what_one_counts_by_hand() {
 }
 
 fn active(row: &Example) -> u64 {
-    (1..row.weights.len()).filter(|&at| row.weights[at] != 0.0 && row.labels[at] != -100).count() as u64
+    (1..row.weights().len()).filter(|&at| row.weights()[at] != 0.0 && row.labels()[at] != -100).count() as u64
 }
 
 #[test]
 fn truncation_loses_what_the_encoder_cuts() {
     let folder = tempfile::tempdir().unwrap();
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/spa_tiny.jsonl");
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/spa_tiny.jsonl");
     let text = fs::read_to_string(&data).unwrap();
     let records = SpaRecord::read(&data).unwrap();
     let words = |record: &SpaRecord| {
@@ -158,7 +157,7 @@ fn truncation_loses_what_the_encoder_cuts() {
             let whole = encoder.encode(record).unwrap();
             encoder.max_length = Some(max_length);
             let [before, before_active] = [
-                (whole.original.input_ids.len() + whole.revised.input_ids.len()) as u64,
+                (whole.original.input_ids().len() + whole.revised.input_ids().len()) as u64,
                 active(&whole.original) + active(&whole.revised),
             ];
             let (after, after_active) = match encoder.encode(record) {
@@ -167,7 +166,7 @@ fn truncation_loses_what_the_encoder_cuts() {
                     rows_cut += rows.iter().filter(|(whole, cut)| whole != cut).count() as u64;
                     let left = active(&cut.original) + active(&cut.revised);
                     without += u64::from(left == 0 && before_active > 0);
-                    ((cut.original.input_ids.len() + cut.revised.input_ids.len()) as u64, left)
+                    ((cut.original.input_ids().len() + cut.revised.input_ids().len()) as u64, left)
                 }
                 Err(Error::PromptTooLong { .. }) => {
                     too_long += 1;

@@ -52,7 +52,7 @@ impl Evaluator {
             let (mut sum, mut tokens) = (0.0, 0);
             for rows in self.text.chunks(2 * self.batch) {
                 sum += self.token_nll(model, rows)?.iter().flatten().sum::<f64>();
-                tokens += rows.iter().map(|row| row.input_ids.len() - 1).sum::<usize>();
+                tokens += rows.iter().map(|row| row.input_ids().len() - 1).sum::<usize>();
             }
             scores[5] = Some((sum / tokens as f64).exp());
         }
@@ -64,7 +64,7 @@ impl Evaluator {
     fn pair_scores(&self, model: &Llama) -> Result<[f64; 5]> {
         // Pairs of about the same length waste little padding on each other.
         let mut by_length: Vec<&EncodedPair> = self.pairs.iter().collect();
-        by_length.sort_by_key(|pair| pair.original.input_ids.len().max(pair.revised.input_ids.len()));
+        by_length.sort_by_key(|pair| pair.original.input_ids().len().max(pair.revised.input_ids().len()));
         let (mut likelier, mut sums, mut counts) = (0, [0.0; 3], [0; 3]);
         let (mut revised_nll, mut revised_tokens) = (0.0, 0);
         for pairs in by_length.chunks(self.batch) {
@@ -74,7 +74,7 @@ impl Evaluator {
             for (rows, nll) in rows.chunks(2).zip(nll.chunks(2)) {
                 let mut answers = [0.0; 2];
                 for side in 0..2 {
-                    for (label, nll) in rows[side].token_labels.iter().zip(&nll[side]) {
+                    for (label, nll) in rows[side].token_labels().iter().zip(&nll[side]) {
                         if *label == TokenLabel::Ignored {
                             continue;
                         }
@@ -101,7 +101,7 @@ impl Evaluator {
     /// The nll of each token of each row that has a weight, 0 elsewhere.
     fn token_nll(&self, model: &Llama, rows: &[Example]) -> Result<Vec<Vec<f64>>> {
         let single = FigaLoss { gate: None, reduction: Reduction::None, ..FigaLoss::default() };
-        let batch = collate(rows, 0)?.to_tensors(self.device)?;
+        let batch = collate(rows, 0).to_tensors(self.device)?;
         let hidden = model.forward(&batch.input_ids);
         let nll = single.forward_linear(&hidden, &model.lm_head(), &batch.labels, &batch.weights)?.loss;
         Ok(Vec::try_from(nll.to_kind(Kind::Double).to_device(Device::Cpu))?)
@@ -149,19 +149,18 @@ impl Evaluator {
 
 /// The ids of a row's prompt, and those of its answer without EOS.
 fn split(row: &Example, eos: u32) -> (&[u32], &[u32]) {
-    let prompt = row.labels.iter().take_while(|&&label| label == IGNORE_INDEX).count();
-    let (prompt, answer) = row.input_ids.split_at(prompt);
+    let prompt = row.labels().iter().take_while(|&&label| label == IGNORE_INDEX).count();
+    let (prompt, answer) = row.input_ids().split_at(prompt);
     (prompt, answer.strip_suffix(&[eos]).unwrap_or(answer))
 }
 
 /// A text as rows of at most `length` tokens, each token of which counts.
 pub fn text_rows(ids: &[u32], length: usize) -> Vec<Example> {
     let rows = ids.chunks(length).filter(|ids| ids.len() > 1);
-    rows.map(|ids| Example {
-        input_ids: ids.to_vec(),
-        labels: ids.iter().map(|&id| i64::from(id)).collect(),
-        weights: vec![1.0; ids.len()],
-        token_labels: vec![TokenLabel::Kept; ids.len()],
-    })
-    .collect()
+    let row = |ids: &[u32]| {
+        let labels = ids.iter().map(|&id| i64::from(id)).collect();
+        let (weights, token_labels) = (vec![1.0; ids.len()], vec![TokenLabel::Kept; ids.len()]);
+        Example::new(ids.to_vec(), labels, weights, token_labels).expect("four lists of one length")
+    };
+    rows.map(row).collect()
 }

@@ -1,5 +1,5 @@
 //! `figa curate`: what is kept, what falls and why, and what commands are asked.
-#![cfg(all(feature = "cli", unix))]
+#![cfg(unix)]
 
 use std::fs;
 use std::path::PathBuf;

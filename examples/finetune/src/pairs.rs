@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::ValueEnum;
 use figa_loss::{
-    ChatTemplate, EncodedPair, Error, Example, FigaLoss, Granularity, IGNORE_INDEX, PairEncoder, Penalty,
-    PromptTemplate, SpaRecord,
+    ChatTemplate, EncodedPair, Example, FigaLoss, Granularity, IGNORE_INDEX, PairEncoder, Penalty, PromptTemplate,
+    SpaRecord,
 };
 use serde::{Deserialize, Serialize};
 
@@ -83,8 +83,8 @@ impl Method {
 }
 
 pub fn all_weights_one(example: &Example) -> Example {
-    let weights = example.labels.iter().map(|&label| if label == IGNORE_INDEX { 0.0 } else { 1.0 }).collect();
-    Example { weights, ..example.clone() }
+    let weights = example.labels().iter().map(|&label| if label == IGNORE_INDEX { 0.0 } else { 1.0 }).collect();
+    example.clone().with_weights(weights).expect("a weight for each token")
 }
 
 /// Reads and encodes pairs for a model.
@@ -102,10 +102,7 @@ impl Pairs {
         eos: Option<&str>,
         max_length: usize,
     ) -> Result<Self> {
-        let mut encoder = PairEncoder::read(folder, eos).map_err(|error| match error {
-            Error::NoEos { .. } => anyhow!("{error}: say it with --eos"),
-            error => error.into(),
-        })?;
+        let mut encoder = PairEncoder::read(folder, eos)?;
         let largest = encoder.tokenizer().get_vocab(true).into_values().max().unwrap_or(0);
         let vocab = config.vocab_size;
         ensure!(
@@ -123,7 +120,7 @@ impl Pairs {
             Some(Prompt::Chat) => PromptTemplate::Chat(ChatTemplate::read(folder)?.with_context(|| {
                 format!("--prompt chat: {} holds no chat template; take alpaca or plain", folder.display())
             })?),
-            None => ChatTemplate::read(folder)?.map_or(PromptTemplate::Alpaca, PromptTemplate::Chat),
+            None => PromptTemplate::for_model(folder)?,
         };
         Ok(Self { encoder })
     }
@@ -146,7 +143,7 @@ impl Pairs {
     /// How many rows have lost their end to `max_length`, EOS at least.
     pub fn cut(&self, pairs: &[EncodedPair]) -> usize {
         let rows = pairs.iter().flat_map(|pair| [&pair.original, &pair.revised]);
-        rows.filter(|row| row.input_ids.last() != Some(&self.eos_id())).count()
+        rows.filter(|row| row.input_ids().last() != Some(&self.eos_id())).count()
     }
 
     /// The records of a file, and their rows with the labels of plain FIGA.

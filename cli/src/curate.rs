@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
-use figa_loss::{Aligner, EditTag, Fields, Message, RawRecord, RawText, SpaRecord};
+use figa_loss::{Aligner, EditTag, Fields, Message, RawRecord, SpaRecord};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 use serde::{Deserialize, Serialize};
@@ -376,7 +376,7 @@ impl<'a> Drafter<'a> {
 
     fn look(&self, raw: &RawRecord, record: SpaRecord) -> Result<Draft> {
         let place = format!("{}:{}", raw.path.display(), raw.line);
-        let RawText::Bytes(bytes) = &raw.text else { bail!("{place}: too long") };
+        let Some(bytes) = raw.bytes() else { bail!("{place}: too long") };
         let json = str::from_utf8(bytes).with_context(|| place.clone())?.trim_start_matches('\u{feff}');
         let Scores { score_original, score_reference, scorer, min_reference, min_gap, .. } = &self.args.scores;
         let mut scores = [None; 2];
@@ -593,7 +593,7 @@ impl Prompt {
     fn render(&self, draft: &Draft) -> Result<String> {
         let SpaRecord { instruction, input, output, original_output, messages, .. } = &draft.record;
         let all: Value = serde_json::from_str(&draft.json)?;
-        let messages = messages.iter().map(|Message { role, content }| context! { role, content });
+        let messages = messages.iter().map(|Message { role, content, .. }| context! { role, content });
         let messages: Vec<Value> = messages.collect();
         let variables = context! { instruction, input, output, original_output, messages, ..all };
         let prompt = self.jinja.get_template("reviser").and_then(|template| template.render(variables));

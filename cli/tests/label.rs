@@ -1,5 +1,4 @@
 //! The command `figa label`, as a person or a script calls it.
-#![cfg(feature = "cli")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -85,12 +84,7 @@ fn record(rng: &mut StdRng) -> SpaRecord {
     let mut revised = words.clone();
     let at = rng.random_range(0..words.len());
     revised[at] = WORDS[rng.random_range(0..WORDS.len())];
-    SpaRecord {
-        instruction: "Mend the sentence.".into(),
-        original_output: words.join(" "),
-        revised_output: revised.join(" "),
-        ..SpaRecord::default()
-    }
+    SpaRecord::new("Correct the sentence.", words.join(" "), revised.join(" "))
 }
 
 /// So many records, every `bad`-th of them broken.
@@ -155,18 +149,18 @@ fn labels_are_those_of_the_encoder() {
         .map(|(record, number)| {
             let pair = encoder.encode(record).unwrap();
             for row in [&pair.original, &pair.revised] {
-                tokens += row.input_ids.len();
-                active += row.weights.iter().filter(|&&weight| weight != 0.0).count();
-                cut += usize::from(*row.input_ids.last().unwrap() != encoder.eos_id());
+                tokens += row.input_ids().len();
+                active += row.weights().iter().filter(|&&weight| weight != 0.0).count();
+                cut += usize::from(*row.input_ids().last().unwrap() != encoder.eos_id());
             }
             json!({
                 "record": number,
-                "original_input_ids": pair.original.input_ids,
-                "original_labels": pair.original.labels,
-                "original_weights": pair.original.weights,
-                "revised_input_ids": pair.revised.input_ids,
-                "revised_labels": pair.revised.labels,
-                "revised_weights": pair.revised.weights,
+                "original_input_ids": pair.original.input_ids(),
+                "original_labels": pair.original.labels(),
+                "original_weights": pair.original.weights(),
+                "revised_input_ids": pair.revised.input_ids(),
+                "revised_labels": pair.revised.labels(),
+                "revised_weights": pair.revised.weights(),
             })
         })
         .collect();

@@ -20,16 +20,16 @@
 //!
 //! With several methods or seeds, each has a folder of its own in `RUN` for all but `run.json` and the report.
 
-pub(crate) mod adamw;
+pub mod adamw;
 mod aside;
 mod checkpoint;
 mod evaluate;
 mod figures;
-pub(crate) mod generate;
-pub(crate) mod hub;
-pub(crate) mod llama;
+pub mod generate;
+pub mod hub;
+pub mod llama;
 mod outcome;
-pub(crate) mod pairs;
+pub mod pairs;
 mod profile;
 mod report;
 mod train;
@@ -37,8 +37,6 @@ mod train;
 use std::cell::OnceCell;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
@@ -154,28 +152,6 @@ impl Args {
 
 /// What the untouched perplexity is measured on without --text.
 const TEXT: &str = include_str!("untouched.txt");
-
-fn main() -> ExitCode {
-    static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-    let args = Args::parse();
-    let handler = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED_CODE.into());
-        }
-        eprintln!("\nstopping after this step; once more to stop at once, back at the last checkpoint");
-    });
-    match handler.map_err(Into::into).and_then(|()| run(args, &|| INTERRUPTED.load(Ordering::Relaxed))) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => INTERRUPTED_CODE.into(),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// That of a program that Ctrl-C has ended.
-const INTERRUPTED_CODE: u8 = 130;
 
 /// Does what the arguments say. `false` if it was interrupted.
 pub fn run(mut args: Args, interrupted: &dyn Fn() -> bool) -> Result<bool> {

@@ -51,8 +51,8 @@ impl Format {
     }
 
     /// A pair as this format holds it; made on any thread.
-    pub fn piece(self, EncodedPair { original, revised }: EncodedPair) -> Piece {
-        let tokens = original.input_ids.len() + revised.input_ids.len();
+    pub fn piece(self, EncodedPair { original, revised, .. }: EncodedPair) -> Piece {
+        let tokens = original.input_ids().len() + revised.input_ids().len();
         let content = match self {
             Self::Parquet => Content::Rows(Box::new([original, revised])),
             Self::Lines => {
@@ -61,9 +61,9 @@ impl Format {
                     let list = |list: serde_json::Result<String>| list.expect("numbers");
                     json += &format!(
                         ",\"{side}_input_ids\":{},\"{side}_labels\":{},\"{side}_weights\":{}",
-                        list(serde_json::to_string(&row.input_ids)),
-                        list(serde_json::to_string(&row.labels)),
-                        list(serde_json::to_string(&row.weights)),
+                        list(serde_json::to_string(row.input_ids())),
+                        list(serde_json::to_string(row.labels())),
+                        list(serde_json::to_string(row.weights())),
                     );
                 }
                 Content::Json(json)
@@ -437,10 +437,10 @@ impl Table {
     fn push(&mut self, record: u64, rows: &[Example; 2]) {
         self.records.push(record as i64);
         for (side, row) in self.sides.iter_mut().zip(rows) {
-            side.lengths.push(row.input_ids.len());
-            side.input_ids.extend(row.input_ids.iter().map(|&id| i64::from(id)));
-            side.labels.extend_from_slice(&row.labels);
-            side.weights.extend_from_slice(&row.weights);
+            side.lengths.push(row.input_ids().len());
+            side.input_ids.extend(row.input_ids().iter().map(|&id| i64::from(id)));
+            side.labels.extend_from_slice(row.labels());
+            side.weights.extend_from_slice(row.weights());
         }
     }
 

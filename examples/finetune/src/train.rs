@@ -224,7 +224,7 @@ pub fn step(
         if rows.clone().next().is_none() {
             continue;
         }
-        let batch = collate(rows, setup.pairs.eos_id())?.to_tensors(setup.device)?;
+        let batch = collate(rows, setup.pairs.eos_id()).to_tensors(setup.device)?;
         let clock = Clock::start(setup.device);
         let hidden = model.forward(&batch.input_ids);
         let clock = clock.lap(&mut seconds.forward);
@@ -253,7 +253,7 @@ pub fn step(
     }
     optimizer.step(lr, (MAX_GRAD_NORM / grad_norm).min(1.0) / live);
     clock.lap(&mut seconds.optimizer);
-    let tokens = all.map(|row| row.input_ids.len()).sum();
+    let tokens = all.map(|row| row.input_ids().len()).sum();
     let loss = sum / live;
     Ok(Ok(StepMetrics { step: 0, loss, lr, grad_norm, tokens, active, gated, seconds, evaluation: None }))
 }
@@ -263,7 +263,7 @@ fn culprits(setup: &Setup, model: &Llama, loss: FigaLoss, batch: &[usize], rows:
     let _no_grad = figa_loss::tch::no_grad_guard();
     let mut found = vec![];
     for &pair in batch.iter().filter(|&&pair| !rows[pair].is_empty()) {
-        let tensors = collate(&rows[pair], setup.pairs.eos_id())?.to_tensors(setup.device)?;
+        let tensors = collate(&rows[pair], setup.pairs.eos_id()).to_tensors(setup.device)?;
         let hidden = model.forward(&tensors.input_ids);
         let output = loss.forward_linear(&hidden, &model.lm_head(), &tensors.labels, &tensors.weights)?;
         if !output.loss.double_value(&[]).is_finite() {

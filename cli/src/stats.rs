@@ -106,12 +106,12 @@ struct Measure {
 impl Measure {
     fn of(pair: &EncodedPair, max_lengths: &[usize]) -> Self {
         let rows = [&pair.original, &pair.revised];
-        let count = |row: &Example, label| row.token_labels.iter().filter(|&&its| its == label).count();
-        let row = rows.map(|row| row.input_ids.len());
+        let count = |row: &Example, label| row.token_labels().iter().filter(|&&its| its == label).count();
+        let row = rows.map(|row| row.input_ids().len());
         let prompt = rows.map(|row| count(row, TokenLabel::Ignored));
         // Without EOS, which every answer ends in.
         let answer =
-            rows.map(|row| row.input_ids.len() - count(row, TokenLabel::Ignored) - count(row, TokenLabel::Eos));
+            rows.map(|row| row.input_ids().len() - count(row, TokenLabel::Ignored) - count(row, TokenLabel::Eos));
         let kinds = KINDS.map(|(side, label)| count(rows[side as usize], label) as u64);
         // How many tokens are active from each place of a row on.
         let active = rows.map(|row| {

@@ -1,4 +1,4 @@
-//! `cargo bench --no-default-features --features cli --bench label`: the pipeline beside bare tokenization.
+//! `cargo bench -p figa-cli --bench label`: the pipeline beside bare tokenization.
 //!
 //! * throughput of `figa label` beside `Tokenizer::encode_batch` on the same texts, already in memory, in turn in one run, on
 //!   one thread and on all; the best of 5 rounds
@@ -25,11 +25,12 @@ const RECORDS: usize = 20_000;
 
 /// The embedded records over and over, no two of them equal.
 fn records(count: usize) -> impl Iterator<Item = SpaRecord> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/spa_tiny.jsonl");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/data/spa_tiny.jsonl");
     let embedded = SpaRecord::read(path).expect("the embedded records");
     (0..count).map(move |i| {
-        let record = embedded[i % embedded.len()].clone();
-        SpaRecord { instruction: format!("{} ({i})", record.instruction), ..record }
+        let mut record = embedded[i % embedded.len()].clone();
+        record.instruction += &format!(" ({i})");
+        record
     })
 }
 

@@ -14,6 +14,7 @@ mod output;
 mod show;
 mod stats;
 
+use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
@@ -22,7 +23,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// Token-level labels of what a revision changed, after FIGA (arXiv 2311.04072)
 #[derive(Parser)]
-#[command(version, propagate_version = true)]
+#[command(name = "figa", version, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -41,10 +42,24 @@ enum Command {
     },
 }
 
-fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+/// Runs the command on its arguments, the name of the program first, and returns how the process should end.
+///
+/// ```
+/// let status = figa_cli::run(["figa", "--version"]);
+/// # let _ = status;
+/// ```
+pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // That standard output or standard error is closed is no reason to fail differently.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
+        }
+    };
+    match execute(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads the output has seen enough.
+        // The reader of the output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -53,7 +68,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<()> {
+fn execute(command: Command) -> Result<()> {
     match command {
         Command::Label(args) => label::run(&args),
         Command::Show(args) => show::run(&args),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use figa_loss::{
@@ -44,10 +44,13 @@ pub struct Input {
 
 impl Input {
     pub fn fields(&self) -> Fields {
-        let Self { instruction, input, output, original, revised, .. } = self;
-        let [instruction, input, output, original, revised] =
-            [instruction, input, output, original, revised].map(String::clone);
-        Fields { instruction, input, output, original, revised }
+        let mut fields = Fields::default();
+        fields.instruction.clone_from(&self.instruction);
+        fields.input.clone_from(&self.input);
+        fields.output.clone_from(&self.output);
+        fields.original.clone_from(&self.original);
+        fields.revised.clone_from(&self.revised);
+        fields
     }
 
     pub fn open(&self) -> Result<RecordReader> {
@@ -148,10 +151,7 @@ impl Encoding {
 
     pub fn encoder(&self) -> Result<PairEncoder> {
         let file = self.file();
-        let mut encoder = match PairEncoder::read(&file, self.eos.as_deref()) {
-            Err(error @ Error::NoEos { .. }) => bail!("{error}: say it with --eos"),
-            encoder => encoder?,
-        };
+        let mut encoder = PairEncoder::read(&file, self.eos.as_deref())?;
         let folder = file.parent().context("--tokenizer: expected a folder or a file")?;
         encoder.template = match self.prompt {
             Some(Prompt::Alpaca) => PromptTemplate::Alpaca,
@@ -160,7 +160,7 @@ impl Encoding {
             Some(Prompt::Chat) => PromptTemplate::Chat(ChatTemplate::read(folder)?.with_context(|| {
                 format!("--prompt chat: {} holds no chat template; take alpaca or plain", folder.display())
             })?),
-            None => ChatTemplate::read(folder)?.map_or(PromptTemplate::Alpaca, PromptTemplate::Chat),
+            None => PromptTemplate::for_model(folder)?,
         };
         encoder.aligner = self.labelling.aligner;
         encoder.granularity = self.labelling.granularity;

@@ -1,0 +1,147 @@
+//! Two texts, aligned and labelled to be looked at: without a prompt and without ids.
+
+use std::ops::Range;
+use std::path::Path;
+
+use tokenizers::pre_tokenizers::whitespace::Whitespace;
+use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer};
+
+use super::encode::{read_tokenizer, tokenizer_file};
+use crate::align::{Aligner, Alignment, Granularity};
+use crate::error::{Error, Result};
+use crate::side::Side;
+use crate::weights::{FigaWeights, TokenLabel, label_tokens};
+
+/// Aligns and labels the tokens of two texts. Set its public fields to configure it.
+///
+/// ```
+/// use figa_loss::{LabelledTexts, LabelledToken, Side, TextComparer, TokenLabel};
+///
+/// let texts: LabelledTexts = TextComparer::default().compare("He go home.", "He goes home.")?;
+/// let token: &LabelledToken = &texts.tokens(Side::Revised)[1];
+/// assert_eq!((&*token.name, token.range.clone()), ("goes", 3..7));
+/// assert_eq!((token.label, token.weight), (TokenLabel::Substituted, 1.0));
+/// assert_eq!(texts.alignment().removed(), [false, true, false, false, false]);
+/// # Ok::<(), figa_loss::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct TextComparer {
+    /// Splits the texts; `None`, the default, splits them into words and punctuation.
+    tokenizer: Option<Tokenizer>,
+    /// How to find the changes; [`Aligner::Levenshtein`] by default.
+    pub aligner: Aligner,
+    /// What counts as one change; [`Granularity::Token`] by default.
+    pub granularity: Granularity,
+    /// What the changes weigh.
+    pub weights: FigaWeights,
+}
+
+/// Two texts and their tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelledTexts {
+    alignment: Alignment,
+    original: Vec<LabelledToken>,
+    revised: Vec<LabelledToken>,
+}
+
+/// A token of a text, with its label and weight.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct LabelledToken {
+    /// Its name in the vocabulary; the names are what is aligned.
+    pub name: String,
+    /// Its bytes in the text. Tokens that share a character overlap.
+    pub range: Range<usize>,
+    /// What the revision did to it.
+    pub label: TokenLabel,
+    /// Its signed weight.
+    pub weight: f32,
+}
+
+impl TextComparer {
+    /// The name of the last token of each text, which has an empty range.
+    pub const EOS: &str = "<eos>";
+
+    /// Splits the texts with the tokenizer of a model's folder, or of a file `tokenizer.json`.
+    ///
+    /// ```no_run
+    /// let comparer = figa_loss::TextComparer::with_tokenizer("path/to/model")?;
+    /// # Ok::<(), figa_loss::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Model`] for an invalid one.
+    pub fn with_tokenizer(path: impl AsRef<Path>) -> Result<Self> {
+        let mut tokenizer = read_tokenizer(&tokenizer_file(path.as_ref()))?;
+        tokenizer.with_padding(None).with_truncation(None).map_err(Error::Tokenizer)?;
+        Ok(Self { tokenizer: Some(tokenizer), ..Self::default() })
+    }
+
+    /// Aligns two texts, each followed by [`EOS`](Self::EOS).
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if tokenization fails, [`Error::Value`] for weights that are not finite or negative.
+    pub fn compare(&self, original: &str, revised: &str) -> Result<LabelledTexts> {
+        self.weights.validate()?;
+        let (original, revised) = (self.split(original)?, self.split(revised)?);
+        let alignment = self.aligner.align(&original.names, &revised.names);
+        let alignment = self.granularity.widen(alignment, &original.words, &revised.words)?;
+        let label = |side, Pieces { names, ranges, .. }: Pieces| {
+            let labels = label_tokens(&alignment, side, &names, &Self::EOS.to_owned())?;
+            let tokens = names.into_iter().zip(ranges).zip(labels).map(|((name, range), label)| LabelledToken {
+                name,
+                range,
+                label,
+                weight: self.weights.weight(side, label),
+            });
+            Ok::<_, Error>(tokens.collect())
+        };
+        let (original, revised) = (label(Side::Original, original)?, label(Side::Revised, revised)?);
+        Ok(LabelledTexts { alignment, original, revised })
+    }
+
+    fn split(&self, text: &str) -> Result<Pieces> {
+        let mut pieces = Pieces::default();
+        if let Some(tokenizer) = &self.tokenizer {
+            let encoding = tokenizer.encode(text, false).map_err(Error::Tokenizer)?;
+            pieces.names = encoding.get_tokens().to_vec();
+            pieces.ranges = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
+            pieces.words = encoding.get_word_ids().to_vec();
+        } else {
+            let mut words = PreTokenizedString::from(text);
+            Whitespace.pre_tokenize(&mut words).map_err(Error::Tokenizer)?;
+            // Each word is one token, and so a word of its own.
+            for (name, (start, end), _) in words.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+                pieces.names.push(name.to_owned());
+                pieces.ranges.push(start..end);
+            }
+        }
+        pieces.names.push(Self::EOS.into());
+        pieces.ranges.push(text.len()..text.len());
+        Ok(pieces)
+    }
+}
+
+/// A text as tokens.
+#[derive(Default)]
+struct Pieces {
+    names: Vec<String>,
+    ranges: Vec<Range<usize>>,
+    words: Vec<Option<u32>>,
+}
+
+impl LabelledTexts {
+    /// What changed between the tokens.
+    pub fn alignment(&self) -> &Alignment {
+        &self.alignment
+    }
+
+    /// The tokens of one side.
+    pub fn tokens(&self, side: Side) -> &[LabelledToken] {
+        match side {
+            Side::Original => &self.original,
+            Side::Revised => &self.revised,
+        }
+    }
+}

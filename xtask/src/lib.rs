@@ -1,0 +1,1 @@
+//! Checks of the repository itself: what drifts apart unless a test holds it together.
