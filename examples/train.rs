@@ -32,7 +32,8 @@ use figa_loss::tch::{self, Device, Kind, Tensor};
 use figa_loss::tokenizers::models::bpe::{BPE, BpeTrainer};
 use figa_loss::tokenizers::{AddedToken, Tokenizer, models::TrainerWrapper, pre_tokenizers::byte_level::ByteLevel};
 use figa_loss::{
-    ClassStats, EncodedPair, Error, FigaLoss, IGNORE_INDEX, PairEncoder, PromptTemplate, SpaRecord, TokenLabel, collate,
+    ClassSummary, EncodedPair, FigaLoss, IGNORE_INDEX, LossSummary, PairEncoder, PromptTemplate, SpaRecord, TokenLabel,
+    collate,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
@@ -96,7 +97,7 @@ fn main() -> Result<()> {
 
     // 1. Learn the original answers: after this the model believes its mistakes. All weights 1 and no gate is plain
     //    cross-entropy.
-    let cross_entropy = FigaLoss { gate: None, ..FigaLoss::default() };
+    let cross_entropy = FigaLoss::new().with_gate(None);
     let mut optimizer = nn::AdamW::default().build(&vs, 1e-3)?;
     let bar = progress("learn", args.learn_steps);
     for step in 1..=args.learn_steps {
@@ -117,18 +118,18 @@ fn main() -> Result<()> {
     for step in 1..=args.figa_steps {
         let pairs = train.choose_multiple(&mut rng, args.batch);
         let rows = collate(pairs.flat_map(EncodedPair::rows), encoder.eos_id()).to_tensors(device)?;
-        let output = FigaLoss::default().forward(&model.forward(&rows.input_ids), &rows.labels, &rows.weights)?;
+        let output = FigaLoss::new().forward(&model.forward(&rows.input_ids), &rows.labels, &rows.weights)?;
         optimizer.backward_step_clip_norm(&output.loss, 1.0);
-        let (added, removed, gated) = (&output.added, &output.removed, &output.gated);
-        let nll = |class: &ClassStats| Ok::<_, Error>(class.mean_nll()?.map_or("-".into(), |nll| format!("{nll:.2}")));
+        let LossSummary { added, removed, gated, .. } = output.stats.read()?;
+        let nll = |class: ClassSummary| class.mean_nll.map_or("-".into(), |nll| format!("{nll:.2}"));
         let line = format!(
             "figa {step:>4}  loss {:7.4}  added {:>4} nll {:>5}  removed {:>3} nll {:>5}  gated {:>3}",
             output.loss.double_value(&[]),
-            added.count()?,
-            nll(added)?,
-            removed.count()?,
-            nll(removed)?,
-            gated.count()?,
+            added.count,
+            nll(added),
+            removed.count,
+            nll(removed),
+            gated.count,
         );
         bar.suspend(|| println!("{line}"));
         bar.inc(1);

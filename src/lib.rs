@@ -129,7 +129,7 @@
 //!
 //! // 3: two in the first row, one in the second. Of rows, `Example::active` tells.
 //! let count = weights.count_nonzero(None).double_value(&[]);
-//! let loss = FigaLoss { reduction: Reduction::External(count), ..FigaLoss::default() };
+//! let loss = FigaLoss::new().with_reduction(Reduction::External(count));
 //! for row in 0..2 {
 //!     let part = |tensor: &Tensor| tensor.narrow(0, row, 1);
 //!     loss.forward(&part(&logits), &part(&labels), &part(&weights))?.loss.backward();
@@ -155,10 +155,9 @@
 //! // alpha 1, gamma 0
 //! let weights = FigaWeights { beta: 0.2, ..FigaWeights::default() };
 //! // Penalises while p >= exp(-1) = 0.368, where the default stops at exp(-0.6) = 0.549.
-//! let later = FigaLoss { gate: Some(Gate::AtMost(1.0)), ..FigaLoss::default() };
+//! let later = FigaLoss::new().with_gate(Some(Gate::AtMost(1.0)));
 //! // Fades by itself, and needs no gate.
-//! let penalty = Penalty::Unlikelihood;
-//! let bounded = FigaLoss { gate: None, penalty, ..FigaLoss::default() };
+//! let bounded = FigaLoss::new().with_gate(None).with_penalty(Penalty::Unlikelihood);
 //! # let _ = (weights, later, bounded);
 //! # }
 //! ```
@@ -208,7 +207,10 @@ pub use data::{
 };
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]
-pub use loss::{ClassStats, FigaLoss, Gate, LmHead, LossOutput, Penalty, Reduction, figa_loss, fused_linear_figa_loss};
+pub use loss::{
+    ClassSummary, Figa, FigaLoss, Gate, LmHead, LossOutput, LossStats, LossSummary, Penalty, Reduction, figa_loss,
+    fused_linear_figa_loss,
+};
 pub use side::Side;
 pub use weights::{FigaWeights, IGNORE_INDEX, TokenLabel, label_tokens};
 

@@ -58,7 +58,9 @@ impl Case {
 }
 
 fn head<'a>([_, weight, bias]: &'a [Tensor; 3], with_bias: bool, softcap: Option<f64>, scale: f64) -> LmHead<'a> {
-    LmHead { bias: with_bias.then_some(bias), softcap, scale, ..LmHead::from(weight) }
+    let mut head = LmHead::new(weight);
+    (head.bias, head.softcap, head.scale) = (with_bias.then_some(bias), softcap, scale);
+    head
 }
 
 /// The loss under an outer gradient that is not 1, and the gradients of the leaves, where they have one.
@@ -111,7 +113,9 @@ fn no_path_is_less_exact_than_the_dense_expression() {
                     for reduction in reductions {
                         for (free_hidden, free_head) in [(true, true), (true, false), (false, true)] {
                             let chunk = [None, Some(1), Some(3)][cases % 3];
-                            let config = FigaLoss { gate, penalty, reduction, chunk, ..FigaLoss::default() };
+                            let mut config =
+                                FigaLoss::new().with_gate(gate).with_penalty(penalty).with_reduction(reduction);
+                            config.chunk_rows = chunk;
                             let name = format!("{kind:?} {softcap:?} {scale} {with_bias} {free_hidden} {config:?}");
 
                             let leaves = case.leaves(kind, free_hidden, free_head);
@@ -166,7 +170,7 @@ fn micro_batches_and_repeated_calls_add_up() {
     let full = FigaLoss::default().forward_linear(&leaves[0], &leaves[1], &case.labels, &case.weights).unwrap();
     let expected = gradients(&full.loss, &leaves);
 
-    let shared = FigaLoss { reduction: Reduction::External(number(&full.denominator)), ..FigaLoss::default() };
+    let shared = FigaLoss::new().with_reduction(Reduction::External(number(&full.denominator)));
     let leaves = case.leaves(Kind::Double, true, true);
     let mut sum = 0.0;
     for (start, len) in [(0, 1), (1, 3)] {
@@ -280,7 +284,7 @@ fn nothing_active_is_zero_with_gradients_of_zeros() {
             let hidden = Tensor::randn([b, s, h], F64).set_requires_grad(true);
             let weight = Tensor::randn([v, h], F64).set_requires_grad(true);
             let labels = Tensor::zeros([b, s], (Kind::Int64, Device::Cpu));
-            let config = FigaLoss { reduction, ..FigaLoss::default() };
+            let config = FigaLoss::new().with_reduction(reduction);
             let output = config.forward_linear(&hidden, &weight, &labels, &Tensor::zeros([b, s], F64)).unwrap();
             let loss = output.loss.sum(Kind::Double);
             assert_eq!(number(&loss), 0.0);
@@ -316,20 +320,17 @@ fn errors_name_the_argument() {
         bad_head(LmHead::from(&Tensor::zeros([0, 4], float))),
         "lm_head: expected shape [V, H] = [V, 4] with V > 0, got [0, 4]"
     );
-    assert_eq!(
-        bad_head(LmHead { bias: Some(&Tensor::zeros([4], float)), ..head }),
-        "bias: expected shape [V] = [5], got [4]"
-    );
+    assert_eq!(bad_head(head.with_bias(&Tensor::zeros([4], float))), "bias: expected shape [V] = [5], got [4]");
     assert_eq!(
         bad_head(LmHead::from(&weight.to_kind(Kind::BFloat16))),
         "lm_head: expected dtype that of hidden, got BFloat16; convert it with to_kind"
     );
-    assert_eq!(bad_head(LmHead { scale: 0.0, ..head }), "scale: expected a finite number other than 0, got 0");
-    assert_eq!(bad_head(LmHead { softcap: Some(-1.0), ..head }), "softcap: expected a number > 0, got -1");
-    assert_eq!(bad_head(LmHead { softcap: Some(0.0), ..head }), "softcap: expected a number > 0, got 0");
+    assert_eq!(bad_head(head.with_scale(0.0)), "scale: expected a finite number other than 0, got 0");
+    assert_eq!(bad_head(head.with_softcap(-1.0)), "softcap: expected a number > 0, got -1");
+    assert_eq!(bad_head(head.with_softcap(0.0)), "softcap: expected a number > 0, got 0");
     assert_eq!(
-        with(FigaLoss { chunk: Some(0), ..default }, &hidden, head, &labels, &weights),
-        "chunk: expected at least 1 row, got 0"
+        with(default.with_chunk_rows(0), &hidden, head, &labels, &weights),
+        "chunk_rows: expected at least 1 row, got 0"
     );
     assert_eq!(
         with(default, &hidden, head, &labels.to_kind(Kind::Int), &weights),

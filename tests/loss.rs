@@ -5,14 +5,7 @@ use approx::{assert_abs_diff_eq, assert_relative_eq};
 use figa_loss::tch::{Device, Kind, Tensor, no_grad_guard};
 use figa_loss::{Error, FigaLoss, Gate, LossOutput, Penalty, Reduction, figa_loss};
 
-const UNGATED: FigaLoss = FigaLoss {
-    ignore_index: -100,
-    penalty: Penalty::Nll,
-    gate: None,
-    reduction: Reduction::ActiveTokens,
-    chunk: None,
-    eos_id: None,
-};
+const UNGATED: FigaLoss = FigaLoss::new().with_gate(None);
 
 fn tensor<T: figa_loss::tch::kind::Element>(data: &[T], shape: &[i64]) -> Tensor {
     Tensor::from_slice(data).reshape(shape)
@@ -102,19 +95,20 @@ fn loss_and_gradient_equal_those_of_pytorch() {
             labels: tensor(&f.labels, &[b, s]),
             weights: tensor(&f.weights, &[b, s]),
         };
-        let (output, grad) = case.forward(FigaLoss { gate, reduction, ..FigaLoss::default() });
+        let (output, grad) = case.forward(FigaLoss::new().with_gate(gate).with_reduction(reduction));
         assert_abs_diff_eq!(output.loss.double_value(&[]), f.loss, epsilon = 1e-12);
         assert_abs_diff_eq!(output.numerator.double_value(&[]), f.numerator, epsilon = 1e-12);
         assert_abs_diff_eq!(output.denominator.double_value(&[]), f.denominator, epsilon = 1e-12);
         assert_abs_diff_eq!(*values(&grad), *f.grad, epsilon = 1e-12);
         assert!(!output.denominator.requires_grad());
+        let summary = output.stats.read().unwrap();
         for (name, stats, expected) in [
-            ("added", &output.added, f.added),
-            ("removed", &output.removed, f.removed),
-            ("gated", &output.gated, f.gated),
+            ("added", summary.added, f.added),
+            ("removed", summary.removed, f.removed),
+            ("gated", summary.gated, f.gated),
         ] {
-            assert_eq!(stats.count().unwrap(), expected.0, "{name}");
-            match stats.mean_nll().unwrap() {
+            assert_eq!(stats.count, expected.0, "{name}");
+            match stats.mean_nll {
                 None => assert_eq!(expected.0, 0, "{name}"),
                 Some(mean) => assert_abs_diff_eq!(mean, expected.1 / expected.0 as f64, epsilon = 1e-12),
             }
@@ -128,7 +122,7 @@ fn loss_and_gradient_equal_those_of_pytorch() {
 fn gradient_equals_finite_differences() {
     let case = case();
     for gate in [None, Some(Gate::AtMost(0.6)), Some(Gate::Band { min: 0.1, max: 1.0 })] {
-        let loss = FigaLoss { gate, ..FigaLoss::default() };
+        let loss = FigaLoss::new().with_gate(gate);
         let (_, grad) = case.forward(loss);
         let numeric: Vec<f64> = (0..case.logits.numel() as i64)
             .map(|index| {
@@ -233,7 +227,7 @@ fn padding_and_row_order_do_not_matter() {
 fn micro_batches_with_the_external_denominator_add_up_to_the_full_batch() {
     let case = case();
     let (full, full_grad) = case.forward(FigaLoss::default());
-    let shared = FigaLoss { reduction: Reduction::External(full.denominator.double_value(&[])), ..FigaLoss::default() };
+    let shared = FigaLoss::new().with_reduction(Reduction::External(full.denominator.double_value(&[])));
     let (a, grad_a) = case.rows(0, 1).forward(shared);
     let (b, grad_b) = case.rows(1, 2).forward(shared);
     assert_relative_eq!((a.loss + b.loss).double_value(&[]), full.loss.double_value(&[]), epsilon = 1e-12);
@@ -260,8 +254,12 @@ fn nothing_active_is_zero_with_a_gradient_of_zeros() {
         // Weights of zero; then penalties that the gate spares one and all.
         for (weights, gate) in [(&zeros, None), (&penalties, Some(Gate::AtMost(-1.0)))] {
             let logits = logits().set_requires_grad(true);
-            let loss =
-                FigaLoss { gate, reduction, ..FigaLoss::default() }.forward(&logits, &labels, weights).unwrap().loss;
+            let loss = FigaLoss::new()
+                .with_gate(gate)
+                .with_reduction(reduction)
+                .forward(&logits, &labels, weights)
+                .unwrap()
+                .loss;
             assert_eq!(loss.double_value(&[]), 0.0);
             loss.backward();
             assert!(logits.grad().defined() && values(&logits.grad()).iter().all(|&g| g == 0.0), "{reduction:?}");
@@ -269,7 +267,7 @@ fn nothing_active_is_zero_with_a_gradient_of_zeros() {
     }
     // Nothing labelled; no rows, no positions, and a single position, which predicts nothing.
     let ignored = labels.full_like(-100);
-    let loss = FigaLoss { reduction: Reduction::LabelledTokens, ..UNGATED }.forward(&logits(), &ignored, &penalties);
+    let loss = UNGATED.with_reduction(Reduction::LabelledTokens).forward(&logits(), &ignored, &penalties);
     assert_eq!(loss.unwrap().loss.double_value(&[]), 0.0);
     for (b, s) in [(0, 3), (2, 0), (2, 1)] {
         let logits = Tensor::zeros([b, s, 5], (Kind::Float, Device::Cpu)).set_requires_grad(true);
@@ -306,8 +304,8 @@ fn the_gate_includes_its_bounds() {
     let (labels, weights) = (tensor(&[0i64, 1], &[1, 2]), tensor(&[0f32, -1.0], &[1, 2]));
     let nll = 2f64.ln();
     let gated = |gate| {
-        let output = FigaLoss { gate: Some(gate), ..UNGATED }.forward(&logits, &labels, &weights).unwrap();
-        output.gated.count().unwrap() == 1
+        let output = UNGATED.with_gate(Some(gate)).forward(&logits, &labels, &weights).unwrap();
+        output.stats.read().unwrap().gated.count == 1
     };
     assert!(!gated(Gate::AtMost(nll)) && gated(Gate::AtMost(nll - 1e-9)));
     assert!(!gated(Gate::Band { min: nll, max: nll }));
@@ -406,12 +404,12 @@ fn errors_name_the_argument_what_was_expected_and_what_came() {
         assert!(matches!(error, Error::Device { argument: "weights", .. }), "{error}");
     }
     for (loss, argument) in [
-        (FigaLoss { gate: Some(Gate::AtMost(f64::NAN)), ..UNGATED }, "gate"),
-        (FigaLoss { gate: Some(Gate::Band { min: 1.0, max: 0.5 }), ..UNGATED }, "gate"),
-        (FigaLoss { reduction: Reduction::External(0.0), ..UNGATED }, "reduction"),
-        (FigaLoss { reduction: Reduction::External(f64::INFINITY), ..UNGATED }, "reduction"),
-        (FigaLoss { reduction: Reduction::External(1e39), ..UNGATED }, "reduction"),
-        (FigaLoss { reduction: Reduction::External(1e-50), ..UNGATED }, "reduction"),
+        (UNGATED.with_gate(Some(Gate::AtMost(f64::NAN))), "gate"),
+        (UNGATED.with_gate(Some(Gate::Band { min: 1.0, max: 0.5 })), "gate"),
+        (UNGATED.with_reduction(Reduction::External(0.0)), "reduction"),
+        (UNGATED.with_reduction(Reduction::External(f64::INFINITY)), "reduction"),
+        (UNGATED.with_reduction(Reduction::External(1e39)), "reduction"),
+        (UNGATED.with_reduction(Reduction::External(1e-50)), "reduction"),
     ] {
         let error = loss.forward(&logits, &labels, &weights).unwrap_err();
         assert!(matches!(error, Error::Value { argument: name, .. } if name == argument), "{error}");
@@ -423,12 +421,12 @@ fn another_ignore_index_is_respected() {
     let mut case = case();
     let expected = case.loss(FigaLoss::default());
     case.labels = case.labels.masked_fill(&case.labels.eq(-100), -1);
-    assert_eq!(case.loss(FigaLoss { ignore_index: -1, ..FigaLoss::default() }), expected);
+    assert_eq!(case.loss(FigaLoss::new().with_ignore_index(-1)), expected);
 }
 
 #[test]
 fn unlikelihood_is_exact_where_the_model_is_certain() {
-    let config = FigaLoss { penalty: Penalty::Unlikelihood, ..UNGATED };
+    let config = UNGATED.with_penalty(Penalty::Unlikelihood);
     let (labels, weights) = (tensor(&[0i64, 0], &[1, 2]), tensor(&[0f32, -0.5], &[1, 2]));
     for gap in [1e-3, 1.0, 20.0, 100.0] {
         let logits = tensor(&[gap as f32, 0.0, 0.0, 0.0], &[1, 2, 2]).set_requires_grad(true);
@@ -479,27 +477,26 @@ fn statistics_are_kept_by_class() {
     // Position 0 is certain of token 1 to p = 3/4, the others of nothing: p = 1/2.
     let logits = tensor(&[0.0, 3f64.ln(), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], &[1, 5, 2]);
     let labels = tensor(&[0i64, 1, 1, 0, 0], &[1, 5]);
-    let config = FigaLoss { eos_id: Some(0), ..FigaLoss::default() };
+    let config = FigaLoss::new().with_eos_id(0);
     let output = config.forward(&logits, &labels, &tensor(&[0f64, -1.0, -1.0, 2.0, 0.0], &[1, 5])).unwrap();
-    let of = |stats: &figa_loss::ClassStats| {
-        (stats.count().unwrap(), stats.mean_nll().unwrap(), stats.mean_probability().unwrap())
-    };
+    let summary = output.stats.read().unwrap();
+    let of = |stats: figa_loss::ClassSummary| (stats.count, stats.mean_nll, stats.mean_probability);
     let close = |stats, p: f64| {
         let (count, nll, probability) = of(stats);
         assert_eq!(count, 1);
         assert_abs_diff_eq!(nll.unwrap(), -p.ln(), epsilon = 1e-12);
         assert_abs_diff_eq!(probability.unwrap(), p, epsilon = 1e-12);
     };
-    close(&output.removed, 0.75);
-    close(&output.gated, 0.5);
-    close(&output.eos, 0.5);
-    assert_eq!((of(&output.added), output.kept), ((0, None, None), 1));
+    close(summary.removed, 0.75);
+    close(summary.gated, 0.5);
+    close(summary.eos, 0.5);
+    assert_eq!((of(summary.added), summary.kept), ((0, None, None), 1));
 }
 
 #[test]
 fn single_losses_have_the_positions_of_the_labels() {
     let case = case();
-    let config = FigaLoss { reduction: Reduction::None, ..UNGATED };
+    let config = UNGATED.with_reduction(Reduction::None);
     let (loss, nll) = (config.forward(&case.logits, &case.labels, &case.weights).unwrap(), |row: i64, token: i64| {
         let row_of_logits = case.logits.get(row).get(token - 1).log_softmax(-1, Kind::Double);
         -row_of_logits.double_value(&[case.labels.int64_value(&[row, token])])

@@ -1,14 +1,13 @@
-//! What a call returns, and how rows become one number.
+//! What a call of a loss returns.
 
 use tch::{Kind, Tensor};
 
-use super::active::Active;
-use super::rows::Scores;
-use super::{FigaLoss, Reduction};
+use super::core::driver::Outcome;
+use super::reduction::Reduction;
 use crate::error::Result;
 
-/// The loss and what went into it. The tensors stay on the device of the logits, and nothing waits for it until one of
-/// them is read.
+/// A loss and what went into it. The tensors stay on the device of the input, and nothing waits for it until a number
+/// is read.
 ///
 /// ```
 /// use figa_loss::{FigaLoss, LossOutput, tch::{Device, Kind, Tensor}};
@@ -16,127 +15,146 @@ use crate::error::Result;
 /// let logits = Tensor::zeros([1, 4, 2], (Kind::Float, Device::Cpu));
 /// let labels = Tensor::from_slice(&[-100i64, 0, 1, 1]).reshape([1, 4]);
 /// let weights = Tensor::from_slice(&[0f32, 1.0, -0.5, 0.0]).reshape([1, 4]);
-/// let output: LossOutput = FigaLoss::default().forward(&logits, &labels, &weights)?;
+/// let output: LossOutput = FigaLoss::new().forward(&logits, &labels, &weights)?;
 ///
-/// // nll = ln 2 = 0.693 for all, and the penalised token is gated.
-/// assert_eq!((output.added.count()?, output.removed.count()?, output.gated.count()?, output.kept), (1, 0, 1, 1));
-/// assert_eq!(output.gated.mean_probability()?, Some(0.5));
+/// // nll = ln 2 = 0.693 for all tokens, and the penalised one is gated.
 /// assert_eq!(output.denominator.double_value(&[]), 1.0);
 /// assert!((output.numerator.double_value(&[]) - 2f64.ln()).abs() < 1e-6);
+/// let summary = output.stats.read()?;
+/// assert_eq!((summary.added.count, summary.removed.count, summary.gated.count, summary.kept), (1, 0, 1, 1));
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct LossOutput {
     /// `numerator / denominator`, a scalar; with [`Reduction::None`] the loss of each token, `[B, S]`.
     pub loss: Tensor,
-    /// The sum of what the active tokens cost, a scalar connected to the graph.
+    /// The sum of what the active tokens contribute, a differentiable scalar.
     pub numerator: Tensor,
-    /// What [`Reduction`] says; a scalar and a constant. Sum both over ranks to reduce across them.
+    /// The denominator of the [`Reduction`], a constant scalar. Sum both over ranks to reduce across them.
     pub denominator: Tensor,
-    /// The tokens with a positive weight, but for those in `eos`.
-    pub added: ClassStats,
-    /// The tokens with a positive weight whose label is [`FigaLoss::eos_id`].
-    pub eos: ClassStats,
-    /// The tokens with a negative weight that the gate lets pass.
-    pub removed: ClassStats,
-    /// The tokens with a negative weight that the gate spares.
-    pub gated: ClassStats,
-    /// How many tokens have a label and the weight 0. They are left alone, so that there is no more to say of them.
+    /// Counts and means by class of token.
+    pub stats: LossStats,
+}
+
+/// Counts and sums by class of token, on the device of the loss.
+///
+/// ```
+/// use figa_loss::{ClassSummary, FigaLoss, LossStats, LossSummary, tch::{Device, Kind, Tensor}};
+///
+/// let logits = Tensor::zeros([1, 3, 2], (Kind::Float, Device::Cpu));
+/// let labels = Tensor::from_slice(&[-100i64, 0, 1]).reshape([1, 3]);
+/// let weights = Tensor::from_slice(&[0f32, 1.0, 1.0]).reshape([1, 3]);
+/// let loss = FigaLoss::new().with_eos_id(1);
+/// // Add up micro-batches on the device, then read all numbers at once.
+/// let mut stats: Option<LossStats> = None;
+/// for _ in 0..2 {
+///     let output = loss.forward(&logits, &labels, &weights)?;
+///     stats = Some(match stats {
+///         None => output.stats,
+///         Some(sum) => sum.add(&output.stats)?,
+///     });
+/// }
+/// let summary: LossSummary = stats.expect("two micro-batches").read()?;
+/// let added: ClassSummary = summary.added;
+/// assert_eq!((added.count, summary.eos.count), (2, 2));
+/// assert!((added.mean_probability.expect("two tokens") - 0.5).abs() < 1e-6);
+/// assert!((added.mean_nll.expect("two tokens") - 2f64.ln()).abs() < 1e-6);
+/// # Ok::<(), figa_loss::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct LossStats {
+    /// f64 `[4, 3]`: for added, eos, removed and gated tokens their count, sum of nll and sum of probabilities.
+    sums: Tensor,
+    kept: i64,
+}
+
+/// The numbers of [`LossStats`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct LossSummary {
+    /// Tokens with a positive weight, except those in `eos`.
+    pub added: ClassSummary,
+    /// Tokens with a positive weight whose label is the `eos_id` of the loss.
+    pub eos: ClassSummary,
+    /// Tokens with a negative weight that the gate lets pass.
+    pub removed: ClassSummary,
+    /// Tokens with a negative weight that the gate skips.
+    pub gated: ClassSummary,
+    /// How many tokens have a label and the weight 0. Nothing else is computed for them.
     pub kept: i64,
 }
 
-/// Count, nll and probability of a class of tokens.
-#[derive(Debug)]
-pub struct ClassStats {
-    /// Count, sum of nll, sum of probabilities.
-    sums: Tensor,
+/// Count, mean nll and mean probability of a class of tokens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct ClassSummary {
+    /// Number of tokens.
+    pub count: i64,
+    /// Mean nll in nats; `None` for an empty class.
+    pub mean_nll: Option<f64>,
+    /// Mean probability; `None` for an empty class.
+    pub mean_probability: Option<f64>,
 }
 
-impl ClassStats {
-    /// Number of tokens. Waits for the device.
-    pub fn count(&self) -> Result<i64> {
-        Ok(self.sums.f_double_value(&[0])? as i64)
+const CLASSES: i64 = 4;
+const NUMBERS: i64 = 3;
+
+impl LossStats {
+    fn new(outcome: &Outcome, eos_id: Option<i64>) -> Result<Self> {
+        let Outcome { rows, terms, .. } = outcome;
+        // 0 added, 1 eos, 2 removed, 3 gated.
+        let penalised = rows.weights.f_lt(0)?.f_to_kind(Kind::Int64)?;
+        let gated = terms.counted.f_logical_not()?.f_to_kind(Kind::Int64)?;
+        let mut class = penalised.f_add(&penalised)?.f_add(&gated)?;
+        if let Some(eos_id) = eos_id {
+            let is_eos = rows.labels.f_eq(eos_id)?.f_logical_and(&class.f_eq(0)?)?;
+            class = class.f_add(&is_eos.f_to_kind(Kind::Int64)?)?;
+        }
+        let nll = terms.nll.f_detach()?.f_to_kind(Kind::Double)?;
+        let numbers = Tensor::f_stack(&[nll.f_ones_like()?, nll.shallow_clone(), nll.f_neg()?.f_exp()?], 1)?;
+        // Row by row, not by multiplying with masks: 0 * inf is NaN.
+        let sums = Tensor::f_zeros([CLASSES, NUMBERS], (Kind::Double, nll.device()))?;
+        let kept = rows.batch.labelled - rows.positions.size1()?;
+        Ok(Self { sums: sums.f_index_add(0, &class, &numbers)?, kept })
     }
 
-    /// Mean nll in nats, `None` for an empty class. Waits for the device.
-    pub fn mean_nll(&self) -> Result<Option<f64>> {
-        self.mean(1)
+    /// The sum of two, on the device and without waiting for it.
+    ///
+    /// # Errors
+    /// [`Error::Torch`](crate::Error::Torch) if they are on different devices.
+    pub fn add(&self, other: &Self) -> Result<Self> {
+        Ok(Self { sums: self.sums.f_add(&other.sums)?, kept: self.kept + other.kept })
     }
 
-    /// Mean probability, `None` for an empty class. Waits for the device.
-    pub fn mean_probability(&self) -> Result<Option<f64>> {
-        self.mean(2)
-    }
-
-    fn mean(&self, of: i64) -> Result<Option<f64>> {
-        let count = self.count()?;
-        Ok(if count == 0 { None } else { Some(self.sums.f_double_value(&[of])? / count as f64) })
+    /// Reads all numbers. Waits for the device once.
+    ///
+    /// # Errors
+    /// [`Error::Torch`](crate::Error::Torch) if the device fails.
+    pub fn read(&self) -> Result<LossSummary> {
+        let numbers = Vec::<f64>::try_from(self.sums.f_reshape([-1])?.f_to_device(tch::Device::Cpu)?)?;
+        let mut classes = numbers.chunks_exact(NUMBERS as usize).map(|class| {
+            let mean = |sum: f64| (class[0] > 0.0).then(|| sum / class[0]);
+            ClassSummary { count: class[0] as i64, mean_nll: mean(class[1]), mean_probability: mean(class[2]) }
+        });
+        let mut next = || classes.next().expect("four classes");
+        Ok(LossSummary { added: next(), eos: next(), removed: next(), gated: next(), kept: self.kept })
     }
 }
 
 impl LossOutput {
-    /// `contributions [n]` are the values of `scores`. Either they are connected to the graph, or all of them together
-    /// by `connection`, a scalar of value 0.
-    pub(super) fn new(
-        config: &FigaLoss,
-        active: &Active,
-        scores: &Scores,
-        contributions: &Tensor,
-        connection: &Tensor,
-    ) -> Result<Self> {
-        let kind = contributions.f_kind()?;
-        let constant = |number: f64| Tensor::f_full([], number, (kind, contributions.device()));
-        let numerator = contributions.f_sum(kind)?.f_add(connection)?;
-        let denominator = match config.reduction {
-            Reduction::ActiveTokens => scores.live.f_sum(kind)?.f_clamp_min(1)?,
-            Reduction::LabelledTokens => constant(active.labelled.max(1) as f64)?,
-            Reduction::AbsWeights => {
-                let live = active.weights.f_where_self(&scores.live, &active.weights.f_zeros_like()?)?;
-                let sum = live.f_abs()?.f_sum(kind)?;
-                sum.f_where_self(&sum.f_ne(0)?, &sum.f_ones_like()?)?
-            }
-            Reduction::SequenceMeans => constant(active.shape[0].max(1) as f64)?,
-            Reduction::External(number) => constant(number)?,
-            Reduction::Sum | Reduction::None => constant(1.0)?,
-        };
-        let loss = if config.reduction == Reduction::None {
-            let [batch, seq] = active.shape;
-            let tokens = Tensor::f_zeros([batch * seq], (kind, contributions.device()))?;
-            tokens.f_index_add(0, &active.rows.f_add_scalar(1)?, contributions)?.f_reshape([batch, seq])?
+    pub(super) fn new(outcome: &Outcome, reduction: Reduction, eos_id: Option<i64>) -> Result<Self> {
+        let Outcome { rows, values, surrogate, .. } = outcome;
+        let kind = values.f_kind()?;
+        let numerator = values.f_sum(kind)?.f_add(surrogate)?;
+        let denominator = reduction.denominator(outcome)?;
+        let loss = if reduction == Reduction::None {
+            let [batch, seq] = rows.batch.shape;
+            let tokens = Tensor::f_zeros([batch * seq], (kind, values.device()))?;
+            tokens.f_index_add(0, &rows.positions.f_add_scalar(1)?, values)?.f_reshape([batch, seq])?
         } else {
             numerator.f_div(&denominator)?
         };
-        let [added, eos, removed, gated] = classes(config, active, scores)?;
-        let kept = active.labelled - active.rows.size1()?;
-        Ok(Self { loss, numerator, denominator, added, eos, removed, gated, kept })
-    }
-}
-
-/// The statistics of the classes 0 to 3: added, eos, removed, gated.
-fn classes(config: &FigaLoss, active: &Active, scores: &Scores) -> Result<[ClassStats; 4]> {
-    let class = active.weights.f_lt(0)?.f_to_kind(Kind::Int64)?;
-    let mut class = class.f_add(&class)?.f_add(&scores.live.f_logical_not()?.f_to_kind(Kind::Int64)?)?;
-    if let Some(eos_id) = config.eos_id {
-        let rewarded = class.f_eq(0)?;
-        class = class.f_add(&active.targets.f_eq(eos_id)?.f_logical_and(&rewarded)?.f_to_kind(Kind::Int64)?)?;
-    }
-    let nll = scores.nll.f_detach()?;
-    let rows = Tensor::f_stack(&[nll.f_ones_like()?, nll.shallow_clone(), nll.f_neg()?.f_exp()?], 1)?;
-    // Adding up row by row, and not by multiplying with masks: 0 * inf is NaN.
-    let sums = Tensor::f_zeros([4, 3], (nll.f_kind()?, nll.device()))?.f_index_add(0, &class, &rows)?;
-    let of = |class| Ok::<_, crate::Error>(ClassStats { sums: sums.f_select(0, class)? });
-    Ok([of(0)?, of(1)?, of(2)?, of(3)?])
-}
-
-impl FigaLoss {
-    /// What [`Reduction`] multiplies each row's contribution with, if anything, given which rows are live.
-    pub(super) fn row_factors(&self, active: &Active, live: &Tensor, kind: Kind) -> Result<Option<Tensor>> {
-        if self.reduction != Reduction::SequenceMeans {
-            return Ok(None);
-        }
-        let sequences = active.sequences()?;
-        let counts = Tensor::f_zeros([active.shape[0]], (kind, live.device()))?;
-        let counts = counts.f_index_add(0, &sequences, &live.f_to_kind(kind)?)?.f_clamp_min(1)?;
-        Ok(Some(counts.f_reciprocal()?.f_index_select(0, &sequences)?))
+        Ok(Self { loss, numerator, denominator, stats: LossStats::new(outcome, eos_id)? })
     }
 }

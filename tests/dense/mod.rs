@@ -27,7 +27,7 @@ fn reduced(
     let log_p = logits.narrow(1, 0, steps).to_kind(kind).log_softmax(-1, kind);
     let nll = -log_p.gather(-1, &targets.clamp_min(0).unsqueeze(-1), false).squeeze_dim(-1);
 
-    let gated = match config.gate {
+    let gated = match config.objective.gate {
         None => labelled.zeros_like(),
         Some(Gate::AtMost(limit)) => nll.detach().gt(limit),
         Some(Gate::Band { min, max }) => nll.detach().lt(min).logical_or(&nll.detach().gt(max)),
@@ -37,7 +37,7 @@ fn reduced(
     let live = labelled.logical_and(&weights.ne(0)).logical_and(&penalised.logical_and(&gated).logical_not());
     let zeros = nll.zeros_like();
     let mut cost = &weights * &nll;
-    if config.penalty == Penalty::Unlikelihood {
+    if config.objective.penalty == Penalty::Unlikelihood {
         let one_minus_p = -(-&nll).expm1();
         cost = (&weights * one_minus_p.log()).where_self(&penalised, &cost);
     }
