@@ -100,7 +100,7 @@ impl Evaluator {
 
     /// The nll of each token of each row that has a weight, 0 elsewhere.
     fn token_nll(&self, model: &Llama, rows: &[Example]) -> Result<Vec<Vec<f64>>> {
-        let single = FigaLoss { gate: None, reduction: Reduction::None, ..FigaLoss::default() };
+        let single = FigaLoss::new().with_gate(None).with_reduction(Reduction::None);
         let batch = collate(rows, 0).to_tensors(self.device)?;
         let hidden = model.forward(&batch.input_ids);
         let nll = single.forward_linear(&hidden, &model.lm_head(), &batch.labels, &batch.weights)?.loss;

@@ -65,9 +65,9 @@ impl Method {
 
     pub fn loss(self) -> FigaLoss {
         match self {
-            Self::Sft | Self::NoGate => FigaLoss { gate: None, ..FigaLoss::default() },
-            Self::Unlikelihood => FigaLoss { penalty: Penalty::Unlikelihood, ..FigaLoss::default() },
-            _ => FigaLoss::default(),
+            Self::Sft | Self::NoGate => FigaLoss::new().with_gate(None),
+            Self::Unlikelihood => FigaLoss::new().with_penalty(Penalty::Unlikelihood),
+            _ => FigaLoss::new(),
         }
     }
 

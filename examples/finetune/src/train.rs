@@ -216,7 +216,7 @@ pub fn step(
     dense: bool,
 ) -> Result<Result<StepMetrics, NotFinite>> {
     // Sums add up over forward passes; what they are divided by is known only after the last.
-    let loss = FigaLoss { reduction: Reduction::Sum, ..loss };
+    let loss = loss.with_reduction(Reduction::Sum);
     let (mut sum, mut gated, mut seconds) = (0.0, 0, Seconds::default());
     optimizer.zero_grad();
     for pairs in pairs.chunks(setup.args.micro_batch) {
@@ -238,7 +238,7 @@ pub fn step(
         output.loss.backward();
         clock.lap(&mut seconds.backward);
         sum += output.loss.double_value(&[]);
-        gated += output.gated.count()?;
+        gated += output.stats.read()?.gated.count;
     }
     let all = pairs.iter().copied().flatten();
     let active = all.clone().flat_map(Example::active).filter(|&active| active).count();

@@ -331,8 +331,12 @@ fn methods_weigh_tokens_differently() {
         assert_eq!(weights, expected, "{method:?}");
     }
     let (figa, unlikelihood) = (Method::Figa.loss(), Method::Unlikelihood.loss());
-    assert!(figa.gate.is_some() && Method::NoGate.loss().gate.is_none() && Method::Sft.loss().gate.is_none());
-    assert_eq!((figa.penalty, unlikelihood.penalty), (Penalty::Nll, Penalty::Unlikelihood));
+    assert!(
+        figa.objective.gate.is_some()
+            && Method::NoGate.loss().objective.gate.is_none()
+            && Method::Sft.loss().objective.gate.is_none()
+    );
+    assert_eq!((figa.objective.penalty, unlikelihood.objective.penalty), (Penalty::Nll, Penalty::Unlikelihood));
 }
 
 #[test]
