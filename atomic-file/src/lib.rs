@@ -1,14 +1,26 @@
-//! Files and folders that are complete or absent, whenever the program or the machine stops.
+//! Files and folders that are complete or absent, even if the program is killed or the power fails.
 //!
-//! The content goes to a temporary name in the same folder, created exclusively, and is renamed when it is on the disk.
+//! The content goes to a temporary name in the same folder, is synced to the disk, and is then renamed. A program that
+//! is killed can leave a temporary file or folder behind, `NAME.partial-XXXXXX`, but never half of `NAME`.
+//!
+//! * [`write`] writes a file in one call.
+//! * [`AtomicFile`] is a writer, for content that is produced piece by piece.
+//! * [`write_folder`] does the same for a folder of files.
+//! * [`rename`] moves a file that is already complete.
+//!
+//! All functions return the plain errors of the file system; the caller knows best what the file is for.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::NamedTempFile;
 
-/// A file that appears under its name with [`commit`](Self::commit). Dropped before, it leaves nothing behind.
+/// Bytes that an [`AtomicFile`] collects before it writes them.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// A file that appears under its name with [`commit`](Self::commit). Dropping it without a commit discards it.
 ///
 /// ```
 /// use std::io::Write;
@@ -31,32 +43,26 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Opens a temporary file beside `path`.
+    /// Opens a temporary file next to `path`.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// If the temporary file cannot be created: the folder does not exist or is not writable, for example.
     pub fn create(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
-        let mut builder = tempfile::Builder::new();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // As of any new file, and not for this user alone. The process's umask still applies.
-            builder.permissions(fs::Permissions::from_mode(0o666));
-        }
-        let file = builder.prefix(".partial-").tempfile_in(folder_of(&path))?;
-        Ok(Self { path, file: BufWriter::with_capacity(1 << 20, file) })
+        let file = temporary(&prefix(&path)?, 0o666).tempfile_in(parent(&path))?;
+        Ok(Self { path, file: BufWriter::with_capacity(BUFFER_BYTES, file) })
     }
 
-    /// Puts the file on the disk under its name, in place of one that is there.
+    /// Syncs the file to the disk and gives it its name, replacing any file of that name.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// If the rest of the content cannot be written, or the file cannot be synced or renamed. A file that had the name
+    /// before is then unchanged.
     pub fn commit(self) -> io::Result<()> {
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.as_file().sync_all()?;
         file.persist(&self.path).map_err(|error| error.error)?;
-        sync_folder(folder_of(&self.path))
+        sync_folder(parent(&self.path))
     }
 }
 
@@ -70,63 +76,113 @@ impl Write for AtomicFile {
     }
 }
 
-/// Writes a file in one go; see [`AtomicFile`].
+/// Writes a file in one call, replacing any file of that name.
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("state.json");
+/// figa_atomic_file::write(&path, "{}")?;
+/// assert_eq!(std::fs::read_to_string(&path)?, "{}");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 ///
 /// # Errors
-/// Those of the file system.
+/// Those of [`AtomicFile::create`] and [`AtomicFile::commit`].
 pub fn write(path: impl Into<PathBuf>, content: impl AsRef<[u8]>) -> io::Result<()> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(content.as_ref())?;
     file.commit()
 }
 
-/// Lets `fill` fill a temporary folder, which then takes the place of `path`, whatever was there.
+/// Lets `fill` write files to a temporary folder, which then gets the name `path`. A folder of that name is removed
+/// first, so for a moment there is none.
+///
+/// ```
+/// use std::fs;
+///
+/// # let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("model");
+/// figa_atomic_file::write_folder(&path, |partial| fs::write(partial.join("config.json"), "{}"))?;
+/// assert_eq!(fs::read_to_string(path.join("config.json"))?, "{}");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 ///
 /// # Errors
-/// Those of `fill` and of the file system.
+/// Those of `fill`, and those of the file system. If `fill` fails, a folder that had the name before is unchanged.
 pub fn write_folder<E: From<io::Error>>(path: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
-    let parent = folder_of(path);
-    let folder: TempDir = tempfile::Builder::new().prefix(".partial-").tempdir_in(parent)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+    let partial = temporary(&prefix(path)?, 0o777).tempdir_in(parent(path))?;
+    fill(partial.path())?;
+    sync_tree(partial.path())?;
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => fs::rename(partial.path(), path)?,
     }
-    fill(folder.path())?;
-    for entry in fs::read_dir(folder.path())? {
-        File::open(entry?.path())?.sync_all()?;
-    }
-    sync_folder(folder.path())?;
-    if path.exists() {
-        fs::remove_dir_all(path)?;
-    }
-    fs::rename(folder.path(), path)?;
-    let _ = folder.keep(); // It has another name now.
-    Ok(sync_folder(parent)?)
+    // It no longer has the name that would be removed.
+    let _ = partial.keep();
+    Ok(sync_folder(parent(path))?)
 }
 
-/// Renames a file within its file system, and returns when the disk knows.
+/// Renames a file within its file system and syncs the folders, so that the new name survives a power failure. The
+/// content must be synced already.
 ///
 /// # Errors
-/// Those of the file system.
+/// Those of [`fs::rename`] and of [`sync_folder`].
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
-    sync_folder(folder_of(to))?;
-    if folder_of(from) != folder_of(to) {
-        sync_folder(folder_of(from))?;
+    sync_folder(parent(to))?;
+    if parent(from) != parent(to) {
+        sync_folder(parent(from))?;
     }
     Ok(())
 }
 
-/// Makes what was created, renamed and removed in a folder survive a power cut.
+/// Syncs the entries of a folder to the disk: files that were created, renamed or removed there. Does nothing where a
+/// folder cannot be opened as a file, which is everywhere but on Unix.
 ///
 /// # Errors
-/// Those of the file system.
+/// If the folder cannot be opened or synced.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    // Elsewhere a folder cannot be opened as a file.
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// Syncs all files and folders in a folder, and the folder itself.
+fn sync_tree(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sync_tree(&entry.path())?;
+        } else if kind.is_file() {
+            // Windows syncs only what is open for writing.
+            File::options().read(true).write(cfg!(windows)).open(entry.path())?.sync_all()?;
+        }
+    }
+    sync_folder(folder)
+}
+
+/// How temporary files and folders are created: with `mode`, from which Unix takes away the umask, as for any other new
+/// file. The default of `tempfile` is a file for this user only.
+fn temporary<'a>(prefix: &'a OsString, mode: u32) -> tempfile::Builder<'a, 'a> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(mode));
+    }
+    #[cfg(not(unix))]
+    let _ = mode;
+    builder
+}
+
+/// `NAME.partial-`, which begins the names of temporary files for `NAME`.
+fn prefix(path: &Path) -> io::Result<OsString> {
+    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "expected a file name"))?;
+    let mut prefix = name.to_owned();
+    prefix.push(".partial-");
+    Ok(prefix)
+}
+
+fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
