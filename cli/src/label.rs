@@ -1,38 +1,47 @@
-//! `figa label`: token ids, labels and weights of every record.
+//! `figa label`: token ids, labels and weights of each record.
+
+mod appender;
+mod output;
+mod rows;
+mod table;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anyhow::{Result, anyhow};
-use figa_loss::{EncodedPair, Fields, PairEncoder, RawRecord};
+use anyhow::{Result, bail};
+use figa_loss::{EncodedPair, RawRecord};
 use serde::{Deserialize, Serialize};
 
-use super::input::{Encoding, Input, encode, progress};
-use super::output::{Output, Piece};
+use self::output::Output;
+use self::rows::LabelledPair;
+use crate::encoding::{EncodingArgs, encode};
+use crate::records::{RecordArgs, progress_bar};
 
 /// Write token ids, labels and signed weights of each record
 #[derive(clap::Args, Serialize)]
 #[command(after_help = "\
-Each record becomes original_input_ids, original_labels, original_weights, the same three of the revised answer, and
-record, its number among the records that were read, from 1. Labels are -100 in the prompt; all lists have the positions
-of input_ids.
+Each record becomes one row of these columns:
+  record                                                its number in the input, from 1
+  original_input_ids, original_labels, original_weights the row of the original answer
+  revised_input_ids, revised_labels, revised_weights    the row of the revised answer
+A row is the prompt, the answer and EOS. Its three lists have one entry per token; labels are -100 in the prompt.
 
-While it runs, OUT.partial holds what is done. A run that was killed leaves it there, and --resume goes on.
+While the command runs, OUT.partial holds what is done. If the run is stopped, --resume continues it.
 
 Examples:
   figa label pairs.jsonl --tokenizer MODEL --out labels.jsonl
   figa label 'part-*.jsonl.zst' --tokenizer MODEL --max-length 2048 --out labels.parquet
   figa label preferences.jsonl --instruction prompt --original rejected --revised chosen --tokenizer MODEL --out l.parquet
   zcat pairs.gz | figa label - --tokenizer tokenizer.json --eos '</s>' --prompt plain --out labels.jsonl")]
-pub struct Args {
-    /// The file to write, .jsonl or .parquet; must not be there yet
+pub struct LabelArgs {
+    /// File to write, .jsonl or .parquet; must not exist yet
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     out: PathBuf,
-    /// Set bad records aside in this file, byte for byte, instead of stopping at the first
+    /// Write bad records to this file, byte for byte, instead of stopping at the first
     #[arg(long, value_name = "FILE")]
     skip_bad: Option<PathBuf>,
-    /// Go on with the run that OUT.partial is left of, if there is one
+    /// Continue the run that OUT.partial holds, if there is one
     #[arg(long)]
     #[serde(skip)]
     resume: bool,
@@ -41,106 +50,122 @@ pub struct Args {
     #[serde(skip)]
     json: bool,
     #[command(flatten)]
-    input: Input,
+    records: RecordArgs,
     #[command(flatten)]
-    encoding: Encoding,
+    encoding: EncodingArgs,
 }
 
-/// What has been read, and what became of it.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Counts {
-    pub records: u64,
+/// What has been read and written so far. A resumed run starts from the counts of the run before it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct LabelCounts {
+    records: u64,
     labelled: u64,
-    set_aside: u64,
+    rejected: u64,
     blank_lines: u64,
+    #[serde(flatten)]
+    tokens: TokenCounts,
+}
+
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+struct TokenCounts {
     tokens: u64,
-    /// With a weight other than 0 and a label.
     active_tokens: u64,
-    /// Rows that have lost their end to --max-length.
+    /// Rows that lost their end to `--max-length`.
     cut_rows: u64,
 }
 
-/// What became of a record.
+/// A record as a worker thread hands it over.
 enum Outcome {
-    Labelled(Piece, Counts),
+    Labelled(LabelledPair, TokenCounts),
     Bad(RawRecord, String),
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &LabelArgs) -> Result<()> {
     let encoder = args.encoding.encoder()?;
-    let mut reader = args.input.open()?;
-    let files = [reader.files(), &[args.encoding.file()]].concat();
-    let Some((mut output, mut counts)) =
-        Output::open(&args.out, args.skip_bad.as_deref(), args.resume, serde_json::to_value(args)?, &files)?
-    else {
+    let mut reader = args.records.open()?;
+    let inputs = [reader.files(), &[args.encoding.tokenizer_file()]].concat();
+    let opened = Output::<LabelCounts>::open(
+        &args.out,
+        args.skip_bad.as_deref(),
+        args.resume,
+        serde_json::to_value(args)?,
+        &inputs,
+    )?;
+    let Some(mut output) = opened else {
         writeln!(io::stdout(), "{} is complete", args.out.display())?;
         return Ok(());
     };
-    let bar = progress(&reader)?;
-    for _ in 0..counts.records {
-        if let Some(record) = reader.next() {
-            record?;
+    let bar = progress_bar(&reader)?;
+    for record in reader.by_ref().take(output.progress().records as usize) {
+        record?;
+    }
+    let (fields, format) = (args.records.fields(), output.format());
+    let label = |raw: RawRecord| match encode(&encoder, &fields, &raw) {
+        Ok(pair) => {
+            let counts = TokenCounts::of(&pair, encoder.eos_id());
+            Outcome::Labelled(format.labelled(pair), counts)
+        }
+        Err(error) => Outcome::Bad(raw, error),
+    };
+    for outcome in reader.map_in_order(|raw| Ok(label(raw))) {
+        add(&mut output, outcome?)?;
+        if output.is_segment_full() {
+            output.commit()?;
+            bar.set_message(format!("{} records", output.progress().records));
         }
     }
-    let (fields, format) = (args.input.fields(), output.format());
-    for outcome in reader.map_in_order(|raw| Ok(label(&encoder, &fields, raw, |pair| format.piece(pair)))) {
-        counts.records += 1;
-        match outcome? {
-            Outcome::Labelled(mut piece, its) => {
-                piece.number(counts.records);
-                output.push(piece)?;
-                counts.labelled += 1;
-                counts.tokens += its.tokens;
-                counts.active_tokens += its.active_tokens;
-                counts.cut_rows += its.cut_rows;
-            }
-            Outcome::Bad(mut raw, error) => {
-                let set_aside = output.set_aside(&mut raw)?;
-                if !set_aside {
-                    return Err(anyhow!("{error}; mend it, or set such records aside with --skip-bad FILE"));
-                }
-                counts.set_aside += 1;
-            }
-        }
-        if output.is_full() {
-            output.commit(&counts)?;
-            bar.set_message(format!("{} records", counts.records));
-        }
-    }
-    counts.blank_lines = reader.blank_lines() as u64;
-    output.finish(&counts)?;
+    output.progress_mut().blank_lines = reader.blank_lines() as u64;
+    let counts = output.finish()?;
     bar.finish_and_clear();
     let text = if args.json { serde_json::to_string(&counts)? } else { summary(args, &counts) };
     writeln!(io::stdout(), "{text}")?;
     Ok(())
 }
 
-fn label(encoder: &PairEncoder, fields: &Fields, raw: RawRecord, piece: impl Fn(EncodedPair) -> Piece) -> Outcome {
-    match encode(encoder, fields, &raw) {
-        Ok(pair) => {
-            let counts = count(&pair, encoder.eos_id());
-            Outcome::Labelled(piece(pair), counts)
+fn add(output: &mut Output<LabelCounts>, outcome: Outcome) -> Result<()> {
+    output.progress_mut().records += 1;
+    match outcome {
+        Outcome::Labelled(pair, counts) => {
+            output.push(output.progress().records, pair)?;
+            let progress = output.progress_mut();
+            progress.labelled += 1;
+            progress.tokens.add(counts);
         }
-        Err(error) => Outcome::Bad(raw, error),
+        Outcome::Bad(mut raw, error) => {
+            if !output.reject(&mut raw)? {
+                bail!("{error}; fix it, or write bad records to a file with --skip-bad FILE");
+            }
+            output.progress_mut().rejected += 1;
+        }
+    }
+    Ok(())
+}
+
+impl TokenCounts {
+    fn of(pair: &EncodedPair, eos_id: u32) -> Self {
+        let mut counts = Self::default();
+        for row in pair.rows() {
+            counts.tokens += row.len() as u64;
+            counts.active_tokens += row.active().filter(|&active| active).count() as u64;
+            counts.cut_rows += u64::from(row.input_ids().last() != Some(&eos_id));
+        }
+        counts
+    }
+
+    fn add(&mut self, other: Self) {
+        self.tokens += other.tokens;
+        self.active_tokens += other.active_tokens;
+        self.cut_rows += other.cut_rows;
     }
 }
 
-fn count(pair: &EncodedPair, eos_id: u32) -> Counts {
-    let mut counts = Counts::default();
-    for row in [&pair.original, &pair.revised] {
-        counts.tokens += row.input_ids().len() as u64;
-        counts.active_tokens += row.active().filter(|&active| active).count() as u64;
-        counts.cut_rows += u64::from(row.input_ids().last() != Some(&eos_id));
-    }
-    counts
-}
-
-fn summary(args: &Args, counts: &Counts) -> String {
-    let Counts { records, labelled, set_aside, blank_lines, tokens, active_tokens, cut_rows } = counts;
-    let bad = args.skip_bad.as_ref().map(|path| format!(" in {}", path.display())).unwrap_or_default();
+fn summary(args: &LabelArgs, counts: &LabelCounts) -> String {
+    let LabelCounts { records, labelled, rejected, blank_lines, tokens } = counts;
+    let TokenCounts { tokens, active_tokens, cut_rows } = tokens;
+    let rejects = args.skip_bad.as_ref().map(|path| format!(" to {}", path.display())).unwrap_or_default();
     let share = 100.0 * *active_tokens as f64 / (*tokens).max(1) as f64;
     format!(
-        "{records} records and {blank_lines} blank lines read: {labelled} labelled, {set_aside} set aside{bad}\n\
+        "{records} records and {blank_lines} blank lines read: {labelled} labelled, {rejected} rejected{rejects}\n\
          {}: {tokens} tokens, {share:.1} % of them active; {cut_rows} rows cut",
         args.out.display()
     )

@@ -1,16 +1,56 @@
-//! `figa`: labels, looks at and picks pairs of answers, for people who train elsewhere. Needs no libtorch.
+//! The command `figa`: token-level labels and weights for pairs of answers, for people who train with other tools. It
+//! needs no libtorch.
 //!
-//! `input.rs` says what every command takes: records, their fields, and how they are encoded. `label.rs` writes labels,
-//! by way of `output.rs`, which outlives being killed; `show.rs` shows what changed, on the terminal or as a page;
-//! `stats.rs` counts, and draws what it counted with `histograms.rs`; `curate.rs` picks the pairs that are worth
-//! training on, and has them scored and revised; `completions` is clap's.
+//! [`run`] is the whole public interface. The rest is private: this page is a map for those who change it. To use its
+//! parts from Rust, see the library [`figa_loss`].
+//!
+//! ```text
+//! main.rs               the program: run, and nothing else
+//! lib.rs                run: parses the arguments, calls a command, turns its result into an exit code
+//! records.rs            arguments: which records to read; the progress bar
+//! encoding.rs           arguments: tokenizer, prompt, aligner, weights
+//! new_file.rs           output files that are complete or absent, and replace nothing
+//!
+//! label.rs              figa label: rows for a trainer, as JSON lines or Parquet
+//!   output.rs             the output of a run that can be killed and resumed
+//!   appender.rs           a file that grows, and can be cut back to what was committed
+//!   rows.rs               the rows of a record in the format of the output
+//!   table.rs              the Parquet table, its segments, and the file that joins them
+//! show.rs               figa show: what a revision changed
+//!   tokens.rs             the text of each token
+//!   terminal.rs           a diff and a table in the terminal
+//!   page.rs               an HTML page, with page.html and page.css
+//!   sample.rs             an even sample of a stream
+//! stats.rs              figa stats: counts, lengths, and what a maximum length would lose
+//!   measure.rs            what one pair adds
+//!   totals.rs             the numbers of all pairs
+//!   histogram.rs          the distribution of a number
+//!   text.rs               tables to read
+//!   figure.rs             an SVG
+//! curate.rs             figa curate: keeps the pairs that are worth training on
+//!   args.rs               its arguments
+//!   candidate.rs          a good record on its way through the steps
+//!   comparison.rs         what changed between its answers
+//!   sieve.rs              the steps
+//!   command.rs            scorer and reviser: commands that answer line by line
+//!   requests.rs           what they are asked and what they answer
+//!   answers.rs            their answers, kept until the run is complete
+//!   reviser_prompt.rs     the prompt for the reviser, with reviser.j2
+//!   fields.rs             a JSON object whose values keep their bytes
+//!   duplicates.rs         equal records
+//!   sketch.rs             MinHash of a record
+//!   near_duplicates.rs    similar records
+//!   report.rs             how many records each step dropped
+//! ```
+//!
+//! Each command has a struct of arguments and a function `run` that takes it. The files of a command are in its folder
+//! and know nothing of the other commands; what commands share is in `records.rs`, `encoding.rs` and `new_file.rs`.
 
-mod aside;
 mod curate;
-mod histograms;
-mod input;
+mod encoding;
 mod label;
-mod output;
+mod new_file;
+mod records;
 mod show;
 mod stats;
 
@@ -21,45 +61,51 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
-/// Token-level labels of what a revision changed, after FIGA (arXiv 2311.04072)
+/// Token-level labels and loss weights for pairs of answers, after FIGA (arXiv 2311.04072)
 #[derive(Parser)]
 #[command(name = "figa", version, propagate_version = true)]
-struct Cli {
+struct FigaArgs {
     #[command(subcommand)]
-    command: Command,
+    command: FigaCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
-    Label(Box<label::Args>),
-    Show(Box<show::Args>),
-    Stats(Box<stats::Args>),
-    Curate(Box<curate::Args>),
+enum FigaCommand {
+    Label(Box<label::LabelArgs>),
+    Show(Box<show::ShowArgs>),
+    Stats(Box<stats::StatsArgs>),
+    Curate(Box<curate::CurateArgs>),
     /// Print a script that completes figa's commands in a shell
     #[command(after_help = "Example:\n  figa completions bash > ~/.local/share/bash-completion/completions/figa")]
     Completions {
+        /// Shell to write the script for
         shell: clap_complete::Shell,
     },
 }
 
-/// Runs the command on its arguments, the name of the program first, and returns how the process should end.
+/// Runs the command with these arguments, of which the first is the name of the program. Returns the exit code of the
+/// process: 0 on success, 2 for arguments that cannot be parsed, and 1 for any other error.
+///
+/// Results go to standard output. An error is one line on standard error. If the reader of standard output stops early, as
+/// `head` does, that is a success.
 ///
 /// ```
-/// let status = figa_cli::run(["figa", "--version"]);
-/// # let _ = status;
+/// use std::process::ExitCode;
+///
+/// assert_eq!(figa_cli::run(["figa", "show", "He go home.", "He goes home."]), ExitCode::SUCCESS);
+/// assert_eq!(figa_cli::run(["figa", "show", "none.jsonl"]), ExitCode::FAILURE);
 /// ```
 pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
+    let args = match FigaArgs::try_parse_from(arguments) {
+        Ok(args) => args,
         Err(error) => {
-            // That standard output or standard error is closed is no reason to fail differently.
+            // A closed output is no reason for another exit code.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
         }
     };
-    match execute(cli.command) {
+    match execute(args.command) {
         Ok(()) => ExitCode::SUCCESS,
-        // The reader of the output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -68,14 +114,14 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
     }
 }
 
-fn execute(command: Command) -> Result<()> {
+fn execute(command: FigaCommand) -> Result<()> {
     match command {
-        Command::Label(args) => label::run(&args),
-        Command::Show(args) => show::run(&args),
-        Command::Stats(args) => stats::run(&args),
-        Command::Curate(args) => curate::run(&args),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "figa", &mut io::stdout());
+        FigaCommand::Label(args) => label::run(&args),
+        FigaCommand::Show(args) => show::run(&args),
+        FigaCommand::Stats(args) => stats::run(&args),
+        FigaCommand::Curate(args) => curate::run(&args),
+        FigaCommand::Completions { shell } => {
+            clap_complete::generate(shell, &mut FigaArgs::command(), "figa", &mut io::stdout());
             Ok(())
         }
     }

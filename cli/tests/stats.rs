@@ -1,51 +1,36 @@
 //! The command `figa stats`.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
 
+use common::{Folder, example_records, record};
 use figa_loss::{Error, Example, FigaWeights, PairEncoder, PromptTemplate, SpaRecord};
 use serde_json::{Value, json};
 
-fn stats(folder: &Path, arguments: &[&str]) -> Output {
-    let common = ["--tokenizer", "tokenizer.json", "--eos", "</s>", "--prompt", "plain"];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_figa"));
-    command.arg("stats").args(arguments).args(common).current_dir(folder).output().unwrap()
+/// The arguments of `figa stats` with the tokenizer of the folder.
+fn arguments<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    [&["stats"], arguments, &["--tokenizer", "tokenizer.json", "--eos", "</s>", "--prompt", "plain"]].concat()
 }
 
-fn counted(folder: &Path, arguments: &[&str]) -> Value {
-    let output = stats(folder, &[arguments, &["--json"]].concat());
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+fn counted(folder: &Folder, more: &[&str]) -> Value {
+    folder.json(&arguments(&[more, &["--json"]].concat()))
 }
 
-/// One token a word.
-fn tokenizer(folder: &Path, words: impl IntoIterator<Item = impl Into<String>>) {
-    let words = ["<unk>", "</s>"].map(String::from).into_iter().chain(words.into_iter().map(Into::into));
-    let vocab: serde_json::Map<String, Value> = words.zip(0..).map(|(word, id): (_, u32)| (word, json!(id))).collect();
-    let model = json!({"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"});
-    let tokenizer = json!({"model": model, "pre_tokenizer": {"type": "WhitespaceSplit"}});
-    fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-}
-
-/// Three pairs: one that substitutes and inserts, one that changes nothing, one that deletes.
-fn three() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    tokenizer(folder.path(), ["p", "q", "a", "b", "c", "d", "e"]);
+/// Three pairs: one with a substitution and an insertion, one without a change, one with a deletion.
+fn three_pairs() -> Folder {
     let pairs = [("p q", "a b c", "a d c e"), ("p", "a b", "a b"), ("p p p", "a b c d", "a c d")];
-    let record = |(instruction, original, revised)| {
-        json!({"instruction": instruction, "original_output": original, "revised_output": revised}).to_string() + "\n"
-    };
-    fs::write(folder.path().join("pairs.jsonl"), pairs.map(record).concat()).unwrap();
+    let folder = Folder::with_records(pairs.map(|(prompt, original, revised)| record(prompt, original, revised)));
+    folder.write_tokenizer(["p", "q", "a", "b", "c", "d", "e"]);
     folder
 }
 
 #[test]
-fn numbers_are_those_that_one_counts_by_hand() {
-    let folder = three();
-    let counted = counted(folder.path(), &["pairs.jsonl"]);
-    for (name, expected) in [("records", 3), ("pairs", 3), ("bad", 0), ("blank_lines", 0), ("unchanged", 1)] {
+fn numbers_are_those_counted_by_hand() {
+    let folder = three_pairs();
+    let counted = counted(&folder, &["pairs.jsonl"]);
+    for (name, expected) in [("records", 3), ("pairs", 3), ("rejected", 0), ("blank_lines", 0), ("unchanged", 1)] {
         assert_eq!(counted[name], expected, "{name}");
     }
     let close = |actual: &Value, expected: f64| (actual.as_f64().unwrap() - expected).abs() < 1e-9;
@@ -67,14 +52,14 @@ fn numbers_are_those_that_one_counts_by_hand() {
             assert!(if key == "mean" { close(&it[key], expected) } else { it[key] == expected }, "{name}, {key}: {it}");
         }
     }
-    let kinds: Vec<_> = counted["kinds"]
+    let labels: Vec<_> = counted["labels"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|kind| json!([kind["answer"], kind["label"], kind["tokens"], kind["pairs"]]))
+        .map(|total| json!([total["answer"], total["label"], total["tokens"], total["pairs"]]))
         .collect();
     assert_eq!(
-        json!(kinds),
+        json!(labels),
         json!([
             ["original", "kept", 7, 3],
             ["original", "substituted", 1, 1],
@@ -95,22 +80,20 @@ fn loss(counted: &Value, max_length: usize) -> [u64; 5] {
 
 #[test]
 fn quantiles_are_values_that_occur() {
-    let folder = tempfile::tempdir().unwrap();
-    tokenizer(folder.path(), ["p", "a"]);
-    // Answers of 1 to 99 words, the order mixed.
-    let lines = (0..99).map(|i| {
+    // Answers of 1 to 99 words, in a mixed order.
+    let folder = Folder::with_records((0..99).map(|i| {
         let answer = "a ".repeat(i * 37 % 99 + 1);
-        json!({"instruction": "p", "original_output": answer, "revised_output": answer}).to_string() + "\n"
-    });
-    fs::write(folder.path().join("pairs.jsonl"), lines.collect::<String>()).unwrap();
-    let answer = counted(folder.path(), &["pairs.jsonl"])["distributions"][1].clone();
+        record("p", &answer, &answer)
+    }));
+    folder.write_tokenizer(["p", "a"]);
+    let answer = counted(&folder, &["pairs.jsonl"])["distributions"][1].clone();
     let quantiles = ["min", "p5", "median", "mean", "p95", "max"].map(|name| answer[name].as_f64().unwrap());
     assert_eq!(quantiles, [1.0, 5.0, 50.0, 50.0, 95.0, 99.0]);
 }
 
 #[test]
-fn truncation_loses_what_one_counts_by_hand() {
-    let folder = three();
+fn truncation_loses_what_is_counted_by_hand() {
+    let folder = three_pairs();
     for (max_length, expected) in [
         (0, [0, 36, 7, 0, 3]),
         (3, [4, 24, 7, 2, 1]),
@@ -118,7 +101,7 @@ fn truncation_loses_what_one_counts_by_hand() {
         (8, [0, 0, 0, 0, 0]),
         (128, [0, 0, 0, 0, 0]),
     ] {
-        let counted = counted(folder.path(), &["pairs.jsonl", "--max-length", &max_length.to_string()]);
+        let counted = counted(&folder, &["pairs.jsonl", "--max-length", &max_length.to_string()]);
         assert_eq!(loss(&counted, max_length), expected, "{max_length}");
         // Nothing else depends on it.
         assert_eq!(counted["distributions"][3]["max"], 8.0);
@@ -131,10 +114,9 @@ fn active(row: &Example) -> u64 {
 
 #[test]
 fn truncation_loses_what_the_encoder_cuts() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/spa_tiny.jsonl");
-    let text = fs::read_to_string(&data).unwrap();
-    let records = SpaRecord::read(&data).unwrap();
+    let folder = Folder::new();
+    folder.write("pairs.jsonl", fs::read(example_records()).unwrap());
+    let records = SpaRecord::read(example_records()).unwrap();
     let words = |record: &SpaRecord| {
         let SpaRecord { instruction, input, original_output, revised_output, .. } = record.clone();
         [instruction, input, original_output, revised_output].join(" ")
@@ -144,10 +126,9 @@ fn truncation_loses_what_the_encoder_cuts() {
         .map(words)
         .flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
         .collect();
-    tokenizer(folder.path(), words);
-    fs::write(folder.path().join("pairs.jsonl"), text).unwrap();
+    folder.write_tokenizer(words);
 
-    let mut encoder = PairEncoder::read(folder.path().join("tokenizer.json"), Some("</s>")).unwrap();
+    let mut encoder = PairEncoder::read(folder.path("tokenizer.json"), Some("</s>")).unwrap();
     encoder.template = PromptTemplate::Plain;
     for (max_length, gamma) in [(6, 0.0), (12, 0.0), (25, 0.0), (25, 0.5), (40, 0.0)] {
         encoder.weights = FigaWeights { gamma, ..FigaWeights::default() };
@@ -164,9 +145,9 @@ fn truncation_loses_what_the_encoder_cuts() {
                 Ok(cut) => {
                     let rows = [(&whole.original, &cut.original), (&whole.revised, &cut.revised)];
                     rows_cut += rows.iter().filter(|(whole, cut)| whole != cut).count() as u64;
-                    let left = active(&cut.original) + active(&cut.revised);
-                    without += u64::from(left == 0 && before_active > 0);
-                    ((cut.original.input_ids().len() + cut.revised.input_ids().len()) as u64, left)
+                    let remaining = active(&cut.original) + active(&cut.revised);
+                    without += u64::from(remaining == 0 && before_active > 0);
+                    ((cut.original.input_ids().len() + cut.revised.input_ids().len()) as u64, remaining)
                 }
                 Err(Error::PromptTooLong { .. }) => {
                     too_long += 1;
@@ -178,54 +159,51 @@ fn truncation_loses_what_the_encoder_cuts() {
             active_tokens += before_active - after_active;
         }
         let length = max_length.to_string();
-        let counted = counted(folder.path(), &["pairs.jsonl", "--max-length", &length, "--gamma", &gamma.to_string()]);
+        let counted = counted(&folder, &["pairs.jsonl", "--max-length", &length, "--gamma", &gamma.to_string()]);
         assert_eq!(loss(&counted, max_length), [rows_cut, tokens, active_tokens, without, too_long], "{max_length}");
         assert!(tokens > 0, "{max_length} cuts nothing");
     }
 }
 
 #[test]
-fn the_table_says_the_same() {
-    let folder = three();
-    let output = stats(folder.path(), &["pairs.jsonl", "--max-length", "4"]);
-    let text = String::from_utf8(output.stdout).unwrap();
+fn the_tables_show_the_same_numbers() {
+    let folder = three_pairs();
+    let text = folder.stdout(&arguments(&["pairs.jsonl", "--max-length", "4"]));
     for line in [
-        "3 records and 0 blank lines read: 3 pairs, 0 bad",
+        "3 records and 0 blank lines read: 3 pairs, 0 rejected",
         "pairs without a change: 1; active: 19.4 % of 36 tokens",
         "changed, of both answers' tokens [%]   0.0   0.0    14.3  19.0  42.9  42.9",
         "original, deleted       1  11.1 %                1  33.3 %",
         "4 *                  4  66.7 %           12  33.3 %            4  57.1 %             1        0",
     ] {
-        let tidy = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(text.lines().any(|its| tidy(its) == tidy(line)), "{line}\n{text}");
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.lines().any(|other| words(other) == words(line)), "{line}\n{text}");
     }
 }
 
 #[test]
-fn bad_records_stop_it_or_are_counted() {
-    let folder = three();
-    let good = fs::read_to_string(folder.path().join("pairs.jsonl")).unwrap();
-    fs::write(folder.path().join("bad.jsonl"), format!("{good}\n{{}}\n{good}not json\n")).unwrap();
-    let output = stats(folder.path(), &["bad.jsonl"]);
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && error.starts_with("error: bad.jsonl:5:"), "{error}");
-    assert!(error.ends_with("mend it, or go on without such records with --skip-bad\n"), "{error}");
+fn bad_records_stop_the_run_or_are_counted() {
+    let folder = three_pairs();
+    let good = folder.text("pairs.jsonl");
+    folder.write("bad.jsonl", format!("{good}\n{{}}\n{good}not json\n"));
+    let error = folder.error(&arguments(&["bad.jsonl"]));
+    assert!(error.starts_with("bad.jsonl:5:"), "{error}");
+    assert!(error.ends_with("fix it, or skip bad records with --skip-bad"), "{error}");
 
-    let counted = counted(folder.path(), &["bad.jsonl", "--skip-bad"]);
-    let counts = ["records", "pairs", "bad", "blank_lines"].map(|name| counted[name].as_u64().unwrap());
+    let counted = counted(&folder, &["bad.jsonl", "--skip-bad"]);
+    let counts = ["records", "pairs", "rejected", "blank_lines"].map(|name| counted[name].as_u64().unwrap());
     assert_eq!(counts, [8, 6, 2, 1]);
 
-    fs::write(folder.path().join("none.jsonl"), "{}\n").unwrap();
-    let error = String::from_utf8(stats(folder.path(), &["none.jsonl", "--skip-bad"]).stderr).unwrap();
-    assert_eq!(error, "error: nothing to count: 1 records were read, and 1 of them are bad\n");
+    folder.write("none.jsonl", "{}\n");
+    let error = folder.error(&arguments(&["none.jsonl", "--skip-bad"]));
+    assert_eq!(error, "nothing to count: 1 records were read, and 1 of them are bad");
 }
 
 #[test]
-fn the_figure_is_new_and_whole() {
-    let folder = three();
-    let output = stats(folder.path(), &["pairs.jsonl", "--svg", "figure.svg"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let svg = fs::read_to_string(folder.path().join("figure.svg")).unwrap();
+fn the_figure_is_new_and_complete() {
+    let folder = three_pairs();
+    folder.stdout(&arguments(&["pairs.jsonl", "--svg", "figure.svg"]));
+    let svg = folder.text("figure.svg");
     assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
     for text in [
         "3 pairs",
@@ -235,8 +213,9 @@ fn the_figure_is_new_and_whole() {
     ] {
         assert!(svg.contains(text), "{text}\n{svg}");
     }
-    let again = stats(folder.path(), &["pairs.jsonl", "--svg", "figure.svg"]);
-    let error = "error: --svg: figure.svg is there already: name another file, or remove it\n";
-    assert_eq!(String::from_utf8(again.stderr).unwrap(), error);
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    let error = folder.error(&arguments(&["pairs.jsonl", "--svg", "figure.svg"]));
+    assert_eq!(error, "--svg: figure.svg already exists: name another file, or remove it");
+    assert_eq!(folder.text("figure.svg"), svg);
+    folder.error(&arguments(&["none.jsonl", "--svg", "new.svg"]));
+    assert_eq!(folder.names(), ["figure.svg", "pairs.jsonl", "tokenizer.json"]);
 }

@@ -1,8 +1,8 @@
-//! What commands have answered, kept in a file until the run is complete: asking may take days.
+//! The answers of commands, kept in a file until the run is complete: asking may take days.
 //!
-//! Next to `OUT`, `OUT.answers` holds a line for each answer, in the order in which they were asked for: a hash of the
-//! command and its request, a space, and the answer as it came. Everything else is cheap, so that a run which goes on
-//! begins at the first record again, and takes its answers from there for as long as there are any.
+//! Next to `OUT`, `OUT.answers` holds one line per answer, in the order of the requests: a hash of the command and the
+//! request, a space, and the answer as it came. Everything else is cheap. A resumed run starts again at the first record
+//! and takes its answers from the file until there are no more.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write};
@@ -12,126 +12,138 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
 use twox_hash::XxHash64;
 
-use super::commands::Command;
-use crate::aside::with_ending;
+use super::command::LineCommand;
 
 pub struct Answers {
     path: PathBuf,
-    /// Those that have not been asked for again.
-    before: Option<BufReader<File>>,
-    /// Where new ones go, from the first on.
-    file: Option<File>,
-    /// Whole lines in the file, and their bytes.
+    /// Locked while it is open. `None` until the first answer.
+    file: Option<BufReader<File>>,
+    /// Whether the file may hold answers that have not been asked for again.
+    recalling: bool,
+    /// Whole lines in the file that have been read or written, and their bytes.
     lines: u64,
     bytes: u64,
+    /// Answers from commands.
     pub asked: u64,
+    /// Answers from the file.
     pub recalled: u64,
 }
 
 impl Answers {
     pub fn open(out: &Path, resume: bool) -> Result<Self> {
-        let path = with_ending(out, ".answers");
-        let before = match File::open(&path) {
+        let mut path = out.as_os_str().to_owned();
+        path.push(".answers");
+        let path = PathBuf::from(path);
+        let file = match File::options().read(true).write(true).open(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
-            file => Some(BufReader::new(file.with_context(|| path.display().to_string())?)),
+            file => Some(BufReader::new(lock(&path, file.with_context(|| path.display().to_string())?)?)),
         };
-        let taken = path.display();
         ensure!(
-            resume || before.is_none(),
-            "--out: {taken} holds the answers of an unfinished run: go on with --resume, or remove it"
+            resume || file.is_none(),
+            "--out: {} holds the answers of an unfinished run: continue it with --resume, or remove the file",
+            path.display()
         );
-        Ok(Self { path, before, file: None, lines: 0, bytes: 0, asked: 0, recalled: 0 })
+        Ok(Self { path, recalling: file.is_some(), file, lines: 0, bytes: 0, asked: 0, recalled: 0 })
     }
 
-    /// Was there a run before that is not complete?
-    pub fn are_there(&self) -> bool {
-        self.before.is_some()
+    /// Whether an earlier run has left answers.
+    pub fn exist(&self) -> bool {
+        self.file.is_some()
     }
 
-    /// The answer to a request about the record at `place`: that of the run before, or else the command's.
+    /// The answer to a request about the record at `place`, from the file or else from the command.
     pub fn answer<T>(
         &mut self,
-        command: &mut Command,
+        command: &mut LineCommand,
         request: &impl Serialize,
         place: &str,
-        read: impl Fn(&str) -> Result<T>,
+        parse: impl Fn(&str) -> Result<T>,
     ) -> Result<T> {
         let request = serde_json::to_string(request)?;
-        let hash = XxHash64::oneshot(0, format!("{}\n{request}", command.line).as_bytes());
+        let hash = XxHash64::oneshot(0, format!("{}\n{request}", command.line()).as_bytes());
         if let Some(answer) = self.recall(hash, place)? {
             self.recalled += 1;
-            return read(&answer).with_context(|| format!("{}:{}", self.path.display(), self.lines));
+            return parse(&answer).with_context(|| format!("{}:{}", self.path.display(), self.lines));
         }
-        let answer = command.ask(&request).and_then(|answer| Ok((read(&answer)?, answer)));
+        let answer = command.ask(&request).and_then(|answer| Ok((parse(&answer)?, answer)));
         let (value, answer) = answer.map_err(|error| {
             let kept = match self.lines {
                 0 => String::new(),
                 lines => format!(
-                    "; {lines} answers are in {}: mend it and go on with --resume, or remove them to begin again",
+                    "; {lines} answers are in {}: fix the command and continue with --resume, or remove the file to start again",
                     self.path.display()
                 ),
             };
             anyhow!("{}: {place}: {error:#}{kept}", command.name())
         })?;
-        self.append(format!("{hash:016x} {answer}\n").as_bytes())
-            .with_context(|| format!("writing {}", self.path.display()))?;
+        self.append(format!("{hash:016x} {answer}\n").as_bytes())?;
         self.asked += 1;
         Ok(value)
     }
 
+    /// The next answer of the file; `None` after the last one.
     fn recall(&mut self, hash: u64, place: &str) -> Result<Option<String>> {
-        let Some(before) = &mut self.before else { return Ok(None) };
-        let mut line = vec![];
-        before.read_until(b'\n', &mut line).with_context(|| self.path.display().to_string())?;
-        // The end, or a line that the run was killed in.
-        if line.pop() != Some(b'\n') {
-            self.before = None;
-            return Ok(None);
-        }
-        (self.lines, self.bytes) = (self.lines + 1, self.bytes + line.len() as u64 + 1);
+        let Some(line) = self.next_line()? else { return Ok(None) };
         match line.strip_prefix(format!("{hash:016x} ").as_bytes()) {
             Some(answer) => Ok(Some(String::from_utf8_lossy(answer).into_owned())),
             None => bail!(
-                "--resume: {}:{} does not answer what is asked about {place}: the input, a command or an option has \
-                 changed; restore it, or remove {0} to ask again",
+                "--resume: {}:{} is not the answer about {place}: the input, a command or an option has changed; \
+                 restore it, or remove {0} to ask again",
                 self.path.display(),
                 self.lines
             ),
         }
     }
 
+    /// The next whole line, without its line break. The last line may be cut: the run was stopped while writing it.
+    fn next_line(&mut self) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.file.as_mut().filter(|_| self.recalling) else { return Ok(None) };
+        let mut line = vec![];
+        file.read_until(b'\n', &mut line).with_context(|| self.path.display().to_string())?;
+        if line.pop() != Some(b'\n') {
+            self.recalling = false;
+            return Ok(None);
+        }
+        self.lines += 1;
+        self.bytes += line.len() as u64 + 1;
+        Ok(Some(line))
+    }
+
+    /// Writes a line after those that have been read, in place of a cut one.
     fn append(&mut self, line: &[u8]) -> Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => {
-                let mut file = File::options().create(true).truncate(false).write(true).open(&self.path)?;
-                file.set_len(self.bytes)?;
-                file.seek(SeekFrom::End(0))?;
-                none.insert(file)
-            }
+        let mut append = || {
+            let file = match &mut self.file {
+                Some(file) => file.get_mut(),
+                none => none.insert(BufReader::new(lock(&self.path, File::create_new(&self.path)?)?)).get_mut(),
+            };
+            file.set_len(self.bytes)?;
+            file.seek(SeekFrom::Start(self.bytes))?;
+            anyhow::Ok(file.write_all(line)?)
         };
-        file.write_all(line)?;
-        (self.lines, self.bytes) = (self.lines + 1, self.bytes + line.len() as u64);
+        append().with_context(|| format!("writing {}", self.path.display()))?;
+        self.lines += 1;
+        self.bytes += line.len() as u64;
         Ok(())
     }
 
-    /// Nothing more will be asked: are there answers left?
+    /// Checks that no answers remain when nothing more is asked.
     pub fn check_end(&mut self) -> Result<()> {
-        let left = match &mut self.before {
-            Some(before) => before.fill_buf().with_context(|| self.path.display().to_string())?.contains(&b'\n'),
-            None => false,
-        };
         ensure!(
-            !left,
-            "--resume: {} holds answers to more than is asked: the input or an option has changed; restore it, or \
+            self.next_line()?.is_none(),
+            "--resume: {} holds more answers than this run asks for: the input or an option has changed; restore it, or \
              remove the file to ask again",
             self.path.display()
         );
         Ok(())
     }
 
-    /// The run is complete. That they cannot be removed is no reason to fail.
+    /// The run is complete, so it is no failure if the file cannot be removed.
     pub fn remove(self) {
         let _ = fs::remove_file(&self.path);
     }
+}
+
+fn lock(path: &Path, file: File) -> Result<File> {
+    ensure!(file.try_lock().is_ok(), "--out: another run is writing {}", path.display());
+    Ok(file)
 }

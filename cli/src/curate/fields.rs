@@ -1,40 +1,74 @@
-//! The fields of a record as they stand in its text.
+//! The fields of a JSON object, in order, whose values keep their bytes.
 
-use std::ops::Range;
+use std::borrow::Cow;
+use std::fmt;
 
-use serde::de::IgnoredAny;
-use serde_json::Deserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 
-/// Where the value of a field stands in an object that has been found to be one; the last if there are several.
-pub fn value_of(json: &str, name: &str) -> Option<Range<usize>> {
-    let (mut found, mut at) = (None, json.find('{')? + 1);
-    loop {
-        let mut keys = Deserializer::from_str(&json[at..]).into_iter::<String>();
-        let key = keys.next()?.ok();
-        at += keys.byte_offset();
-        let Some(key) = key else { return found };
-        at += json[at..].find(':')? + 1;
-        at += json[at..].len() - json[at..].trim_start().len();
-        let mut values = Deserializer::from_str(&json[at..]).into_iter::<IgnoredAny>();
-        values.next()?.ok()?;
-        let end = at + values.byte_offset();
-        if key == name {
-            found = Some(at..end);
-        }
-        at = end + json[end..].find([',', '}'])? + 1;
-        if json[..at].ends_with('}') {
-            return found;
+pub struct RawFields<'a>(Vec<(String, Cow<'a, RawValue>)>);
+
+impl RawFields<'_> {
+    /// The JSON of a value. If a name occurs several times, its last value counts.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().rfind(|(key, _)| key == name).map(|(_, value)| value.get())
+    }
+
+    /// Replaces a value, or adds a field at the end.
+    pub fn set(&mut self, name: &str, value: Box<RawValue>) {
+        let value = Cow::Owned(value);
+        match self.0.iter_mut().rfind(|(key, _)| key == name) {
+            Some(field) => field.1 = value,
+            None => self.0.push((name.to_owned(), value)),
         }
     }
 }
 
-/// The object with another value of one field, which is its last where it had none; all else stays as it was.
-pub fn with_value(json: &str, name: &str, value: &str) -> String {
-    match value_of(json, name) {
-        Some(Range { start, end }) => [&json[..start], value, &json[end..]].concat(),
-        None => {
-            let inside = json.trim_end().strip_suffix('}').unwrap_or(json).trim_end();
-            format!("{inside}, {}: {value}{}", serde_json::Value::from(name), &json[inside.len()..])
+impl<'de: 'a, 'a> Deserialize<'de> for RawFields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldsVisitor;
+
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = RawFields<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = vec![];
+                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                    fields.push((name, Cow::Borrowed(value)));
+                }
+                Ok(RawFields(fields))
+            }
         }
+
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+impl Serialize for RawFields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RawFields;
+
+    #[test]
+    fn values_keep_their_bytes_and_their_order() {
+        let json = r#" { "z" : 1.00, "a": [ 1,{"b":  "\u0061"}], "z": 12345678901234567890123, "\u0062": null } "#;
+        let mut fields: RawFields = serde_json::from_str(json).unwrap();
+        assert_eq!(fields.get("z"), Some("12345678901234567890123"));
+        assert_eq!((fields.get("b"), fields.get("c")), (Some("null"), None));
+        for (name, value) in [("a", "2.50"), ("c", "[ ]")] {
+            fields.set(name, serde_json::value::RawValue::from_string(value.into()).unwrap());
+        }
+        let expected = r#"{"z":1.00,"a":2.50,"z":12345678901234567890123,"b":null,"c":[ ]}"#;
+        assert_eq!(serde_json::to_string(&fields).unwrap(), expected);
     }
 }

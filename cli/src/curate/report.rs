@@ -1,13 +1,13 @@
-//! What fell where.
+//! How many records each step dropped.
 
 use std::fmt::Write;
 
 use serde::{Serialize, Serializer};
 
-/// Why a good record is not kept; in the order in which it is asked.
+/// Why a good record is dropped, in the order of the steps.
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum DropReason {
     TooShort,
     TooLong,
     OriginalScore,
@@ -20,7 +20,23 @@ pub enum Reason {
     NearDuplicate,
 }
 
-impl Reason {
+/// `records` is the sum of `rejected`, all of `dropped`, and `kept`.
+#[derive(Default, Serialize)]
+pub struct CurateCounts {
+    pub records: u64,
+    pub blank_lines: u64,
+    pub rejected: u64,
+    /// One for each of [`DropReason::ALL`].
+    #[serde(serialize_with = "by_reason")]
+    pub dropped: [u64; DropReason::ALL.len()],
+    pub kept: u64,
+    /// Answers from commands in this run.
+    pub asked: u64,
+    /// Answers from earlier runs.
+    pub recalled: u64,
+}
+
+impl DropReason {
     pub const ALL: [Self; 10] = [
         Self::TooShort,
         Self::TooLong,
@@ -34,59 +50,51 @@ impl Reason {
         Self::NearDuplicate,
     ];
 
+    /// The reason, as it continues the option that drops the record.
     fn text(self) -> &'static str {
         match self {
             Self::TooShort => "an answer is shorter",
             Self::TooLong => "an answer is longer",
-            Self::OriginalScore => "the original scores as much, or more",
-            Self::ReferenceScore => "the reference scores as little, or less",
-            Self::ScoreGap => "the reference scores no more above the original",
-            Self::EditRatioLow => "a smaller share of the words is changed",
-            Self::EditRatioHigh => "a larger share of the words is changed",
+            Self::OriginalScore => "the original scores the same or more",
+            Self::ReferenceScore => "the reference scores the same or less",
+            Self::ScoreGap => "the gap between reference and original is the same or smaller",
+            Self::EditRatioLow => "the share of changed words is smaller",
+            Self::EditRatioHigh => "the share of changed words is larger",
             Self::EditKind => "the changes are of another kind",
-            Self::Duplicate => "the same prompt and answers came before",
-            Self::NearDuplicate => "a record as similar came before",
+            Self::Duplicate => "an earlier record has the same prompt and answers",
+            Self::NearDuplicate => "an earlier record is at least this similar",
         }
     }
 }
 
-/// `read` is the sum of `bad`, of all that `fell`, and of `kept`.
-#[derive(Default, Serialize)]
-pub struct Counts {
-    pub read: u64,
-    pub blank_lines: u64,
-    pub bad: u64,
-    #[serde(serialize_with = "by_reason")]
-    pub fell: [u64; Reason::ALL.len()],
-    pub kept: u64,
-    /// Answers that commands gave in this run, and in those before it.
-    pub asked: u64,
-    pub recalled: u64,
-}
-
-fn by_reason<S: Serializer>(fell: &[u64; Reason::ALL.len()], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(Reason::ALL.iter().zip(fell))
-}
-
-impl Counts {
-    /// A line for each step that was asked for, with how many fell there and how many were left.
-    pub fn table(&self, bad: &str, kept: &str, asked_for: impl Fn(Reason) -> Option<String>) -> String {
-        let mut left = self.read;
-        let mut table = format!("{:>10} {:>10}\n", "fell", "left");
-        let mut line = |fell: Option<u64>, left: u64, text: &str| {
-            let fell = fell.map(|fell| fell.to_string()).unwrap_or_default();
-            writeln!(table, "{fell:>10} {left:>10}  {text}").expect("a text has room");
+impl CurateCounts {
+    /// A line for each step that was asked for: how many records it dropped, and how many remain after it. `rejected` and
+    /// `kept` are the texts of the lines for bad and for kept records.
+    pub fn table(&self, rejected: &str, kept: &str, option: impl Fn(DropReason) -> Option<String>) -> String {
+        let mut remaining = self.records;
+        let mut table = format!("{:>10} {:>10}\n", "dropped", "remaining");
+        let mut line = |dropped: Option<u64>, remaining: u64, text: &str| {
+            let dropped = dropped.map(|dropped| dropped.to_string()).unwrap_or_default();
+            writeln!(table, "{dropped:>10} {remaining:>10}  {text}").expect("a string grows");
         };
-        line(None, left, &format!("records and {} blank lines read", self.blank_lines));
-        left -= self.bad;
-        line(Some(self.bad), left, bad);
-        for (reason, fell) in Reason::ALL.into_iter().zip(self.fell) {
-            if let Some(option) = asked_for(reason) {
-                left -= fell;
-                line(Some(fell), left, &format!("{option}: {}", reason.text()));
+        line(None, remaining, &format!("records and {} blank lines read", self.blank_lines));
+        remaining -= self.rejected;
+        line(Some(self.rejected), remaining, rejected);
+        for (reason, dropped) in DropReason::ALL.into_iter().zip(self.dropped) {
+            if let Some(option) = option(reason) {
+                remaining -= dropped;
+                line(Some(dropped), remaining, &format!("{option}: {}", reason.text()));
             }
         }
         line(None, self.kept, kept);
+        let Self { asked, recalled, .. } = self;
+        if asked + recalled > 0 {
+            writeln!(table, "{asked} answers from commands, {recalled} from earlier runs").expect("a string grows");
+        }
         table
     }
+}
+
+fn by_reason<S: Serializer>(dropped: &[u64; DropReason::ALL.len()], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(DropReason::ALL.iter().zip(dropped))
 }

@@ -1,0 +1,86 @@
+//! A good record on its way through the steps.
+
+use anyhow::{Context, Result, bail, ensure};
+use figa_loss::{Fields, RawRecord, SpaRecord};
+
+use super::args::CurateArgs;
+use super::command::excerpt;
+use super::comparison::AnswerComparison;
+use super::fields::RawFields;
+use super::parse_finite;
+use crate::records::place;
+
+pub struct Candidate {
+    /// Where the record is, for errors.
+    pub place: String,
+    /// The record as it will be written.
+    pub json: String,
+    pub record: SpaRecord,
+    /// The scores that fields of the record hold.
+    pub original_score: Option<f64>,
+    pub reference_score: Option<f64>,
+    /// `None` until there are two answers.
+    pub comparison: Option<AnswerComparison>,
+}
+
+/// Reads candidates, on any thread.
+pub struct CandidateReader<'a> {
+    args: &'a CurateArgs,
+    fields: Fields,
+}
+
+impl<'a> CandidateReader<'a> {
+    pub fn new(args: &'a CurateArgs) -> Self {
+        let mut fields = args.records.fields();
+        if args.reviser.reviser.is_some() {
+            // The record may have no revised answer yet.
+            fields.revised.clone_from(&fields.original);
+        }
+        Self { args, fields }
+    }
+
+    /// Gives a bad record back, together with what is wrong.
+    pub fn read(&self, raw: RawRecord) -> Result<Candidate, (RawRecord, anyhow::Error)> {
+        self.candidate(&raw).map_err(|error| (raw, error))
+    }
+
+    fn candidate(&self, raw: &RawRecord) -> Result<Candidate> {
+        let record = raw.parse(&self.fields)?;
+        let place = place(raw);
+        let Some(bytes) = raw.bytes() else { bail!("{place}: the record has more bytes than --max-record allows") };
+        let json = str::from_utf8(bytes).with_context(|| place.clone())?;
+        let json = json.strip_prefix('\u{feff}').unwrap_or(json);
+        let CurateArgs { scores, filters, reviser, .. } = self.args;
+        ensure!(
+            scores.scorer.is_none() || !scores.needs_reference() || !record.output.is_empty(),
+            "{place}: field `{}`: expected a reference answer to score, got nothing",
+            self.fields.output
+        );
+        Ok(Candidate {
+            original_score: score(json, scores.score_original.as_deref(), &place)?,
+            reference_score: score(json, scores.score_reference.as_deref(), &place)?,
+            json: one_line(json),
+            comparison: reviser.reviser.is_none().then(|| AnswerComparison::new(&record, filters)),
+            place,
+            record,
+        })
+    }
+}
+
+/// The score in a field of the record.
+fn score(json: &str, field: Option<&str>, place: &str) -> Result<Option<f64>> {
+    let Some(field) = field else { return Ok(None) };
+    let fields: RawFields = serde_json::from_str(json).with_context(|| place.to_owned())?;
+    let value = fields.get(field).unwrap_or("nothing");
+    let score = parse_finite(value);
+    ensure!(score.is_some(), "{place}: field `{field}`: expected a number, got {}", excerpt(value));
+    Ok(score)
+}
+
+/// In an array, a record may take several lines. Its line breaks can only be white space between values.
+fn one_line(json: &str) -> String {
+    match json.contains('\n') {
+        true => json.trim().replace(['\r', '\n'], " "),
+        false => json.to_owned(),
+    }
+}

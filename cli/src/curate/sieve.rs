@@ -1,0 +1,169 @@
+//! The steps that a record passes, in order.
+
+use anyhow::{Context, Result};
+use figa_loss::{Fields, Message};
+use serde_json::value::to_raw_value;
+
+use super::answers::Answers;
+use super::args::{CurateArgs, FilterArgs, ScoreArgs};
+use super::candidate::Candidate;
+use super::command::LineCommand;
+use super::comparison::AnswerComparison;
+use super::duplicates::Duplicates;
+use super::fields::RawFields;
+use super::near_duplicates::NearDuplicates;
+use super::report::DropReason;
+use super::requests::{RevisionRequest, ScoreRequest, parse_revision, parse_score};
+use super::reviser_prompt::ReviserPrompt;
+
+/// Decides about one record after another, and remembers the kept ones.
+pub struct Sieve<'a> {
+    args: &'a CurateArgs,
+    fields: Fields,
+    answers: Answers,
+    scorer: Option<LineCommand>,
+    reviser: Option<(LineCommand, ReviserPrompt)>,
+    duplicates: Duplicates,
+    near_duplicates: Option<NearDuplicates>,
+}
+
+impl<'a> Sieve<'a> {
+    pub fn new(args: &'a CurateArgs, answers: Answers) -> Result<Self> {
+        let scorer = args.scores.scorer.as_ref().map(|line| LineCommand::new("--scorer", line));
+        let reviser = args.reviser.reviser.as_ref().map(|line| {
+            let prompt = ReviserPrompt::new(args.reviser.reviser_prompt.as_deref())?;
+            anyhow::Ok((LineCommand::new("--reviser", line), prompt))
+        });
+        Ok(Self {
+            args,
+            fields: args.records.fields(),
+            answers,
+            scorer,
+            reviser: reviser.transpose()?,
+            duplicates: Duplicates::default(),
+            near_duplicates: args.filters.unique_within.map(NearDuplicates::new),
+        })
+    }
+
+    /// Why the record is dropped; `None` if it is kept.
+    pub fn drop_reason(&mut self, candidate: &mut Candidate) -> Result<Option<DropReason>> {
+        let filters = &self.args.filters;
+        let mut reason = length_reason(filters, &candidate.record.original_output);
+        if self.reviser.is_none() {
+            reason = reason.or_else(|| length_reason(filters, &candidate.record.revised_output));
+        }
+        if reason.is_none() {
+            reason = self.score_reason(candidate)?;
+        }
+        if reason.is_none() && self.revise(candidate)? {
+            reason = length_reason(filters, &candidate.record.revised_output);
+        }
+        if reason.is_some() {
+            return Ok(reason);
+        }
+        let comparison = candidate.comparison.take();
+        let comparison = comparison.unwrap_or_else(|| AnswerComparison::new(&candidate.record, filters));
+        Ok(edit_reason(filters, &comparison).or_else(|| self.duplicate_reason(&comparison)))
+    }
+
+    /// Asks for a score only if it still matters.
+    fn score_reason(&mut self, candidate: &Candidate) -> Result<Option<DropReason>> {
+        let args = self.args;
+        let ScoreArgs { max_original, min_reference, min_gap, .. } = args.scores;
+        let mut original = 0.0;
+        if args.scores.needs_original() {
+            original = self.score(candidate, candidate.original_score, &candidate.record.original_output)?;
+            if max_original.is_some_and(|max| original >= max) {
+                return Ok(Some(DropReason::OriginalScore));
+            }
+        }
+        if args.scores.needs_reference() {
+            let reference = self.score(candidate, candidate.reference_score, &candidate.record.output)?;
+            if min_reference.is_some_and(|min| reference <= min) {
+                return Ok(Some(DropReason::ReferenceScore));
+            }
+            if min_gap.is_some_and(|min| reference - original <= min) {
+                return Ok(Some(DropReason::ScoreGap));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The score from the scorer, or else from a field of the record.
+    fn score(&mut self, candidate: &Candidate, field: Option<f64>, answer: &str) -> Result<f64> {
+        match &mut self.scorer {
+            Some(scorer) => {
+                let request = ScoreRequest::new(&candidate.record, answer);
+                self.answers.answer(scorer, &request, &candidate.place, parse_score)
+            }
+            None => field.context("the arguments name no scores"),
+        }
+    }
+
+    /// Replaces the revised answer, in the record and in its JSON. Returns false if there is no reviser.
+    fn revise(&mut self, candidate: &mut Candidate) -> Result<bool> {
+        let Some((reviser, prompt)) = &mut self.reviser else { return Ok(false) };
+        let prompt = prompt.render(candidate)?;
+        let request = RevisionRequest::new(&candidate.record, &prompt);
+        let revision = self.answers.answer(reviser, &request, &candidate.place, parse_revision)?;
+        candidate.json = with_revision(&candidate.json, &self.fields, &revision)?;
+        candidate.record.revised_output = revision;
+        Ok(true)
+    }
+
+    fn duplicate_reason(&mut self, comparison: &AnswerComparison) -> Option<DropReason> {
+        if self.args.filters.unique && !self.duplicates.insert(comparison.hash) {
+            return Some(DropReason::Duplicate);
+        }
+        let (near_duplicates, sketch) = self.near_duplicates.as_mut().zip(comparison.sketch.as_deref())?;
+        (!near_duplicates.insert(sketch)).then_some(DropReason::NearDuplicate)
+    }
+
+    /// Ends the commands.
+    pub fn finish(mut self) -> Result<Answers> {
+        self.answers.check_end()?;
+        let reviser = self.reviser.map(|(command, _)| command);
+        for command in [self.scorer, reviser].into_iter().flatten() {
+            command.finish()?;
+        }
+        Ok(self.answers)
+    }
+}
+
+fn length_reason(filters: &FilterArgs, answer: &str) -> Option<DropReason> {
+    let words = answer.split_whitespace().count();
+    if filters.min_words.is_some_and(|min| words < min) {
+        return Some(DropReason::TooShort);
+    }
+    filters.max_words.is_some_and(|max| words > max).then_some(DropReason::TooLong)
+}
+
+fn edit_reason(filters: &FilterArgs, comparison: &AnswerComparison) -> Option<DropReason> {
+    let &AnswerComparison { edit_ratio, edit_kind, .. } = comparison;
+    if filters.min_edit_ratio.is_some_and(|min| edit_ratio < min) {
+        Some(DropReason::EditRatioLow)
+    } else if filters.max_edit_ratio.is_some_and(|max| edit_ratio > max) {
+        Some(DropReason::EditRatioHigh)
+    } else if !filters.edits.is_empty() && !filters.edits.contains(&edit_kind) {
+        Some(DropReason::EditKind)
+    } else {
+        None
+    }
+}
+
+/// A record with another revised answer. If the original answer ends a conversation, the revised one ends the same.
+fn with_revision(json: &str, names: &Fields, revision: &str) -> Result<String> {
+    let mut fields: RawFields = serde_json::from_str(json)?;
+    let original = fields.get(&names.original).unwrap_or_default();
+    let value = match serde_json::from_str::<Vec<Message>>(original) {
+        Ok(mut messages) => {
+            if let Some(last) = messages.last_mut() {
+                revision.clone_into(&mut last.content);
+            }
+            to_raw_value(&messages)?
+        }
+        Err(_) => to_raw_value(revision)?,
+    };
+    fields.set(&names.revised, value);
+    Ok(serde_json::to_string(&fields)?)
+}

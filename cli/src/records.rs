@@ -1,0 +1,86 @@
+//! Which records a command reads, and how far it has come.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use figa_loss::{Fields, RawRecord, RecordReader};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+/// How often the progress bar is drawn.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The arguments that say which records to read.
+#[derive(Args, Serialize)]
+#[command(next_help_heading = "Records")]
+pub struct RecordArgs {
+    /// Files of records (.jsonl, .ndjson or .json, also with .gz or .zst appended), patterns, or - for standard input
+    #[arg(required = true, help_heading = None, value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub inputs: Vec<PathBuf>,
+    /// Field with the instruction, or with the messages before the answer
+    #[arg(long, value_name = "FIELD", default_value = "instruction")]
+    instruction: String,
+    /// Field with the material that the instruction is about; may be absent
+    #[arg(long, value_name = "FIELD", default_value = "input")]
+    input: String,
+    /// Field with the reference answer; may be absent
+    #[arg(long, value_name = "FIELD", default_value = "output")]
+    output: String,
+    /// Field with the original answer, or with a conversation that ends with it
+    #[arg(long, value_name = "FIELD", default_value = "original_output")]
+    original: String,
+    /// Field with the revised answer, or with a conversation that ends with it
+    #[arg(long, value_name = "FIELD", default_value = "revised_output")]
+    revised: String,
+    /// Treat a record of more than this many MiB as bad
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..4096))]
+    max_record: u32,
+}
+
+impl RecordArgs {
+    pub fn fields(&self) -> Fields {
+        let mut fields = Fields::default();
+        fields.instruction.clone_from(&self.instruction);
+        fields.input.clone_from(&self.input);
+        fields.output.clone_from(&self.output);
+        fields.original.clone_from(&self.original);
+        fields.revised.clone_from(&self.revised);
+        fields
+    }
+
+    pub fn open(&self) -> Result<RecordReader> {
+        let mut reader = RecordReader::open(&self.inputs)?;
+        reader.max_bytes = (self.max_record as usize) << 20;
+        Ok(reader)
+    }
+}
+
+/// Where a record is, for errors: `pairs.jsonl:3`.
+pub fn place(raw: &RawRecord) -> String {
+    format!("{}:{}", raw.path.display(), raw.line)
+}
+
+/// Shows on a terminal how much of the files has been read.
+pub fn progress_bar(reader: &RecordReader) -> Result<ProgressBar> {
+    let sizes = reader.files().iter().map(|file| Some(file.metadata().ok()?.len()));
+    // Standard input has no size.
+    let (template, bar) = match sizes.sum::<Option<u64>>() {
+        Some(size) => ("{wide_bar} {bytes}/{total_bytes}  eta {eta}  {msg}", ProgressBar::new(size)),
+        None => ("{spinner} {bytes}  {msg}", ProgressBar::new_spinner()),
+    };
+    bar.set_style(ProgressStyle::with_template(template)?);
+    bar.enable_steady_tick(PROGRESS_INTERVAL);
+    let (position, weak) = (reader.position(), bar.downgrade());
+    thread::spawn(move || {
+        while let Some(bar) = weak.upgrade().filter(|bar| !bar.is_finished()) {
+            bar.set_position(position.load(Ordering::Relaxed));
+            thread::sleep(PROGRESS_INTERVAL);
+        }
+    });
+    Ok(bar)
+}
