@@ -49,7 +49,8 @@ impl AtomicFile {
     /// If the temporary file cannot be created: the folder does not exist or is not writable, for example.
     pub fn create(path: impl Into<PathBuf>) -> io::Result<Self> {
         let path = path.into();
-        let file = temporary(&prefix(&path)?, 0o666).tempfile_in(parent(&path))?;
+        let open = |temporary: &Path| File::options().write(true).create_new(true).open(temporary);
+        let file = tempfile::Builder::new().prefix(&prefix(&path)?).make_in(parent(&path), open)?;
         Ok(Self { path, file: BufWriter::with_capacity(BUFFER_BYTES, file) })
     }
 
@@ -110,7 +111,11 @@ pub fn write(path: impl Into<PathBuf>, content: impl AsRef<[u8]>) -> io::Result<
 /// # Errors
 /// Those of `fill`, and those of the file system. If `fill` fails, a folder that had the name before is unchanged.
 pub fn write_folder<E: From<io::Error>>(path: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
-    let partial = temporary(&prefix(path)?, 0o777).tempdir_in(parent(path))?;
+    let mut builder = tempfile::Builder::new();
+    // The default is a folder for this user only. As for any new folder, the umask still applies.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    let partial = builder.prefix(&prefix(path)?).tempdir_in(parent(path))?;
     fill(partial.path())?;
     sync_tree(partial.path())?;
     match fs::remove_dir_all(path) {
@@ -158,21 +163,6 @@ fn sync_tree(folder: &Path) -> io::Result<()> {
         }
     }
     sync_folder(folder)
-}
-
-/// How temporary files and folders are created: with `mode`, from which Unix takes away the umask, as for any other new
-/// file. The default of `tempfile` is a file for this user only.
-fn temporary<'a>(prefix: &'a OsString, mode: u32) -> tempfile::Builder<'a, 'a> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(prefix);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(mode));
-    }
-    #[cfg(not(unix))]
-    let _ = mode;
-    builder
 }
 
 /// `NAME.partial-`, which begins the names of temporary files for `NAME`.

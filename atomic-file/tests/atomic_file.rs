@@ -141,6 +141,8 @@ fn errors_are_those_of_the_file_system() {
     assert_eq!(kind(write(missing.join("a.txt"), "")), io::ErrorKind::NotFound);
     assert_eq!(kind(write_folder(&missing.join("a"), |_| Ok(()))), io::ErrorKind::NotFound);
     assert_eq!(kind(write(PathBuf::from("/"), "")), io::ErrorKind::InvalidInput);
+    let error = write(missing.join("a.txt"), "").unwrap_err();
+    assert!(!error.to_string().contains("partial"), "{error}");
     sync_folder(folder.path()).unwrap();
     if cfg!(unix) {
         assert_eq!(kind(sync_folder(&missing)), io::ErrorKind::NotFound);

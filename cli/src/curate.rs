@@ -1,7 +1,7 @@
 //! `figa curate`: keeps the pairs that are worth training on, as the FIGA paper builds its data.
 //!
-//! [`candidate`] reads records on all cores; [`sieve`] decides about one record after another, and asks the commands for
-//! scores and revisions; [`report`] counts.
+//! [`candidate`] reads records on all cores. [`sieve`] decides about one record after another, and asks the commands
+//! for scores and revisions. [`report`] counts.
 
 mod answers;
 mod args;
@@ -72,7 +72,9 @@ fn curate(args: &CurateArgs, answers: Answers) -> Result<CurateCounts> {
                 raw.write_to(rejected)?;
                 counts.rejected += 1;
             }
-            (Err((_, error)), None) => bail!("{error:#}; fix it, or write bad records to a file with --skip-bad FILE"),
+            (Err((_, error)), None) => {
+                bail!("{error:#}; fix it, or write bad records to a file with --skip-bad FILE");
+            }
         }
         bar.set_message(format!("{} of {} kept", counts.kept, counts.records));
     }

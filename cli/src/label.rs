@@ -21,17 +21,18 @@ use crate::records::{RecordArgs, progress_bar};
 #[derive(clap::Args, Serialize)]
 #[command(after_help = "\
 Each record becomes one row of these columns:
-  record                                                its number in the input, from 1
-  original_input_ids, original_labels, original_weights the row of the original answer
-  revised_input_ids, revised_labels, revised_weights    the row of the revised answer
-A row is the prompt, the answer and EOS. Its three lists have one entry per token; labels are -100 in the prompt.
+  record                                                 its number in the input, from 1
+  original_input_ids, original_labels, original_weights  prompt, original answer and EOS
+  revised_input_ids, revised_labels, revised_weights     prompt, revised answer and EOS
+The lists have one entry per token. Labels are -100 in the prompt.
 
 While the command runs, OUT.partial holds what is done. If the run is stopped, --resume continues it.
 
 Examples:
   figa label pairs.jsonl --tokenizer MODEL --out labels.jsonl
   figa label 'part-*.jsonl.zst' --tokenizer MODEL --max-length 2048 --out labels.parquet
-  figa label preferences.jsonl --instruction prompt --original rejected --revised chosen --tokenizer MODEL --out l.parquet
+  figa label preferences.jsonl --instruction prompt --original rejected --revised chosen --tokenizer MODEL \\
+      --out labels.parquet
   zcat pairs.gz | figa label - --tokenizer tokenizer.json --eos '</s>' --prompt plain --out labels.jsonl")]
 pub struct LabelArgs {
     /// File to write, .jsonl or .parquet; must not exist yet
@@ -162,7 +163,7 @@ impl TokenCounts {
 fn summary(args: &LabelArgs, counts: &LabelCounts) -> String {
     let LabelCounts { records, labelled, rejected, blank_lines, tokens } = counts;
     let TokenCounts { tokens, active_tokens, cut_rows } = tokens;
-    let rejects = args.skip_bad.as_ref().map(|path| format!(" to {}", path.display())).unwrap_or_default();
+    let rejects = args.skip_bad.as_ref().map(|path| format!(" (written to {})", path.display())).unwrap_or_default();
     let share = 100.0 * *active_tokens as f64 / (*tokens).max(1) as f64;
     format!(
         "{records} records and {blank_lines} blank lines read: {labelled} labelled, {rejected} rejected{rejects}\n\

@@ -86,8 +86,8 @@ enum FigaCommand {
 /// Runs the command with these arguments, of which the first is the name of the program. Returns the exit code of the
 /// process: 0 on success, 2 for arguments that cannot be parsed, and 1 for any other error.
 ///
-/// Results go to standard output. An error is one line on standard error. If the reader of standard output stops early, as
-/// `head` does, that is a success.
+/// Results go to standard output. An error is one line on standard error. If the reader of standard output stops early,
+/// as `head` does, that is a success.
 ///
 /// ```
 /// use std::process::ExitCode;

@@ -27,8 +27,8 @@ use crate::records::RecordArgs;
          standard input"
     )),
     after_help = "\
-Two arguments are an original and a revised text, unless --record or --html is given: then they are files. The answers are
-tokenized alone, without the prompt, and end with <eos>.
+Two arguments are an original and a revised text, unless --record or --html is given: then they are files. The answers
+are tokenized alone, without the prompt, and end with <eos>.
 
 Examples:
   figa show 'He go home.' 'He goes home now.'

@@ -20,8 +20,8 @@ use crate::records::{RecordArgs, progress_bar};
 /// Count edits, active tokens and lengths, and what --max-length would lose
 #[derive(clap::Args)]
 #[command(after_help = "\
-Active tokens are those with a weight other than 0. Lengths and shares are of whole rows. The last table says what a maximum
-length would lose; --max-length adds a line to it, marked *:
+Active tokens are those with a weight other than 0. Lengths and shares are of whole rows. The last table says what a
+maximum length would lose; --max-length adds a line to it, marked *:
   rows cut        rows that lose their end
   tokens lost     tokens after the cut, and all tokens of pairs without room
   active lost     active tokens among them
@@ -55,7 +55,7 @@ pub fn run(args: &StatsArgs) -> Result<()> {
     let svg = args.svg.as_deref().map(|path| NewFile::create("--svg", path)).transpose()?;
     let totals = count(args)?;
     let StatsTotals { records, pairs, rejected, .. } = totals;
-    ensure!(pairs > 0, "nothing to count: {records} records were read, and {rejected} of them are bad");
+    ensure!(pairs > 0, "nothing to count: {records} records read, {rejected} of them bad");
     if let Some(mut svg) = svg {
         let figure = figure::draw(&format!("{pairs} pairs"), &totals.distributions)?;
         svg.write_all(figure.as_bytes())?;

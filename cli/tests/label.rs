@@ -152,7 +152,8 @@ fn bad_records_stop_the_run_or_are_rejected_byte_for_byte() {
         b"{\"instruction\": \"i\", \"original_output\": \"a\"}\r",
         b"\0",
         b"[1]",
-        b"{\"instruction\": \"the the the the the the the the the\", \"original_output\": \"a\", \"revised_output\": \"b\"}",
+        b"{\"instruction\": \"the the the the the the the the the\", \"original_output\": \"a\", \
+          \"revised_output\": \"b\"}",
     ];
     let text =
         [good.as_bytes(), b"", bad[0], bad[1], empty.as_bytes(), bad[2], b" ", bad[3], bad[4], bad[5], good.as_bytes()];

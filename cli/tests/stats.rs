@@ -196,7 +196,7 @@ fn bad_records_stop_the_run_or_are_counted() {
 
     folder.write("none.jsonl", "{}\n");
     let error = folder.error(&arguments(&["none.jsonl", "--skip-bad"]));
-    assert_eq!(error, "nothing to count: 1 records were read, and 1 of them are bad");
+    assert_eq!(error, "nothing to count: 1 records read, 1 of them bad");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The answers of commands, kept in a file until the run is complete: asking may take days.
 //!
 //! Next to `OUT`, `OUT.answers` holds one line per answer, in the order of the requests: a hash of the command and the
-//! request, a space, and the answer as it came. Everything else is cheap. A resumed run starts again at the first record
-//! and takes its answers from the file until there are no more.
+//! request, a space, and the answer. Everything else is cheap, so a resumed run starts again at the first record, and
+//! takes its answers from the file until there are no more.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write};
@@ -70,7 +70,8 @@ impl Answers {
             let kept = match self.lines {
                 0 => String::new(),
                 lines => format!(
-                    "; {lines} answers are in {}: fix the command and continue with --resume, or remove the file to start again",
+                    "; {lines} answers are in {}: fix the command and continue with --resume, or remove the file \
+                     to start again",
                     self.path.display()
                 ),
             };
@@ -130,8 +131,8 @@ impl Answers {
     pub fn check_end(&mut self) -> Result<()> {
         ensure!(
             self.next_line()?.is_none(),
-            "--resume: {} holds more answers than this run asks for: the input or an option has changed; restore it, or \
-             remove the file to ask again",
+            "--resume: {} holds more answers than this run asks for: the input or an option has changed; restore it, \
+             or remove the file to ask again",
             self.path.display()
         );
         Ok(())

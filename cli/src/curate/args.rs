@@ -23,8 +23,8 @@ A command is started once, with sh. It must answer each line of input with one l
   --scorer   gets {\"instruction\": ..., \"input\": ..., \"answer\": ...} and prints a number
   --reviser  gets {\"instruction\": ..., \"input\": ..., \"output\": ..., \"original_output\": ..., \"prompt\": ...}
              and prints {\"revised_output\": ...}
-If the prompt is a conversation, both also get its messages. While the command runs, OUT.answers holds all answers so far.
-If the run is stopped, --resume asks only for those that are missing.
+If the prompt is a conversation, both also get its messages. During the run, OUT.answers holds all answers so far. If
+the run is stopped, --resume asks only for those that are missing.
 
 The similarity of two texts is the estimated share of three-word sequences that they have in common. That of two records
 is the similarity of their prompts or of their answers, whichever is smaller. --unique-within needs 0.5 to 1.3 KiB of

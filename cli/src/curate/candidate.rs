@@ -71,9 +71,10 @@ impl<'a> CandidateReader<'a> {
 fn score(json: &str, field: Option<&str>, place: &str) -> Result<Option<f64>> {
     let Some(field) = field else { return Ok(None) };
     let fields: RawFields = serde_json::from_str(json).with_context(|| place.to_owned())?;
-    let value = fields.get(field).unwrap_or("nothing");
-    let score = parse_finite(value);
-    ensure!(score.is_some(), "{place}: field `{field}`: expected a number, got {}", excerpt(value));
+    let value = fields.get(field);
+    let score = value.and_then(parse_finite);
+    let actual = || value.map_or("nothing".to_owned(), excerpt);
+    ensure!(score.is_some(), "{place}: field `{field}`: expected a number, got {}", actual());
     Ok(score)
 }
 

@@ -4,8 +4,8 @@ use figa_loss::SpaRecord;
 use rustc_hash::FxHashSet;
 use twox_hash::XxHash64;
 
-/// The hashes of the records so far: 8 bytes per record. Among a million different records, the chance that two have the
-/// same hash is 1 in 37 million.
+/// The hashes of the records so far: 8 bytes per record. Among a million different records, the chance that two have
+/// the same hash is 1 in 37 million.
 #[derive(Default)]
 pub struct Duplicates(FxHashSet<u64>);
 

@@ -16,8 +16,8 @@ const MISSED: f64 = 0.001;
 /// One byte of each hash, which is enough to compare.
 type Digest = [u8; HASHES];
 
-/// An index of the kept records. Two records are candidates if they agree in a band: in a few hashes of the prompt and in
-/// as many of the answers. A kept record takes 0.5 KiB at a similarity of 0.9, and 1.3 KiB at 0.5.
+/// An index of the kept records. Two records are candidates if they agree in a band: in a few hashes of the prompt and
+/// in as many of the answers. A kept record takes 0.5 KiB at a similarity of 0.9, and 1.3 KiB at 0.5.
 pub struct NearDuplicates {
     similarity: f64,
     /// Hashes of the prompt in a band.

@@ -68,8 +68,8 @@ impl DropReason {
 }
 
 impl CurateCounts {
-    /// A line for each step that was asked for: how many records it dropped, and how many remain after it. `rejected` and
-    /// `kept` are the texts of the lines for bad and for kept records.
+    /// A line for each step that was asked for: how many records it dropped, and how many remain after it. `rejected`
+    /// and `kept` are the texts of the lines for bad and for kept records.
     pub fn table(&self, rejected: &str, kept: &str, option: impl Fn(DropReason) -> Option<String>) -> String {
         let mut remaining = self.records;
         let mut table = format!("{:>10} {:>10}\n", "dropped", "remaining");

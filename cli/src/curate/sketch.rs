@@ -1,8 +1,8 @@
 //! MinHash: a sketch of a record, from which the similarity of two records can be estimated.
 //!
-//! Texts are cut into shingles, sequences of three words. The similarity of two texts is the share of their shingles that
-//! they have in common (Jaccard). That of two records is the similarity of their prompts or of their answers, whichever
-//! is smaller: neither an instruction that all records share nor a common answer makes them similar.
+//! Texts are cut into shingles, sequences of three words. The similarity of two texts is the share of their shingles
+//! that they have in common (Jaccard). That of two records is the similarity of their prompts or of their answers,
+//! whichever is smaller: neither an instruction that all records share nor a common answer makes them similar.
 
 use figa_loss::SpaRecord;
 use twox_hash::XxHash64;
@@ -54,7 +54,7 @@ fn minima<'a>(texts: impl IntoIterator<Item = &'a String>) -> Minima {
     minima
 }
 
-/// Adds the shingles of a text. The same shingle in another part of the prompt or in the other answer counts as different.
+/// Adds the shingles of a text. The same shingle in another part of the prompt, or in the other answer, is another one.
 fn add_shingles(minima: &mut Minima, part: u64, text: &str) {
     let words: Vec<u64> = text.split_whitespace().map(|word| XxHash64::oneshot(part, word.as_bytes())).collect();
     // A text of fewer words is one shingle.

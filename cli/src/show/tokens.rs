@@ -76,7 +76,7 @@ fn shown_tokens(text: &str, tokens: &[LabelledToken]) -> Vec<ShownToken> {
     shown
 }
 
-/// A text without control characters, which can command a terminal and have no place in HTML. Line breaks and tabs stay.
+/// A text without control characters except line breaks and tabs: they can control a terminal, and HTML forbids them.
 pub fn printable(text: &str) -> String {
     let replace = |character: char| match character {
         '\n' | '\t' => character,
