@@ -254,6 +254,7 @@ fn contradictory_arguments_are_refused() {
         ),
         (&["--scorer", "true"], "--scorer: has no effect without --max-original"),
         (&["--min-words", "3", "--max-words", "2"], "--min-words: expected at most the value of --max-words"),
+        (&["--skip-bad", "kept.jsonl"], "--skip-bad: expected another file than that of --out"),
         (&["--max-edit-ratio", "1.5"], "expected a number from 0 to 1"),
         (&["--min-gap", "nan", "--scorer", "true"], "expected a number"),
         (&["--reviser-prompt", "p"], "--reviser <COMMAND>"),
@@ -465,6 +466,10 @@ fn answers_of_another_run_are_refused() {
     let error = resume(&BOTH).unwrap_err();
     assert!(error.contains("holds more answers than this run asks for"), "{error}");
     assert_eq!(folder.text("kept.jsonl.answers"), log);
+    // An answer that is longer than what is read at a time.
+    folder.write("kept.jsonl.answers", format!("{} {}\n", "0".repeat(16), "x".repeat(100_000)));
+    let error = resume(&BOTH).unwrap_err();
+    assert!(error.contains("holds more answers than this run asks for"), "{error}");
 }
 
 #[test]

@@ -144,6 +144,7 @@ impl CurateArgs {
             "--out: expected a name that ends in .jsonl, got {}",
             self.out.display()
         );
+        ensure!(self.skip_bad.as_ref() != Some(&self.out), "--skip-bad: expected another file than that of --out");
         self.scores.check()?;
         let FilterArgs { min_words, max_words, min_edit_ratio, max_edit_ratio, .. } = self.filters;
         check_order("--min-words", min_words, "--max-words", max_words)?;
