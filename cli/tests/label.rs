@@ -220,6 +220,49 @@ fn a_run_is_not_resumed_with_changed_input() {
 }
 
 #[test]
+fn a_run_is_not_resumed_with_more_or_fewer_files() {
+    let folder = folder();
+    folder.write("pairs-1.jsonl", lines(4, 3, 3));
+    folder.write("pairs-2.jsonl", lines(5, 3, 3));
+    let run = |more: &[&str]| label_error(&folder, &[&["pairs-*.jsonl", "--out", "l.jsonl"], more].concat());
+    run(&[]);
+    let changed =
+        |name| format!("--resume: {name} has changed since the run began: remove l.jsonl.partial to start again");
+    folder.write("pairs-3.jsonl", lines(6, 3, 3));
+    assert_eq!(run(&["--resume"]), changed("pairs-3.jsonl"));
+    fs::remove_file(folder.path("pairs-3.jsonl")).unwrap();
+    fs::remove_file(folder.path("pairs-2.jsonl")).unwrap();
+    assert_eq!(run(&["--resume"]), changed("pairs-2.jsonl"));
+}
+
+/// The run has written everything and stored that it is finished, but was killed before or after it renamed the file.
+#[test]
+fn a_run_that_was_killed_while_renaming_can_be_resumed() {
+    for (out, finished) in [("l.jsonl", "lines"), ("l.parquet", "whole.parquet")] {
+        let folder = folder();
+        folder.write("pairs.jsonl", lines(8, 3, 3));
+        label_error(&folder, &["pairs.jsonl", "--out", out]);
+        let partial = format!("{out}.partial");
+        let state = format!("{partial}/state.json");
+        let mut json: Value = serde_json::from_slice(&folder.bytes(&state)).unwrap();
+        json["finished"] = true.into();
+        folder.write(&state, json.to_string());
+        folder.write(&format!("{partial}/{finished}"), "all rows");
+
+        let stopped = folder.path("stopped");
+        fs::create_dir(&stopped).unwrap();
+        fs::copy(folder.path(&state), stopped.join("state.json")).unwrap();
+        let complete = format!("{out} is complete\n");
+        let resume = || folder.stdout(&arguments(&["pairs.jsonl", "--out", out, "--resume"]));
+        assert_eq!(resume(), complete);
+        assert_eq!((folder.text(out), folder.exists(&partial)), ("all rows".into(), false));
+        fs::rename(stopped, folder.path(&partial)).unwrap();
+        assert_eq!(resume(), complete);
+        assert_eq!((folder.text(out), folder.exists(&partial)), ("all rows".into(), false));
+    }
+}
+
+#[test]
 fn standard_input_is_read_as_it_comes() {
     let folder = folder();
     let text = lines(6, 20, usize::MAX);

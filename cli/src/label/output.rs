@@ -112,6 +112,11 @@ impl<P: Serialize + DeserializeOwned + Default> Output<P> {
             paths.deliver()?;
             return Ok(None);
         }
+        Self::start(paths, format, state, lock).map(Some)
+    }
+
+    /// Discards what the state does not count, and stores the state.
+    fn start(paths: Paths, format: OutputFormat, state: State<P>, lock: File) -> Result<Self> {
         let lines = Appender::open(&paths.lines(), state.line_bytes)?;
         let rejected = paths.rejected_partial().map(|path| Appender::open(&path, state.rejected_bytes)).transpose()?;
         let output = Self {
@@ -126,7 +131,7 @@ impl<P: Serialize + DeserializeOwned + Default> Output<P> {
             _lock: lock,
         };
         output.write_state()?;
-        Ok(Some(output))
+        Ok(output)
     }
 
     /// How far the run is.
@@ -229,7 +234,10 @@ impl<P> State<P> {
             self.arguments == *arguments,
             "--resume: the run in {partial} has other arguments: repeat those, or remove {partial}"
         );
-        if let Some((_, changed)) = self.inputs.iter().zip(inputs).find(|(then, now)| then != now) {
+        // A pattern may match more or fewer files than before.
+        let is_new = |stamp: &&FileStamp| !self.inputs.contains(stamp);
+        let is_gone = |stamp: &&FileStamp| !inputs.contains(stamp);
+        if let Some(changed) = inputs.iter().find(is_new).or_else(|| self.inputs.iter().find(is_gone)) {
             let path = changed.path.display();
             bail!("--resume: {path} has changed since the run began: remove {partial} to start again");
         }
