@@ -3,7 +3,7 @@
 //! The content goes to a temporary name in the same folder, is synced to the disk, and is then renamed. A program that
 //! is killed can leave a temporary file or folder behind, `NAME.partial-XXXXXX`, but never half of `NAME`.
 //!
-//! * [`write`] writes a file in one call.
+//! * [`write()`] writes a file in one call.
 //! * [`AtomicFile`] is a writer, for content that is produced piece by piece.
 //! * [`write_folder`] does the same for a folder of files.
 //! * [`rename`] moves a file that is already complete.

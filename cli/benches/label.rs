@@ -1,12 +1,12 @@
 //! `cargo bench -p figa-cli --bench label`: `figa label` compared with tokenization alone.
 //!
-//! * Throughput of `figa label`, and of `Tokenizer::encode_batch` on the same texts in memory: alternately in one run, on
-//!   one thread and on all of them, the best of 5 rounds.
+//! * Throughput of `figa label`, and of `Tokenizer::encode_batch` on the same texts in memory: alternately in one run,
+//!   on one thread and on all of them, the best of 5 rounds.
 //! * Throughput and peak memory (Linux) for 10,000, 100,000 and 1,000,000 records.
 //!
-//! The records are those of the examples, each with its own number in the instruction. The tokenizer is a byte-level BPE
-//! trained on them, or that of the model's folder in the variable TOKENIZER. `-- FORMAT` chooses jsonl (the default) or
-//! parquet.
+//! The records are those of the examples, each with its own number in the instruction. The tokenizer is a byte-level
+//! BPE trained on them, or that of the model's folder in the variable TOKENIZER. `-- FORMAT` chooses jsonl (the default)
+//! or parquet.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
