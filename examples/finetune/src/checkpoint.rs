@@ -103,7 +103,7 @@ pub fn check_free_space(run: &Path, model: &Llama) -> Result<()> {
     let [need, free] = [need, free].map(|bytes| bytes >> 20);
     ensure!(
         need <= free,
-        "--out: two checkpoints need {need} MiB, but {} has only {free} MiB free; free some space or choose another disk",
+        "--out: two checkpoints need {need} MiB, but {} has only {free} MiB free; free some space or use another disk",
         run.display()
     );
     Ok(())

@@ -66,8 +66,8 @@ impl Encoder {
         let vocab_size = config.vocab_size;
         ensure!(
             i64::from(largest_id) < vocab_size,
-            "{}: expected token ids below the model's vocab_size of {vocab_size}, found {largest_id}; use the tokenizer \
-             of this model",
+            "{}: expected token ids below {vocab_size}, the vocab_size of the model, found {largest_id}; use the \
+             tokenizer of this model",
             folder.join("tokenizer.json").display()
         );
         let (max_length, positions) = (args.max_length, config.max_position_embeddings);

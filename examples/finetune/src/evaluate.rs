@@ -187,17 +187,13 @@ impl Mean {
 
     /// The mean, if it is finite.
     fn value(&self) -> Option<f64> {
-        finite(self.sum / self.count as f64)
+        Some(self.sum / self.count as f64).filter(|mean| mean.is_finite())
     }
 
     /// The perplexity of a mean nll, if it is finite.
     fn perplexity(&self) -> Option<f64> {
-        finite((self.sum / self.count as f64).exp())
+        self.value().map(f64::exp).filter(|perplexity| perplexity.is_finite())
     }
-}
-
-fn finite(value: f64) -> Option<f64> {
-    Some(value).filter(|value| value.is_finite())
 }
 
 /// The ids of a row's prompt, and those of its answer without EOS.
@@ -216,4 +212,44 @@ fn text_rows(ids: &[u32], length: usize) -> Vec<Example> {
     };
     // A row of one token predicts nothing.
     ids.chunks(length).filter(|ids| ids.len() > 1).map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(labels: [TokenLabel; 4]) -> Example {
+        let ids = vec![1, 2, 3, 4];
+        Example::new(ids, vec![IGNORE_INDEX, 2, 3, 4], vec![0.0; 4], labels.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn each_class_of_tokens_has_a_mean_of_its_own() {
+        use TokenLabel::{Deleted, Eos, Ignored, Inserted, Kept, Substituted};
+        let original = row([Ignored, Deleted, Substituted, Kept]);
+        let revised = row([Ignored, Inserted, Kept, Eos]);
+        let pair = EncodedPair::new(original, revised);
+        let nll = |p: [f64; 3]| [0.0, -p[0].ln(), -p[1].ln(), -p[2].ln()];
+        let mut means = PairMeans::default();
+        // Padding follows the tokens of a row.
+        let revised = [&nll([0.5, 0.25, 0.125])[..], &[9.0]].concat();
+        means.add(&pair, [&nll([0.1, 0.3, 0.9]), &revised]);
+        means.add(&pair, [&nll([0.9; 3]), &nll([0.1, 0.1, 0.1])]);
+
+        let close = |mean: Option<f64>, expected: f64| assert!((mean.unwrap() - expected).abs() < 1e-12, "{mean:?}");
+        close(means.revised_likelier.value(), 0.0);
+        close(means.p_added.value(), (0.5 + 0.1) / 2.0);
+        close(means.p_removed.value(), (0.1 + 0.3 + 0.9 + 0.9) / 4.0);
+        close(means.p_kept.value(), (0.25 + 0.1) / 2.0);
+        // Two answers of three tokens: the sixth root of the inverse product of their probabilities.
+        close(means.revised_nll.perplexity(), (64.0 * 1000f64).powf(1.0 / 6.0));
+        means.add(&pair, [&nll([0.1; 3]), &nll([0.2; 3])]);
+        close(means.revised_likelier.value(), 1.0 / 3.0);
+    }
+
+    #[test]
+    fn a_mean_of_nothing_is_missing() {
+        assert_eq!((Mean::default().value(), Mean::default().perplexity()), (None, None));
+        assert_eq!(Mean { sum: 1e6, count: 1 }.perplexity(), None);
+    }
 }

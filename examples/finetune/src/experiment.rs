@@ -14,6 +14,8 @@ use crate::evaluate::Evaluator;
 use crate::hub;
 use crate::json;
 use crate::llama::{Config, Llama};
+use crate::loss::{GradientAccumulator, Logits};
+use crate::method::Method;
 use crate::metrics::Evaluation;
 
 /// The control text without `--text`.
@@ -91,6 +93,12 @@ impl<'a> Experiment<'a> {
         let baseline = Baseline { evaluation: Evaluation { step: 0, scores }, answers };
         json::write(&path, &baseline)?;
         Ok(baseline)
+    }
+
+    /// The gradient of a method's loss.
+    pub fn accumulator(&self, method: Method, logits: Logits) -> GradientAccumulator {
+        let (micro_batch, pad_id) = (self.args.micro_batch, self.encoder.eos_id());
+        GradientAccumulator { loss: method.loss(), micro_batch, pad_id, logits }
     }
 
     /// The facts at the top of the report.

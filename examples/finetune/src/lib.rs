@@ -9,8 +9,8 @@
 //! # From arguments to report
 //!
 //! 1. `args` checks the command line, or reads that of the run to resume.
-//! 2. `experiment` reads everything that the runs share. `hub` finds the model, [`llama`] loads it, and [`encode`] turns
-//!    records into rows.
+//! 2. `experiment` reads everything that the runs share. [`hub`] finds the model, [`llama`] loads it, and [`encode`]
+//!    turns records into rows.
 //! 3. `train` is the loop, for each [`method`] and seed. `schedule` selects the pairs of a step, `loss` computes their
 //!    gradient, [`adamw`] updates the parameters, `log` and `progress` report, and `checkpoint` saves.
 //! 4. `evaluate` scores a model on held-out pairs, with greedy answers from [`generate`], and on a control text.
@@ -92,7 +92,7 @@ fn train_all(experiment: &Experiment, base_model: Llama, out: &Path, interrupted
     let mut base_model = Some(base_model);
     let mut outcomes = vec![];
     for run in runs(experiment.args, out) {
-        let Some(outcome) = train::train(experiment, &run, base_model.take(), interrupted)? else {
+        let Some(outcome) = train::train(experiment, &run, &mut base_model, interrupted)? else {
             println!("saved; resume with --resume {}", out.display());
             return Ok(false);
         };

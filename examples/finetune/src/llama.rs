@@ -80,8 +80,8 @@ impl Llama {
         self.layers(input_ids, &self.positions(input_ids, 0, None), None)
     }
 
-    /// [`forward`](Self::forward) for tokens that follow those in `cache`. `tokens [B, seen + S]` is true for tokens and
-    /// false for padding, which here is on the left.
+    /// [`forward`](Self::forward) for tokens that follow those in `cache`. `tokens [B, seen + S]` is false for padding,
+    /// which here is on the left.
     pub fn forward_cached(&self, input_ids: &Tensor, tokens: &Tensor, cache: &mut Cache) -> Tensor {
         let (new, all) = (input_ids.size()[1], tokens.size()[1]);
         let index = Tensor::arange(all, (Kind::Int64, input_ids.device()));

@@ -12,7 +12,8 @@ use crate::metrics::StepMetrics;
 pub struct Log {
     path: PathBuf,
     file: File,
-    lines: Vec<StepMetrics>,
+    /// All lines, in the order of the steps.
+    pub lines: Vec<StepMetrics>,
 }
 
 impl Log {
@@ -42,10 +43,5 @@ impl Log {
         self.file.write_all(text.as_bytes()).with_context(|| format!("writing {}", self.path.display()))?;
         self.lines.push(line);
         Ok(())
-    }
-
-    /// All lines, in the order of the steps.
-    pub fn lines(&self) -> &[StepMetrics] {
-        &self.lines
     }
 }

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
             std::process::exit(INTERRUPTED_CODE.into());
         }
         eprintln!(
-            "\nstopping after this step; press Ctrl-C again to stop at once and lose the steps since the last checkpoint"
+            "\nstopping after this step; press Ctrl-C again to stop now and lose the steps since the last checkpoint"
         );
     });
     match handler.map_err(Into::into).and_then(|()| run(args, &|| INTERRUPTED.load(Ordering::Relaxed))) {

@@ -18,6 +18,7 @@ pub struct Metric {
     /// The full name with its unit.
     pub name: &'static str,
     pub better: Better,
+    /// Reads the score.
     pub score: fn(&Scores) -> Option<f64>,
 }
 
@@ -36,17 +37,17 @@ const fn metric(key: &'static str, name: &'static str, better: Better, score: fn
 pub const METRICS: [Metric; 9] = {
     use Better::{Higher, Lower};
     [
-        metric("revised_likelier", "revised answer likelier, share", Higher, |scores| scores.revised_likelier),
-        metric("p_added", "p of added tokens, mean", Higher, |scores| scores.p_added),
-        metric("p_removed", "p of removed tokens, mean", Lower, |scores| scores.p_removed),
-        metric("p_kept", "p of kept tokens, mean", Higher, |scores| scores.p_kept),
-        metric("ppl_revised", "perplexity of revised answers", Lower, |scores| scores.ppl_revised),
-        metric("ppl_control", "perplexity of the control text", Lower, |scores| scores.ppl_control),
-        metric("exact_match", "greedy answer equals the revised one, share", Higher, |scores| scores.exact_match),
-        metric("edit_distance", "edit distance of the greedy answer to the revised one, tokens", Lower, |scores| {
-            scores.edit_distance
+        metric("revised_likelier", "revised answer likelier, share", Higher, |s| s.revised_likelier),
+        metric("p_added", "p of added tokens, mean", Higher, |s| s.p_added),
+        metric("p_removed", "p of removed tokens, mean", Lower, |s| s.p_removed),
+        metric("p_kept", "p of kept tokens, mean", Higher, |s| s.p_kept),
+        metric("ppl_revised", "perplexity of revised answers", Lower, |s| s.ppl_revised),
+        metric("ppl_control", "perplexity of the control text", Lower, |s| s.ppl_control),
+        metric("exact_match", "greedy answer equals the revised one, share", Higher, |s| s.exact_match),
+        metric("edit_distance", "edit distance of the greedy answer to the revised one, tokens", Lower, |s| {
+            s.edit_distance
         }),
-        metric("copied", "greedy answer equals the original one, share", Lower, |scores| scores.copied),
+        metric("copied", "greedy answer equals the original one, share", Lower, |s| s.copied),
     ]
 };
 

@@ -35,7 +35,7 @@ pub struct Point {
     pub deviation: f64,
 }
 
-/// About twice the size on the page, with the font size to match.
+/// In pixels. The page shows figures at about half this size, so the fonts are large.
 const SIZE: (u32, u32) = (1000, 640);
 const FONT: &str = "sans-serif";
 const TITLE_FONT_SIZE: u32 = 30;
@@ -45,11 +45,13 @@ const BAND_OPACITY: f64 = 0.15;
 const INK: RGBColor = RGBColor(34, 34, 34);
 const GRID: RGBColor = RGBColor(220, 220, 220);
 
-/// The length of a line in the legend, and where its text begins.
+/// In the legend: the length of a line, where its text begins, and the width besides the text.
 const LEGEND_LINE: i32 = 40;
 const LEGEND_TEXT: i32 = 50;
+const LEGEND_MARGINS: u32 = 70;
+/// The height of the first line, and the most that separates two of them.
 const LEGEND_TOP: i32 = 40;
-const LEGEND_MAX_PITCH: i32 = 44;
+const LEGEND_PITCH: i32 = 44;
 
 /// The most labels on the y axis.
 const MAX_Y_LABELS: usize = 7;
@@ -95,7 +97,7 @@ impl Figure<'_> {
         let mut legend_width = 0;
         for curve in &self.curves {
             let (width, _) = root.estimate_text_size(curve.method, &text_style(FONT_SIZE))?;
-            legend_width = legend_width.max(70 + width * 6 / 5);
+            legend_width = legend_width.max(LEGEND_MARGINS + width * 6 / 5);
         }
         let (plot, legend) = body.split_horizontally(SIZE.0 - legend_width.min(SIZE.0 / 2));
         self.draw_plot(&plot)?;
@@ -152,7 +154,7 @@ impl Figure<'_> {
     where
         DB::ErrorType: 'static,
     {
-        let pitch = LEGEND_MAX_PITCH.min((SIZE.1 as i32 - 3 * LEGEND_TOP) / self.curves.len() as i32);
+        let pitch = LEGEND_PITCH.min((SIZE.1 as i32 - 3 * LEGEND_TOP) / self.curves.len() as i32);
         for (curve, index) in self.curves.iter().zip(0..) {
             let y = LEGEND_TOP + pitch * index;
             legend.draw(&PathElement::new([(0, y), (LEGEND_LINE, y)], curve.line_style()))?;
@@ -184,9 +186,9 @@ struct YAxis {
     range: Range<f64>,
     /// Present on a logarithmic axis: the value that stands for all smaller ones.
     floor: Option<f64>,
-    /// The number of labels to ask for.
+    /// The number of labels to request.
     labels: usize,
-    /// The distance of the labels.
+    /// The distance between labels.
     spacing: f64,
 }
 

@@ -9,7 +9,7 @@ use crate::adamw::AdamW;
 use crate::clock::Seconds;
 use crate::experiment::Experiment;
 use crate::llama::Llama;
-use crate::loss::{GradientAccumulator, Logits};
+use crate::loss::Logits;
 use crate::method::Method;
 use crate::schedule;
 
@@ -30,16 +30,13 @@ pub fn profile(experiment: &Experiment, model: &Llama, method: Method) -> Result
     let args = experiment.args;
     let mut optimizer = AdamW::new(&model.parameters);
     let rows = experiment.encoder.rows(&experiment.data, method)?;
-    let pad_id = experiment.encoder.eos_id();
     let (mut fused, mut dense) = (Measurements::default(), Measurements::default());
     for round in 0..=ROUNDS {
         let batch = schedule::batch(args.seed, rows.len(), round, args.batch);
         let pairs: Vec<&[Example]> = batch.into_iter().map(|pair| &rows[pair][..]).collect();
         for (logits, measurements) in [(Logits::Fused, &mut fused), (Logits::Dense, &mut dense)] {
-            let accumulator =
-                GradientAccumulator { loss: method.loss(), micro_batch: args.micro_batch, pad_id, logits };
             let memory = Memory::reset();
-            let mut gradient = accumulator.gradient(model, &mut optimizer, &pairs)?;
+            let mut gradient = experiment.accumulator(method, logits).gradient(model, &mut optimizer, &pairs)?;
             if gradient.not_finite().is_some() {
                 continue;
             }

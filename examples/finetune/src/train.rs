@@ -4,19 +4,18 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use figa_loss::{Example, FigaLoss, tch};
+use figa_loss::{Example, tch};
+use indicatif::ProgressBar;
 
 use crate::adamw::AdamW;
 use crate::checkpoint::{self, State};
 use crate::experiment::{Baseline, Experiment};
-use crate::json;
 use crate::llama::Llama;
 use crate::log::Log;
 use crate::loss::{GradientAccumulator, Logits, loss_of};
 use crate::method::Method;
 use crate::metrics::{Evaluation, Outcome, StepMetrics};
-use crate::progress::Progress;
-use crate::schedule;
+use crate::{json, progress, schedule};
 
 /// One method with one seed, in a folder of its own.
 pub struct Run {
@@ -26,17 +25,19 @@ pub struct Run {
 }
 
 /// Trains a run to its end, from its latest checkpoint if it has one. Returns `None` if it was interrupted.
+///
+/// The first run to train takes the loaded `base_model`, later ones load it again.
 pub fn train(
     experiment: &Experiment,
     run: &Run,
-    base_model: Option<Llama>,
+    base_model: &mut Option<Llama>,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Option<Outcome>> {
     let outcome = run.folder.join("outcome.json");
     if outcome.exists() {
         return json::read(&outcome).map(Some);
     }
-    let mut trainer = Trainer::start(experiment, run, base_model)?;
+    let mut trainer = Trainer::start(experiment, run, base_model.take())?;
     while !trainer.is_finished() {
         trainer.step()?;
         let stop = !trainer.is_finished() && interrupted();
@@ -45,11 +46,11 @@ pub fn train(
             checkpoint::remove_others(&run.folder, Some(&latest))?;
         }
         if stop {
-            trainer.progress.interrupt();
+            trainer.bar.abandon();
             return Ok(None);
         }
     }
-    trainer.progress.finish();
+    trainer.bar.finish_and_clear();
     checkpoint::save_model(&run.folder.join("model"), &experiment.base, &trainer.model, experiment.base_kind)?;
     let result = trainer.outcome()?;
     json::write(&outcome, &result)?;
@@ -66,11 +67,11 @@ struct Trainer<'a> {
     state: State,
     /// Present if there is an evaluator.
     baseline: Option<Baseline>,
-    loss: FigaLoss,
+    accumulator: GradientAccumulator,
     /// The rows to train on, grouped by pair.
     rows: Vec<Vec<Example>>,
     log: Log,
-    progress: Progress,
+    bar: ProgressBar,
 }
 
 impl<'a> Trainer<'a> {
@@ -96,9 +97,9 @@ impl<'a> Trainer<'a> {
         let rows = experiment.encoder.rows(&experiment.data, run.method)?;
         let log = Log::open(&folder.join("metrics.jsonl"), state.step)?;
         let name = format!("{} {}", run.method.name(), run.seed);
-        let progress = Progress::start(name, experiment.args.steps, &state)?;
-        let loss = run.method.loss();
-        Ok(Self { experiment, run, model, optimizer, state, baseline, loss, rows, log, progress })
+        let bar = progress::bar(name, experiment.args.steps, &state)?;
+        let accumulator = experiment.accumulator(run.method, Logits::Fused);
+        Ok(Self { experiment, run, model, optimizer, state, baseline, accumulator, rows, log, bar })
     }
 
     fn is_finished(&self) -> bool {
@@ -120,10 +121,7 @@ impl<'a> Trainer<'a> {
         let lr = args.lr * schedule::lr_factor(self.state.step, args.steps);
 
         let pairs: Vec<&[Example]> = batch.iter().map(|&pair| &self.rows[pair][..]).collect();
-        let pad_id = self.experiment.encoder.eos_id();
-        let accumulator =
-            GradientAccumulator { loss: self.loss, micro_batch: args.micro_batch, pad_id, logits: Logits::Fused };
-        let mut gradient = accumulator.gradient(&self.model, &mut self.optimizer, &pairs)?;
+        let mut gradient = self.accumulator.gradient(&self.model, &mut self.optimizer, &pairs)?;
         if let Some(quantity) = gradient.not_finite() {
             return self.fail(quantity, &batch);
         }
@@ -142,7 +140,7 @@ impl<'a> Trainer<'a> {
             seconds: gradient.seconds,
             evaluation: self.evaluate()?,
         };
-        self.progress.show(&metrics);
+        progress::show(&self.bar, &metrics);
         self.log.write(metrics)
     }
 
@@ -169,7 +167,8 @@ impl<'a> Trainer<'a> {
         }
         let records: Vec<String> = pairs.iter().map(|pair| (pair + 1).to_string()).collect();
         bail!(
-            "step {}: {quantity} is not finite; check record(s) {} of {}, or lower --lr; the model before this step is in {}",
+            "step {}: {quantity} is not finite; check record(s) {} of {}, or lower --lr; the model before this step is \
+             in {}",
             self.state.step + 1,
             records.join(", "),
             self.experiment.data.path.display(),
@@ -179,9 +178,10 @@ impl<'a> Trainer<'a> {
 
     fn pairs_without_finite_loss(&self, batch: &[usize]) -> Result<Vec<usize>> {
         let _no_grad = tch::no_grad_guard();
+        let GradientAccumulator { loss, pad_id, .. } = self.accumulator;
         let mut found = vec![];
         for &pair in batch.iter().filter(|&&pair| !self.rows[pair].is_empty()) {
-            let output = loss_of(&self.model, self.loss, &self.rows[pair], self.experiment.encoder.eos_id())?;
+            let output = loss_of(&self.model, loss, &self.rows[pair], pad_id)?;
             if !output.loss.double_value(&[]).is_finite() {
                 found.push(pair);
             }
@@ -191,7 +191,7 @@ impl<'a> Trainer<'a> {
 
     /// The results of a finished run.
     fn outcome(self) -> Result<Outcome> {
-        let lines = self.log.lines();
+        let lines = &self.log.lines;
         let mut evaluations: Vec<Evaluation> = lines.iter().filter_map(|line| line.evaluation.clone()).collect();
         let mut answers = vec![];
         if let (Some(evaluator), Some(baseline)) = (&self.experiment.evaluator, self.baseline) {

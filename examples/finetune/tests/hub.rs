@@ -11,8 +11,8 @@ use hf_hub::Cache;
 use hf_hub::api::sync::{Api, ApiBuilder};
 use tempfile::TempDir;
 
-/// A hub with one model, `owner/name`. Like the real one, it redirects text to another path and weights to another host,
-/// and ignores the range of a request that accepts compressed text.
+/// A hub with one model, `owner/name`. Like the real one, it redirects text to another path and weights to another
+/// host, and ignores the range of a request that accepts compressed text.
 struct Hub {
     address: String,
     files: TempDir,
@@ -181,7 +181,8 @@ fn errors_of_the_hub_are_one_line() {
     fs::write(hub.files.path().join("config.json"), "{ }").unwrap();
     fetch(
         "owner/name",
-        "--model owner/name: neither model.safetensors nor model.safetensors.index.json on the hub (404); check the model's page",
+        "--model owner/name: neither model.safetensors nor model.safetensors.index.json on the hub (404); check the \
+         model's page",
     );
     for name in ["../../evil.safetensors", "/evil.safetensors", "a\\\\..\\\\b", "C:evil", "https://x/y", "a?b"] {
         let hub = Hub::new(&SMALL);

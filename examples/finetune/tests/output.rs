@@ -44,7 +44,8 @@ fn a_run_prints_its_data_its_steps_and_a_table_and_writes_a_report() {
     let lines: Vec<String> = stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     let stdout = lines.join("\n").replace(sandbox.root(), "[folder]");
     insta::with_settings!({ filters => [NUMBER] }, { insta::assert_snapshot!("stdout", stdout) });
-    insta::with_settings!({ filters => [(r"\d+ tokens/s", "[speed]"), NUMBER] }, { insta::assert_snapshot!("stderr", stderr) });
+    let filters = [(r"\d+ tokens/s", "[speed]"), NUMBER];
+    insta::with_settings!({ filters => filters }, { insta::assert_snapshot!("stderr", stderr) });
 
     let escaped_folder = sandbox.root().replace('/', "&#x2f;");
     let report = text(sandbox.bytes("out/report.html")).replace(&escaped_folder, "[folder]");

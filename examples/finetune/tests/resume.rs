@@ -2,9 +2,12 @@
 
 mod common;
 
+use std::cell::RefCell;
 use std::fs;
+use std::path::Path;
 
 use common::{Sandbox, load};
+use figa_finetune::run;
 use figa_loss::tch::{Kind, Tensor};
 
 #[test]
@@ -56,9 +59,18 @@ fn a_resumed_run_in_bf16_equals_an_uninterrupted_one_and_keeps_the_dtype() {
 #[test]
 fn a_checkpoint_replaces_the_previous_one() {
     let sandbox = Sandbox::new("qwen2");
-    sandbox.run_interrupted("out", &["--save-every=2"], 5);
-    let folders = fs::read_dir(sandbox.path("out")).unwrap().map(|entry| entry.unwrap().file_name());
-    let mut names: Vec<_> = folders.map(|name| name.into_string().unwrap()).collect();
-    names.sort();
-    assert_eq!(names, ["checkpoint-5", "metrics.jsonl", "run.json"]);
+    let after_each_step = RefCell::new(vec![]);
+    let interrupted = || {
+        after_each_step.borrow_mut().push(checkpoints(&sandbox.path("out")));
+        false
+    };
+    assert!(run(sandbox.args("out", &["--save-every=2"]), &interrupted).unwrap());
+    // The checkpoint of a step is written after the question whether to stop, and none is written after the last step.
+    assert_eq!(after_each_step.into_inner(), [&[][..], &[], &["checkpoint-2"], &["checkpoint-2"], &["checkpoint-4"]]);
+    assert_eq!(checkpoints(&sandbox.path("out")), [""; 0]);
+}
+
+fn checkpoints(run: &Path) -> Vec<String> {
+    let names = fs::read_dir(run).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("checkpoint")).collect()
 }
