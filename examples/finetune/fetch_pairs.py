@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Fetch real pairs of a sentence with an error and its minimal correction.
+"""Download real pairs of a sentence with an error and its minimal correction.
 
-    python3 fetch_pairs.py OUT_DIR
+    python3 examples/finetune/fetch_pairs.py OUT_DIR
 
 Writes OUT_DIR/train.jsonl, OUT_DIR/eval.jsonl (400 records) and OUT_DIR/NOTICE.txt. A record is
 
@@ -10,12 +10,12 @@ Writes OUT_DIR/train.jsonl, OUT_DIR/eval.jsonl (400 records) and OUT_DIR/NOTICE.
 where `input` and `original_output` are the text with the error, and `output` and
 `revised_output` are its correction.
 
-The pairs are the unit tests of the grammar checker Harper: its tests assert that a text is turned
-into its correction. They are read from the source of the crate harper-core, which Cargo gets
-from crates.io (2 MB, without its dependencies). The same crate always gives the same files.
-If OUT_DIR is complete, nothing is done.
+The pairs come from the unit tests of the grammar checker Harper, which assert the correction of a
+text. The script reads them from the source of the crate harper-core, which Cargo downloads from
+crates.io (2 MB, without dependencies). The same crate always gives the same files. If OUT_DIR is
+complete, the script does nothing.
 
-Needs Python 3.8 or newer and Cargo 1.82 or newer (for `cargo info`).
+Requires Python 3.8 or newer and Cargo 1.82 or newer (for `cargo info`).
 """
 
 import hashlib
@@ -58,8 +58,8 @@ HELPERS = {
     "assert_good_and_bad_suggestions",
 }
 
-# Harper's rules that hold out one style, spelling or name against another: the texts in their
-# tests have no error, and some of these rules contradict each other.
+# Harper's rules that prefer one style, spelling or name to another: the texts in their tests have
+# no error, and some of these rules contradict each other.
 STYLE_RULES = {
     "analog_acoustic_bike",
     "another_thing_coming",
@@ -105,10 +105,10 @@ def fail(message: str) -> NoReturn:
 
 
 def crate_file() -> Path:
-    """The crate's archive in Cargo's cache, put there by Cargo if need be.
+    """The archive of the crate in Cargo's cache, downloaded if it is missing.
 
-    `cargo info` downloads the one crate it is asked about and none of its dependencies, and it
-    heeds the user's Cargo configuration, so a mirror or a proxy works as usual.
+    `cargo info` downloads a single crate without its dependencies. It follows the user's Cargo
+    configuration, such as a mirror or a proxy.
     """
     cargo_home = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo").absolute()
 
@@ -119,21 +119,21 @@ def crate_file() -> Path:
     if not cached():
         command = ["cargo", "info", "--quiet", "--registry", "crates-io", f"{CRATE}@{VERSION}"]
         environment = {**os.environ, "CARGO_HOME": str(cargo_home), "CARGO_TERM_COLOR": "never"}
-        # An empty working folder keeps Cargo from looking at a package around the current one.
+        # In an empty folder, Cargo does not read the package of the current one.
         with tempfile.TemporaryDirectory() as empty:
             try:
                 done = subprocess.run(
                     command, cwd=empty, env=environment, capture_output=True, text=True
                 )
             except FileNotFoundError:
-                fail("cargo was not found; install a Rust toolchain")
+                fail("cargo is missing; install a Rust toolchain")
         if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or ["cargo gave no reason"]
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
             reason = next((line for line in lines if line.startswith("error")), lines[-1])
-            fail(f"cargo could not fetch {CRATE} (is crates.io within reach?): {reason}")
+            fail(f"cargo cannot download {CRATE}: {reason}; check the connection to crates.io")
     found = cached()
     if not found:
-        fail(f"Cargo's cache holds no {CRATE}-{VERSION}.crate with the expected SHA-256")
+        fail(f"Cargo's cache has no {CRATE}-{VERSION}.crate with the SHA-256 {CRATE_SHA256}")
     return found[0]
 
 
@@ -151,7 +151,7 @@ def rust_sources(archive: Path) -> Iterator[str]:
 
 
 def unescape(text: str) -> str:
-    """The value of a Rust string literal, from what stands between its quotes."""
+    """The value of a Rust string literal, given the text between its quotes."""
 
     def value(match) -> str:
         unicode_digits, hex_digits, char = match.groups()
@@ -159,7 +159,7 @@ def unescape(text: str) -> str:
             return chr(int((unicode_digits or hex_digits).replace("_", ""), 16))
         if char:
             return RUST_ESCAPED_CHARS.get(char, char)
-        return ""  # a backslash at the end of a line skips the space that follows
+        return ""  # a backslash at the end of a line skips the whitespace after it
 
     return RUST_ESCAPE.sub(value, text)
 
@@ -194,7 +194,7 @@ def enclosed(tokens: List[Token], start: int) -> List[Token]:
 
 
 def passing_tests(tokens: List[Token]) -> Iterator[List[Token]]:
-    """The body of each test function that is run and expected to pass."""
+    """The body of each test function that is not ignored and should pass."""
     attributes: Set[str] = set()
     for position, token in enumerate(tokens):
         if token == ("mark", "#"):
@@ -206,7 +206,7 @@ def passing_tests(tokens: List[Token]) -> Iterator[List[Token]]:
 
 
 def arguments(tokens: List[Token]) -> List[List[Token]]:
-    """Split the tokens between a call's parentheses at the commas that part its arguments."""
+    """Split the tokens between the parentheses of a call into its arguments."""
     parts: List[List[Token]] = [[]]
     depth = 0
     for kind, value in tokens:
@@ -220,9 +220,9 @@ def arguments(tokens: List[Token]) -> List[List[Token]]:
 
 
 def only_literal(argument: List[Token]) -> str:
-    """The string in an argument such as "text" or &["text"]; empty if it is anything else.
+    """The string in an argument such as "text" or &["text"]; empty for any other argument.
 
-    A list of several good corrections counts as anything else: no answer is the right one.
+    That includes a list of several good corrections, because none of them is the only one.
     """
     rest = [token for token in argument if token[0] != "mark"]
     return rest[0][1] if len(rest) == 1 and rest[0][0] == "string" else ""
@@ -239,7 +239,7 @@ def asserted_pairs(body: List[Token]) -> Iterator[Pair]:
 
 
 def edited_words(before: str, after: str) -> int:
-    """How many words to insert, delete or replace to turn one text into the other."""
+    """The edit distance of two texts in words."""
     old, new = before.split(), after.split()
     row = list(range(len(new) + 1))
     for i, old_word in enumerate(old, 1):
@@ -262,12 +262,12 @@ def is_usable(text: str, correction: str) -> bool:
 
 
 def folded(text: str) -> str:
-    """The text without case and punctuation, to tell sentences that are nearly the same."""
+    """The text without case and punctuation, to find sentences that are nearly the same."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def select(pairs: List[Pair]) -> List[Pair]:
-    """The usable pairs, each text once and only if its correction is beyond doubt."""
+    """The usable pairs with an unambiguous correction, each text once."""
     usable = sorted({pair for pair in pairs if is_usable(*pair)})
     times = Counter(text for text, _ in usable)
     return [
@@ -279,10 +279,10 @@ def select(pairs: List[Pair]) -> List[Pair]:
 
 
 def split(pairs: List[Pair]) -> Tuple[List[Pair], List[Pair]]:
-    """Part the pairs into those to train on and EVAL_RECORDS to evaluate with.
+    """Split the pairs into a training set and an evaluation set of EVAL_RECORDS pairs.
 
-    Pairs that share a corrected sentence stay together, so that no answer to the evaluation is
-    seen in training. The order comes from hashes: it looks random and is always the same.
+    Pairs with the same corrected sentence stay together, so that training sees no answer of the
+    evaluation. The order comes from hashes: it looks random and is always the same.
     """
 
     def digest(text: str) -> str:
@@ -297,7 +297,7 @@ def split(pairs: List[Pair]) -> Tuple[List[Pair], List[Pair]]:
         fits = len(held_out) + len(groups[key]) <= EVAL_RECORDS
         (held_out if fits else train).extend(groups[key])
     if len(held_out) != EVAL_RECORDS:
-        fail(f"found only {len(pairs)} pairs")
+        fail(f"expected {EVAL_RECORDS} pairs for the evaluation, found {len(held_out)}")
     for part in (train, held_out):
         part.sort(key=lambda pair: digest(pair[0]))
     return train, held_out
@@ -317,13 +317,13 @@ def write_records(path: Path, pairs: List[Pair]) -> None:
 
 
 def fetch(out_dir: Path, scratch: Path) -> None:
-    """Write the files inside `scratch`, then move it to `out_dir` in one step."""
+    """Write the files to `scratch`, then rename it to `out_dir`."""
     pairs: List[Pair] = []
     for source in rust_sources(crate_file()):
         for body in passing_tests(tokenize(source)):
             pairs.extend(asserted_pairs(body))
     train, held_out = split(select(pairs))
-    # Left over if an earlier run was killed.
+    # A killed run may have left it behind.
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
@@ -333,7 +333,7 @@ def fetch(out_dir: Path, scratch: Path) -> None:
         scratch.rename(out_dir)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    print(f"{out_dir}: {len(train)} records to train on, {len(held_out)} to evaluate with")
+    print(f"{out_dir}: {len(train)} records to train on, {len(held_out)} to evaluate on")
 
 
 def main() -> None:
@@ -341,11 +341,11 @@ def main() -> None:
         fail("usage: fetch_pairs.py OUT_DIR")
     out_dir = Path(sys.argv[1]).absolute()
     if all((out_dir / name).is_file() for name in ("train.jsonl", "eval.jsonl", "NOTICE.txt")):
-        print(f"{out_dir}: complete, nothing to do")
+        print(f"{out_dir}: already complete")
         return
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        fail(f"{out_dir} exists but is not complete; remove it or name another folder")
-    # Lets a terminated run clean up like an interrupted one.
+        fail(f"{out_dir} exists but is not complete; remove it or choose another folder")
+    # A terminated run cleans up like an interrupted one.
     signal.signal(signal.SIGTERM, lambda *_: fail("terminated"))
     try:
         fetch(out_dir, out_dir.with_name(out_dir.name + ".part"))

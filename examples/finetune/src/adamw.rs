@@ -1,4 +1,4 @@
-//! AdamW with moments that can be saved: those of `tch::nn` stay hidden in C++.
+//! AdamW with moments that can be saved. `tch::nn` does not expose those of its own optimizer.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use figa_loss::tch::{self, Kind, Tensor};
 const BETAS: (f64, f64) = (0.9, 0.999);
 const EPS: f64 = 1e-8;
 
-/// Without weight decay, as is usual in fine-tuning.
+/// AdamW without weight decay, as is usual in fine-tuning.
 pub struct AdamW {
     parameters: Vec<Parameter>,
     /// Steps taken.
@@ -23,10 +23,10 @@ struct Parameter {
 }
 
 impl AdamW {
-    /// For those of the parameters that learn.
+    /// An optimizer of the trainable ones among the parameters.
     pub fn new(parameters: &BTreeMap<String, Tensor>) -> Self {
-        let learning = parameters.iter().filter(|(_, value)| value.requires_grad());
-        let parameters = learning.map(|(name, value)| Parameter {
+        let trainable = parameters.iter().filter(|(_, value)| value.requires_grad());
+        let parameters = trainable.map(|(name, value)| Parameter {
             name: name.clone(),
             value: value.shallow_clone(),
             mean: value.detach().zeros_like(),
@@ -35,6 +35,7 @@ impl AdamW {
         Self { parameters: parameters.collect(), steps: 0 }
     }
 
+    /// Clears all gradients.
     pub fn zero_grad(&mut self) {
         for parameter in &mut self.parameters {
             parameter.value.zero_grad();
@@ -54,7 +55,7 @@ impl AdamW {
         let (mean_bias, square_bias) = (1.0 - BETAS.0.powi(self.steps), 1.0 - BETAS.1.powi(self.steps));
         for (parameter, grad) in self.gradients() {
             let grad = grad * scale;
-            // Shallow clones share their memory.
+            // Shallow clones share their memory with the original.
             let (mut mean, mut square) = (parameter.mean.shallow_clone(), parameter.square.shallow_clone());
             let _ = mean.lerp_(&grad, 1.0 - BETAS.0);
             let _ = square.lerp_(&grad.square(), 1.0 - BETAS.1);
@@ -63,12 +64,12 @@ impl AdamW {
         }
     }
 
-    /// The parameters that a gradient has reached.
+    /// The parameters that have a gradient.
     fn gradients(&self) -> impl Iterator<Item = (&Parameter, Tensor)> {
         self.parameters.iter().map(|parameter| (parameter, parameter.value.grad())).filter(|(_, grad)| grad.defined())
     }
 
-    /// The moments, by names to save them under.
+    /// The moments, with the names to save them under.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let moments = self.parameters.iter().flat_map(|Parameter { name, mean, square, .. }| {
             [(format!("mean.{name}"), mean.shallow_clone()), (format!("square.{name}"), square.shallow_clone())]
@@ -76,16 +77,22 @@ impl AdamW {
         moments.collect()
     }
 
-    /// Goes on from `state`, saved after so many steps.
+    /// Restores moments that were saved after `steps` steps.
+    ///
+    /// # Errors
+    /// Names the moment that is missing or does not fit its parameter.
     pub fn restore(&mut self, state: Vec<(String, Tensor)>, steps: i32) -> Result<()> {
         let mut state: BTreeMap<String, Tensor> = state.into_iter().collect();
         for Parameter { name, mean, square, .. } in &mut self.parameters {
-            for (moment, place) in [("mean", mean), ("square", square)] {
+            for (moment, current) in [("mean", mean), ("square", square)] {
                 let saved = state.remove(&format!("{moment}.{name}"));
-                let saved = saved.with_context(|| format!("the {moment} of {name} is missing"))?;
-                let same = saved.size() == place.size() && saved.kind() == Kind::Float;
-                ensure!(same, "the {moment} of {name} has shape {:?}, expected {:?}", saved.size(), place.size());
-                place.copy_(&saved);
+                let saved = saved.with_context(|| format!("tensor {moment}.{name} is missing"))?;
+                let (size, kind, expected) = (saved.size(), saved.kind(), current.size());
+                ensure!(
+                    size == expected && kind == Kind::Float,
+                    "tensor {moment}.{name} is {kind:?} of shape {size:?}, expected Float of shape {expected:?}"
+                );
+                current.copy_(&saved);
             }
         }
         self.steps = steps;

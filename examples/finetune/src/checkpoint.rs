@@ -1,4 +1,4 @@
-//! Checkpoints: the model as `transformers` loads it, and what it takes to go on.
+//! Checkpoints: the model in a form that `transformers` loads, with the state that a resumed run needs.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -6,17 +6,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use figa_atomic_file::write_folder;
 use figa_loss::tch::{Device, Kind, Tensor};
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 use serde::{Deserialize, Serialize};
 
-use super::adamw::AdamW;
-use super::aside;
-use super::llama::{Llama, read_json};
+use crate::adamw::AdamW;
+use crate::json;
+use crate::llama::Llama;
 
-/// What says how far training has come, beside model and optimizer. Data order and learning rate follow from the step,
-/// and nothing else is random.
-#[derive(Serialize, Deserialize)]
+/// The progress of a run. Data order and learning rate follow from the step, and nothing else is random.
+#[derive(Default, Serialize, Deserialize)]
 pub struct State {
     /// Steps taken.
     pub step: usize,
@@ -24,7 +24,11 @@ pub struct State {
     pub seconds: f64,
 }
 
-/// The files of a model's folder that are no tensors, where they exist.
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const STATE_FILE: &str = "state.json";
+const FOLDER_PREFIX: &str = "checkpoint-";
+
+/// The files of a model's folder, besides the tensors, that are copied if they exist.
 const COMPANIONS: [&str; 6] = [
     "config.json",
     "generation_config.json",
@@ -34,63 +38,64 @@ const COMPANIONS: [&str; 6] = [
     "chat_template.jinja",
 ];
 
-/// Writes `folder` as a checkpoint in Hugging Face layout, with what it takes to go on.
-pub fn save(folder: &Path, source: &Path, model: &Llama, optimizer: &AdamW, state: &State) -> Result<()> {
-    aside::folder(folder, |folder| {
-        // What learns, learns in f32: any other kind would not go on bit for bit.
-        write_model(folder, source, model, None)?;
-        write_tensors(&folder.join("optimizer.safetensors"), optimizer.state())?;
-        aside::json(&folder.join("state.json"), state)
-    })
+/// Writes a checkpoint of a run and returns its folder. `base` is the folder of the base model.
+pub fn save(run: &Path, base: &Path, model: &Llama, optimizer: &AdamW, state: &State) -> Result<PathBuf> {
+    let folder = run.join(format!("{FOLDER_PREFIX}{}", state.step));
+    let fill = |folder: &Path| {
+        // In the dtypes of training: a conversion would change the numbers of a resumed run.
+        write_model(folder, base, model, |tensor| tensor.shallow_clone())?;
+        write_tensors(&folder.join(OPTIMIZER_FILE), optimizer.state())?;
+        json::write(&folder.join(STATE_FILE), state)
+    };
+    write_folder(&folder, fill).with_context(|| format!("writing {}", folder.display()))?;
+    Ok(folder)
 }
 
-/// Writes `folder` as a model in Hugging Face layout and in the given kind.
-pub fn save_model(folder: &Path, source: &Path, model: &Llama, kind: Kind) -> Result<()> {
-    aside::folder(folder, |folder| write_model(folder, source, model, Some(kind)))
+/// Writes a model in Hugging Face layout and in the given dtype. `base` is the folder of the base model.
+pub fn save_model(folder: &Path, base: &Path, model: &Llama, kind: Kind) -> Result<()> {
+    write_folder(folder, |folder| write_model(folder, base, model, |tensor| tensor.to_kind(kind)))
+        .with_context(|| format!("writing {}", folder.display()))
 }
 
-/// The newest checkpoint of a run.
+/// The latest checkpoint of a run.
 pub fn latest(run: &Path) -> Result<Option<(PathBuf, State)>> {
     let Some((_, folder)) = checkpoints(run)?.into_iter().max() else { return Ok(None) };
-    let state = read_json(&folder.join("state.json"))?;
+    let state = json::read(&folder.join(STATE_FILE))?;
     Ok(Some((folder, state)))
 }
 
-/// Goes on from a checkpoint's optimizer.
+/// Restores the optimizer from a checkpoint.
 pub fn restore(folder: &Path, optimizer: &mut AdamW, state: &State) -> Result<()> {
-    let path = folder.join("optimizer.safetensors");
+    let path = folder.join(OPTIMIZER_FILE);
     let tensors = Tensor::read_safetensors(&path).with_context(|| path.display().to_string())?;
     optimizer.restore(tensors, state.step as i32).with_context(|| path.display().to_string())
 }
 
-/// Removes the checkpoints of a run but for that of a step.
-pub fn remove_but(run: &Path, keep: Option<usize>) -> Result<()> {
-    for (step, folder) in checkpoints(run)? {
-        if Some(step) != keep {
-            fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+/// Removes all checkpoints of a run except the one in the folder `keep`.
+pub fn remove_others(run: &Path, keep: Option<&Path>) -> Result<()> {
+    for (_, folder) in checkpoints(run)? {
+        if Some(&*folder) != keep {
+            fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
         }
     }
     Ok(())
 }
 
-pub fn path(run: &Path, step: usize) -> PathBuf {
-    run.join(format!("checkpoint-{step}"))
-}
-
+/// The checkpoints of a run, each with its step.
 fn checkpoints(run: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let mut found = vec![];
     for entry in fs::read_dir(run).with_context(|| run.display().to_string())? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str());
-        if let Some(step) = name.and_then(|name| name.strip_prefix("checkpoint-")?.parse().ok()) {
+        if let Some(step) = name.and_then(|name| name.strip_prefix(FOLDER_PREFIX)?.parse().ok()) {
             found.push((step, path));
         }
     }
     Ok(found)
 }
 
-/// Whether the disk has room for what a run writes at most: a checkpoint beside the one before.
-pub fn check_room(run: &Path, model: &Llama) -> Result<()> {
+/// Checks that the disk has room for two checkpoints: the old one is removed after the new one is complete.
+pub fn check_free_space(run: &Path, model: &Llama) -> Result<()> {
     let moments = |tensor: &Tensor| if tensor.requires_grad() { 2 } else { 0 };
     let bytes = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes() * (1 + moments(tensor));
     let need = 2 * model.parameters.values().map(bytes).sum::<usize>() as u64;
@@ -98,18 +103,18 @@ pub fn check_room(run: &Path, model: &Llama) -> Result<()> {
     let [need, free] = [need, free].map(|bytes| bytes >> 20);
     ensure!(
         need <= free,
-        "--out: two checkpoints take {need} MiB, but the disk of {} has {free} MiB left",
+        "--out: two checkpoints need {need} MiB, but {} has only {free} MiB free; free some space or use another disk",
         run.display()
     );
     Ok(())
 }
 
-fn write_model(folder: &Path, source: &Path, model: &Llama, kind: Option<Kind>) -> Result<()> {
-    let parameters = model.parameters.iter();
-    let tensors = parameters.map(|(name, tensor)| (name.clone(), tensor.to_kind(kind.unwrap_or(tensor.kind()))));
+fn write_model(folder: &Path, base: &Path, model: &Llama, convert: impl Fn(&Tensor) -> Tensor) -> Result<()> {
+    let tensors = model.parameters.iter().map(|(name, tensor)| (name.clone(), convert(tensor)));
     write_tensors(&folder.join("model.safetensors"), tensors.collect())?;
-    for name in COMPANIONS.iter().filter(|name| source.join(name).exists()) {
-        fs::copy(source.join(name), folder.join(name)).with_context(|| source.join(name).display().to_string())?;
+    for file in COMPANIONS.map(|name| base.join(name)).iter().filter(|file| file.exists()) {
+        let name = file.file_name().expect("joined above");
+        fs::copy(file, folder.join(name)).with_context(|| file.display().to_string())?;
     }
     Ok(())
 }
@@ -117,26 +122,26 @@ fn write_model(folder: &Path, source: &Path, model: &Llama, kind: Option<Kind>) 
 fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
     let tensors = tensors.into_iter().map(|(name, tensor)| {
         let shape = tensor.size().into_iter().map(|size| size as usize).collect();
-        (name, Bytes { tensor, shape })
+        (name, TensorView { tensor, shape })
     });
-    // `transformers` asks for it.
+    // `transformers` requires this entry.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     serialize_to_file(tensors.collect::<Vec<_>>(), &Some(metadata), path).with_context(|| path.display().to_string())
 }
 
 /// A tensor whose bytes are copied only when they are written.
-struct Bytes {
+struct TensorView {
     tensor: Tensor,
     shape: Vec<usize>,
 }
 
-impl View for Bytes {
+impl View for TensorView {
     fn dtype(&self) -> Dtype {
         match self.tensor.kind() {
             Kind::Half => Dtype::F16,
             Kind::BFloat16 => Dtype::BF16,
             Kind::Double => Dtype::F64,
-            _ => Dtype::F32, // all others are refused when a model is loaded
+            _ => Dtype::F32, // Loading a model rejects all other dtypes.
         }
     }
 

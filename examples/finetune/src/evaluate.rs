@@ -1,166 +1,255 @@
-//! What a model makes of pairs it has not learnt from, and of a text that has nothing to do with them.
+//! The evaluation of a model: on pairs that it does not train on, and on a control text unrelated to them.
 
 use anyhow::Result;
 use figa_loss::tch::{self, Device, Kind};
-use figa_loss::{EncodedPair, Example, FigaLoss, IGNORE_INDEX, Reduction, SpaRecord, TokenLabel, collate, distance};
+use figa_loss::{EncodedPair, Example, FigaLoss, IGNORE_INDEX, Reduction, Side, TokenLabel, distance};
 
-use super::generate::greedy;
-use super::llama::Llama;
-use super::outcome::{Answer, Evaluation, METRICS};
-use super::pairs::{Pairs, all_weights_one};
+use crate::args::Args;
+use crate::encode::{Dataset, Encoder};
+use crate::generate::greedy;
+use crate::llama::Llama;
+use crate::loss::loss_of;
+use crate::method::with_equal_weights;
+use crate::metrics::{Answer, Scores};
 
-/// What to evaluate on.
+/// A greedy answer ends at the latest this many tokens after the length of the longest revised one.
+const EXTRA_TOKENS: usize = 8;
+
+/// The number of answers that a report shows side by side.
+const SHOWN_ANSWERS: usize = 10;
+
+/// The nll of single tokens.
+const TOKEN_NLL: FigaLoss = FigaLoss::new().with_gate(None).with_reduction(Reduction::None);
+
+/// Evaluates models on the same pairs and control text.
 pub struct Evaluator {
-    records: Vec<SpaRecord>,
+    data: Dataset,
     pairs: Vec<EncodedPair>,
-    /// Rows of the text, as long as rows may be.
-    text: Vec<Example>,
-    /// How many pairs are answered greedily.
+    control: Vec<Example>,
+    /// The number of pairs to answer greedily.
     answers: usize,
     /// Pairs per forward pass.
     batch: usize,
-    device: Device,
+    eos_id: u32,
 }
 
-/// Greedy answers are cut off so many tokens after the length of the longest revised one.
-const MARGIN: usize = 8;
-
-/// How many answers a report shows side by side.
-const SHOWN: usize = 10;
-
 impl Evaluator {
-    pub fn new(
-        (records, pairs): (Vec<SpaRecord>, Vec<EncodedPair>),
-        text: Vec<Example>,
-        answers: usize,
-        batch: usize,
-        device: Device,
-    ) -> Self {
-        let answers = answers.min(pairs.len());
-        Self { records, pairs, text, answers, batch, device }
+    /// An evaluator on the encoded pairs of `data` and the token ids of a control text.
+    pub fn new(data: Dataset, pairs: Vec<EncodedPair>, control: &[u32], eos_id: u32, args: &Args) -> Self {
+        let control = text_rows(control, args.max_length);
+        let answers = args.answers.min(pairs.len());
+        Self { data, pairs, control, answers, batch: args.micro_batch, eos_id }
     }
 
-    /// Every metric but those of greedy answers, after so many steps.
-    pub fn scores(&self, model: &Llama, step: usize) -> Result<Evaluation> {
+    /// All scores except those of greedy answers.
+    pub fn scores(&self, model: &Llama) -> Result<Scores> {
         let _no_grad = tch::no_grad_guard();
-        let mut scores = [None; METRICS.len()];
-        let [likelier, added, removed, kept, revised_nll] = self.pair_scores(model)?;
-        for (score, value) in scores.iter_mut().zip([likelier, added, removed, kept, revised_nll.exp()]) {
-            *score = Some(value).filter(|value| value.is_finite());
-        }
-        if !self.text.is_empty() {
-            let (mut sum, mut tokens) = (0.0, 0);
-            for rows in self.text.chunks(2 * self.batch) {
-                sum += self.token_nll(model, rows)?.iter().flatten().sum::<f64>();
-                tokens += rows.iter().map(|row| row.input_ids().len() - 1).sum::<usize>();
-            }
-            scores[5] = Some((sum / tokens as f64).exp());
-        }
-        Ok(Evaluation { step, scores })
+        let pairs = self.pair_means(model)?;
+        Ok(Scores {
+            revised_likelier: pairs.revised_likelier.value(),
+            p_added: pairs.p_added.value(),
+            p_removed: pairs.p_removed.value(),
+            p_kept: pairs.p_kept.value(),
+            ppl_revised: pairs.revised_nll.perplexity(),
+            ppl_control: self.control_nll(model)?.perplexity(),
+            ..Scores::default()
+        })
     }
 
-    /// Shares and means over the pairs: revised likelier; probability of added, removed and kept tokens; nll of a
-    /// revised answer's tokens.
-    fn pair_scores(&self, model: &Llama) -> Result<[f64; 5]> {
-        // Pairs of about the same length waste little padding on each other.
+    fn pair_means(&self, model: &Llama) -> Result<PairMeans> {
+        // Pairs of similar length need little padding.
         let mut by_length: Vec<&EncodedPair> = self.pairs.iter().collect();
-        by_length.sort_by_key(|pair| pair.original.input_ids().len().max(pair.revised.input_ids().len()));
-        let (mut likelier, mut sums, mut counts) = (0, [0.0; 3], [0; 3]);
-        let (mut revised_nll, mut revised_tokens) = (0.0, 0);
+        by_length.sort_by_key(|pair| pair.rows().map(Example::len).into_iter().max());
+        let mut means = PairMeans::default();
         for pairs in by_length.chunks(self.batch) {
-            let rows: Vec<Example> =
-                pairs.iter().flat_map(|pair| [&pair.original, &pair.revised]).map(all_weights_one).collect();
+            let rows: Vec<Example> = pairs.iter().flat_map(|pair| pair.rows()).map(with_equal_weights).collect();
             let nll = self.token_nll(model, &rows)?;
-            for (rows, nll) in rows.chunks(2).zip(nll.chunks(2)) {
-                let mut answers = [0.0; 2];
-                for side in 0..2 {
-                    for (label, nll) in rows[side].token_labels().iter().zip(&nll[side]) {
-                        if *label == TokenLabel::Ignored {
-                            continue;
-                        }
-                        answers[side] += nll;
-                        revised_tokens += side;
-                        let class = match label {
-                            TokenLabel::Inserted | TokenLabel::Substituted if side == 1 => 0,
-                            TokenLabel::Deleted | TokenLabel::Substituted => 1,
-                            TokenLabel::Kept if side == 1 => 2,
-                            _ => continue,
-                        };
-                        sums[class] += (-nll).exp();
-                        counts[class] += 1;
-                    }
-                }
-                likelier += usize::from(answers[1] < answers[0]);
-                revised_nll += answers[1];
+            for (pair, nll) in pairs.iter().zip(nll.chunks_exact(2)) {
+                means.add(pair, [&nll[0], &nll[1]]);
             }
         }
-        let mean = |class: usize| sums[class] / f64::from(counts[class]);
-        Ok([likelier as f64 / self.pairs.len() as f64, mean(0), mean(1), mean(2), revised_nll / revised_tokens as f64])
+        Ok(means)
     }
 
-    /// The nll of each token of each row that has a weight, 0 elsewhere.
+    fn control_nll(&self, model: &Llama) -> Result<Mean> {
+        let mut mean = Mean::default();
+        for rows in self.control.chunks(2 * self.batch) {
+            // Nothing predicts the first token of a row.
+            let tokens = rows.iter().map(|row| row.len() - 1).sum();
+            mean.add_many(self.token_nll(model, rows)?.iter().flatten().sum(), tokens);
+        }
+        Ok(mean)
+    }
+
+    /// The nll of each token that has a weight, and 0 for all others.
     fn token_nll(&self, model: &Llama, rows: &[Example]) -> Result<Vec<Vec<f64>>> {
-        let single = FigaLoss::new().with_gate(None).with_reduction(Reduction::None);
-        let batch = collate(rows, 0).to_tensors(self.device)?;
-        let hidden = model.forward(&batch.input_ids);
-        let nll = single.forward_linear(&hidden, &model.lm_head(), &batch.labels, &batch.weights)?.loss;
+        let nll = loss_of(model, TOKEN_NLL, rows, self.eos_id)?.loss;
         Ok(Vec::try_from(nll.to_kind(Kind::Double).to_device(Device::Cpu))?)
     }
 
     /// Greedy answers to the prompts of the first pairs, as token ids.
-    pub fn answer(&self, model: &Llama, eos: u32) -> Vec<Vec<u32>> {
-        let rows = self.pairs[..self.answers].iter().map(|pair| split(&pair.revised, eos));
-        let (prompts, answers): (Vec<&[u32]>, Vec<&[u32]>) = rows.unzip();
-        let most = answers.iter().map(|answer| answer.len() + MARGIN).max().unwrap_or(0);
-        greedy(model, &prompts, eos, most, 4 * self.batch, self.device)
+    pub fn answers(&self, model: &Llama) -> Vec<Vec<u32>> {
+        let rows = self.pairs[..self.answers].iter().map(|pair| split(&pair.revised, self.eos_id));
+        let (prompts, revised): (Vec<&[u32]>, Vec<&[u32]>) = rows.unzip();
+        let max_tokens = revised.iter().map(|answer| answer.len() + EXTRA_TOKENS).max().unwrap_or(0);
+        greedy(model, &prompts, self.eos_id, max_tokens, 4 * self.batch)
     }
 
-    /// How the greedy answers compare with the pairs'.
-    pub fn score_answers(&self, answers: &[Vec<u32>], eos: u32, evaluation: &mut Evaluation) {
-        let (mut exact, mut copied, mut edits) = (0, 0, 0);
+    /// Adds the scores of greedy answers.
+    pub fn score_answers(&self, answers: &[Vec<u32>], scores: &mut Scores) {
+        let (mut exact, mut copied, mut edits) = (Mean::default(), Mean::default(), Mean::default());
         for (answer, pair) in answers.iter().zip(&self.pairs) {
-            let (original, revised) = (split(&pair.original, eos).1, split(&pair.revised, eos).1);
-            exact += usize::from(answer == revised);
-            copied += usize::from(answer == original);
-            edits += distance(answer, revised);
+            let [original, revised] = pair.rows().map(|row| split(row, self.eos_id).1);
+            exact.add(f64::from(answer == revised));
+            copied.add(f64::from(answer == original));
+            edits.add(distance(answer, revised) as f64);
         }
-        if !answers.is_empty() {
-            let share = |count: usize| Some(count as f64 / answers.len() as f64);
-            evaluation.scores[6..].copy_from_slice(&[share(exact), share(edits), share(copied)]);
-        }
+        scores.exact_match = exact.value();
+        scores.copied = copied.value();
+        scores.edit_distance = edits.value();
     }
 
-    /// Some of the answers as texts.
-    pub fn side_by_side(&self, pairs: &Pairs, before: &[Vec<u32>], after: &[Vec<u32>]) -> Result<Vec<Answer>> {
-        let shown = self.records.iter().zip(before.iter().zip(after)).take(SHOWN);
-        shown
+    /// The texts of the first answers, for the report.
+    pub fn side_by_side(&self, encoder: &Encoder, before: &[Vec<u32>], after: &[Vec<u32>]) -> Result<Vec<Answer>> {
+        let answers = self.data.records.iter().zip(before.iter().zip(after)).take(SHOWN_ANSWERS);
+        answers
             .map(|(record, (before, after))| {
                 Ok(Answer {
                     prompt: format!("{}\n{}", record.instruction, record.input).trim_end().to_owned(),
                     original: record.original_output.clone(),
                     revised: record.revised_output.clone(),
-                    before: pairs.text(before)?,
-                    after: pairs.text(after)?,
+                    before: encoder.text(before)?,
+                    after: encoder.text(after)?,
                 })
             })
             .collect()
     }
 }
 
-/// The ids of a row's prompt, and those of its answer without EOS.
-fn split(row: &Example, eos: u32) -> (&[u32], &[u32]) {
-    let prompt = row.labels().iter().take_while(|&&label| label == IGNORE_INDEX).count();
-    let (prompt, answer) = row.input_ids().split_at(prompt);
-    (prompt, answer.strip_suffix(&[eos]).unwrap_or(answer))
+/// Means over the tokens of all pairs.
+#[derive(Default)]
+struct PairMeans {
+    revised_likelier: Mean,
+    p_added: Mean,
+    p_removed: Mean,
+    p_kept: Mean,
+    revised_nll: Mean,
 }
 
-/// A text as rows of at most `length` tokens, each token of which counts.
-pub fn text_rows(ids: &[u32], length: usize) -> Vec<Example> {
-    let rows = ids.chunks(length).filter(|ids| ids.len() > 1);
+impl PairMeans {
+    /// Adds a pair with the nll of each token of its rows.
+    fn add(&mut self, pair: &EncodedPair, nll: [&[f64]; 2]) {
+        let mut sums = [0.0; 2];
+        let mut revised_tokens = 0;
+        for ((side, nll), sum) in Side::ALL.into_iter().zip(nll).zip(&mut sums) {
+            for (&label, nll) in pair.row(side).token_labels().iter().zip(nll) {
+                if label == TokenLabel::Ignored {
+                    continue;
+                }
+                *sum += nll;
+                revised_tokens += usize::from(side == Side::Revised);
+                if let Some(mean) = self.probability(side, label) {
+                    mean.add((-nll).exp());
+                }
+            }
+        }
+        let [original, revised] = sums;
+        self.revised_likelier.add(f64::from(revised < original));
+        self.revised_nll.add_many(revised, revised_tokens);
+    }
+
+    fn probability(&mut self, side: Side, label: TokenLabel) -> Option<&mut Mean> {
+        match (side, label) {
+            (Side::Revised, TokenLabel::Inserted | TokenLabel::Substituted) => Some(&mut self.p_added),
+            (Side::Original, TokenLabel::Deleted | TokenLabel::Substituted) => Some(&mut self.p_removed),
+            (Side::Revised, TokenLabel::Kept) => Some(&mut self.p_kept),
+            _ => None,
+        }
+    }
+}
+
+/// A running mean.
+#[derive(Default)]
+struct Mean {
+    sum: f64,
+    count: usize,
+}
+
+impl Mean {
+    fn add(&mut self, value: f64) {
+        self.add_many(value, 1);
+    }
+
+    fn add_many(&mut self, sum: f64, count: usize) {
+        self.sum += sum;
+        self.count += count;
+    }
+
+    /// The mean, if it is finite.
+    fn value(&self) -> Option<f64> {
+        Some(self.sum / self.count as f64).filter(|mean| mean.is_finite())
+    }
+
+    /// The perplexity of a mean nll, if it is finite.
+    fn perplexity(&self) -> Option<f64> {
+        self.value().map(f64::exp).filter(|perplexity| perplexity.is_finite())
+    }
+}
+
+/// The ids of a row's prompt, and those of its answer without EOS.
+fn split(row: &Example, eos_id: u32) -> (&[u32], &[u32]) {
+    let prompt = row.labels().iter().take_while(|&&label| label == IGNORE_INDEX).count();
+    let (prompt, answer) = row.input_ids().split_at(prompt);
+    (prompt, answer.strip_suffix(&[eos_id]).unwrap_or(answer))
+}
+
+/// A text as rows of at most `length` tokens, all with weight 1.
+fn text_rows(ids: &[u32], length: usize) -> Vec<Example> {
     let row = |ids: &[u32]| {
         let labels = ids.iter().map(|&id| i64::from(id)).collect();
         let (weights, token_labels) = (vec![1.0; ids.len()], vec![TokenLabel::Kept; ids.len()]);
         Example::new(ids.to_vec(), labels, weights, token_labels).expect("four lists of one length")
     };
-    rows.map(row).collect()
+    // A row of one token predicts nothing.
+    ids.chunks(length).filter(|ids| ids.len() > 1).map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(labels: [TokenLabel; 4]) -> Example {
+        let ids = vec![1, 2, 3, 4];
+        Example::new(ids, vec![IGNORE_INDEX, 2, 3, 4], vec![0.0; 4], labels.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn each_class_of_tokens_has_a_mean_of_its_own() {
+        use TokenLabel::{Deleted, Eos, Ignored, Inserted, Kept, Substituted};
+        let original = row([Ignored, Deleted, Substituted, Kept]);
+        let revised = row([Ignored, Inserted, Kept, Eos]);
+        let pair = EncodedPair::new(original, revised);
+        let nll = |p: [f64; 3]| [0.0, -p[0].ln(), -p[1].ln(), -p[2].ln()];
+        let mut means = PairMeans::default();
+        // Padding follows the tokens of a row.
+        let revised = [&nll([0.5, 0.25, 0.125])[..], &[9.0]].concat();
+        means.add(&pair, [&nll([0.1, 0.3, 0.9]), &revised]);
+        means.add(&pair, [&nll([0.9; 3]), &nll([0.1, 0.1, 0.1])]);
+
+        let close = |mean: Option<f64>, expected: f64| assert!((mean.unwrap() - expected).abs() < 1e-12, "{mean:?}");
+        close(means.revised_likelier.value(), 0.0);
+        close(means.p_added.value(), (0.5 + 0.1) / 2.0);
+        close(means.p_removed.value(), (0.1 + 0.3 + 0.9 + 0.9) / 4.0);
+        close(means.p_kept.value(), (0.25 + 0.1) / 2.0);
+        // Two answers of three tokens: the sixth root of the inverse product of their probabilities.
+        close(means.revised_nll.perplexity(), (64.0 * 1000f64).powf(1.0 / 6.0));
+        means.add(&pair, [&nll([0.1; 3]), &nll([0.2; 3])]);
+        close(means.revised_likelier.value(), 1.0 / 3.0);
+    }
+
+    #[test]
+    fn a_mean_of_nothing_is_missing() {
+        assert_eq!((Mean::default().value(), Mean::default().perplexity()), (None, None));
+        assert_eq!(Mean { sum: 1e6, count: 1 }.perplexity(), None);
+    }
 }

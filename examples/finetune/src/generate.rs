@@ -1,41 +1,38 @@
-//! Greedy answers, many prompts at a time.
+//! Greedy generation for many prompts at a time.
 
-use figa_loss::tch::{self, Device, Kind, Tensor};
+use std::iter::repeat_n;
 
-use super::llama::{Cache, Llama};
+use figa_loss::tch::{self, Kind, Tensor};
 
-/// The likeliest next tokens after each prompt, until `eos` (not part of the answer) or `most` tokens.
-pub fn greedy(model: &Llama, prompts: &[&[u32]], eos: u32, most: usize, batch: usize, device: Device) -> Vec<Vec<u32>> {
+use crate::llama::{Cache, Llama};
+
+/// The most likely continuation of each prompt, up to `eos` (not included) or `max_tokens` tokens.
+pub fn greedy(model: &Llama, prompts: &[&[u32]], eos: u32, max_tokens: usize, batch: usize) -> Vec<Vec<u32>> {
+    // Prompts of similar length need little padding.
     let mut by_length: Vec<usize> = (0..prompts.len()).collect();
     by_length.sort_by_key(|&prompt| prompts[prompt].len());
     let mut answers = vec![vec![]; prompts.len()];
     for chunk in by_length.chunks(batch) {
         let prompts: Vec<&[u32]> = chunk.iter().map(|&prompt| prompts[prompt]).collect();
-        for (&prompt, answer) in chunk.iter().zip(greedy_batch(model, &prompts, eos, most, device)) {
+        for (&prompt, answer) in chunk.iter().zip(greedy_batch(model, &prompts, eos, max_tokens)) {
             answers[prompt] = answer;
         }
     }
     answers
 }
 
-fn greedy_batch(model: &Llama, prompts: &[&[u32]], eos: u32, most: usize, device: Device) -> Vec<Vec<u32>> {
+fn greedy_batch(model: &Llama, prompts: &[&[u32]], eos: u32, max_tokens: usize) -> Vec<Vec<u32>> {
     let _no_grad = tch::no_grad_guard();
+    let (batch, device) = (prompts.len() as i64, model.device());
     let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-    let most = most.min((model.config.max_position_embeddings as usize).saturating_sub(longest));
-    // Padding on the left: the last column holds the last token of each prompt.
-    let padding = |prompt: &[u32]| longest - prompt.len();
-    let ids = prompts.iter().flat_map(|prompt| {
-        std::iter::repeat_n(i64::from(eos), padding(prompt)).chain(prompt.iter().map(|&id| i64::from(id)))
-    });
-    let tokens = prompts.iter().flat_map(|prompt| (0..longest).map(|column| column >= padding(prompt)));
-    let shape = [prompts.len() as i64, longest as i64];
-    let mut input_ids = Tensor::from_slice(&ids.collect::<Vec<_>>()).reshape(shape).to_device(device);
-    let mut tokens = Tensor::from_slice(&tokens.collect::<Vec<_>>()).reshape(shape).to_device(device);
+    let max_tokens = max_tokens.min((model.config.max_position_embeddings as usize).saturating_sub(longest));
+    let (mut input_ids, mut tokens) = pad_left(prompts, longest, eos);
+    (input_ids, tokens) = (input_ids.to_device(device), tokens.to_device(device));
 
     let mut cache = Cache::default();
     let mut answers = vec![vec![]; prompts.len()];
     let mut ended = vec![false; prompts.len()];
-    for _ in 0..most {
+    for _ in 0..max_tokens {
         let hidden = model.forward_cached(&input_ids, &tokens, &mut cache);
         let next = hidden.select(1, -1).matmul(&model.lm_head().tr()).argmax(-1, false);
         for (row, &id) in Vec::<i64>::try_from(&next).expect("ids are integers").iter().enumerate() {
@@ -48,7 +45,20 @@ fn greedy_batch(model: &Llama, prompts: &[&[u32]], eos: u32, most: usize, device
             break;
         }
         input_ids = next.unsqueeze(1);
-        tokens = Tensor::cat(&[&tokens, &Tensor::ones([shape[0], 1], (Kind::Bool, device))], 1);
+        tokens = Tensor::cat(&[&tokens, &Tensor::ones([batch, 1], (Kind::Bool, device))], 1);
     }
     answers
+}
+
+/// The ids of the prompts, and a mask that is true for their tokens. With the padding on the left, the last column
+/// contains the last token of each prompt.
+fn pad_left(prompts: &[&[u32]], length: usize, pad_id: u32) -> (Tensor, Tensor) {
+    let (mut ids, mut tokens) = (vec![], vec![]);
+    for prompt in prompts {
+        let padding = length - prompt.len();
+        ids.extend(repeat_n(i64::from(pad_id), padding).chain(prompt.iter().map(|&id| i64::from(id))));
+        tokens.extend(repeat_n(false, padding).chain(repeat_n(true, prompt.len())));
+    }
+    let shape = [prompts.len() as i64, length as i64];
+    (Tensor::from_slice(&ids).reshape(shape), Tensor::from_slice(&tokens).reshape(shape))
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Parser;
 use figa_finetune::{Args, run};
 
-/// The exit code of a program that Ctrl-C has ended.
+/// The exit code of a program that Ctrl-C ends.
 const INTERRUPTED_CODE: u8 = 130;
 
 fn main() -> ExitCode {
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
             std::process::exit(INTERRUPTED_CODE.into());
         }
         eprintln!(
-            "\nstopping after this step; press Ctrl-C again to stop at once and lose what follows the last checkpoint"
+            "\nstopping after this step; press Ctrl-C again to stop now and lose the steps since the last checkpoint"
         );
     });
     match handler.map_err(Into::into).and_then(|()| run(args, &|| INTERRUPTED.load(Ordering::Relaxed))) {

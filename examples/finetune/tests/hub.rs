@@ -1,4 +1,4 @@
-//! How a model's folder is fetched from a hub.
+//! Downloads from a hub, which these tests run themselves.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -11,8 +11,8 @@ use hf_hub::Cache;
 use hf_hub::api::sync::{Api, ApiBuilder};
 use tempfile::TempDir;
 
-/// A hub with one model, `owner/name`, which answers as the real one does: text from an address of its own, weights
-/// from another host. Where compressed text is welcome, it sends all of that, whatever the range.
+/// A hub with one model, `owner/name`. Like the real one, it redirects text to another path and weights to another
+/// host, and ignores the range of a request that accepts compressed text.
 struct Hub {
     address: String,
     files: TempDir,
@@ -20,7 +20,7 @@ struct Hub {
     state: Arc<Mutex<State>>,
 }
 
-/// What `main` is, whom to let in, and which files have been sent.
+/// The commit of `main`, the token that it requires, and the files that it has sent.
 #[derive(Default)]
 struct State {
     commit: String,
@@ -48,7 +48,7 @@ impl Hub {
         api.with_endpoint(format!("http://{address}")).with_token(token.map(str::to_owned)).build().unwrap()
     }
 
-    /// The files of the folder that a fetch returns, or its error; and the files that were sent for it.
+    /// The file names in the folder that a fetch returns, or its error; and the files that the hub sent for it.
     fn fetch(&self, id: &str) -> (Result<Vec<String>, String>, Vec<String>) {
         let found = hub::fetch(&self.api(&self.address, None), id).map(|folder| {
             assert!(folder.ends_with("hub/models--owner--name/snapshots/c1"), "{folder:?}");
@@ -66,7 +66,7 @@ fn answer(mut stream: TcpStream, address: &str, folder: &Path, state: &mut State
     let path = request.split(' ').nth(1).unwrap();
     let mut send = |status: &str, headers: &str, body: &[u8]| {
         let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n", body.len());
-        // Whoever asks may have gone.
+        // The client may have closed the connection.
         let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
     };
     if state.token.is_some() && header("authorization") != state.token.as_deref() {
@@ -116,9 +116,9 @@ fn names(folder: &Path) -> Vec<String> {
 const SMALL: [(&str, &str); 2] = [("config.json", "{\"model_type\": \"llama\"}"), ("tokenizer.json", "{ }")];
 
 #[test]
-fn a_model_is_fetched_once() {
+fn a_model_is_downloaded_once() {
     let hub = Hub::new(&SMALL);
-    for (name, text) in [("model.safetensors", "weights"), ("tokenizer_config.json", "{ }"), ("README.md", "Not.")] {
+    for (name, text) in [("model.safetensors", "weights"), ("tokenizer_config.json", "{ }"), ("README.md", "text")] {
         fs::write(hub.files.path().join(name), text).unwrap();
     }
     let all = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
@@ -136,7 +136,7 @@ fn a_model_is_fetched_once() {
 }
 
 #[test]
-fn shards_are_fetched_and_need_no_network_then() {
+fn shards_are_downloaded_once_and_then_need_no_network() {
     let hub = Hub::new(&SMALL);
     let index =
         r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}}"#;
@@ -151,15 +151,15 @@ fn shards_are_fetched_and_need_no_network_then() {
     assert_eq!(found.unwrap().len(), 5);
     assert_eq!(sent, ["model-2.safetensors"]);
 
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    assert_eq!(names(&hub::fetch(&hub.api(&nobody, None), "owner/name").unwrap()).len(), 5);
-    let error = hub::fetch(&hub.api(&nobody, None), "owner/other").unwrap_err().to_string();
-    assert!(error.starts_with("--model owner/other: config.json cannot be fetched: "), "{error}");
+    let unreachable = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    assert_eq!(names(&hub::fetch(&hub.api(&unreachable, None), "owner/name").unwrap()).len(), 5);
+    let error = hub::fetch(&hub.api(&unreachable, None), "owner/other").unwrap_err().to_string();
+    assert!(error.starts_with("--model owner/other: cannot download config.json: "), "{error}");
     assert!(error.ends_with("; check the network, or name a local folder") && !error.contains('\n'), "{error}");
 }
 
 #[test]
-fn a_branch_that_moves_does_not_scatter_a_model() {
+fn all_files_of_a_model_are_from_one_commit() {
     let hub = Hub::new(&SMALL[..1]);
     let error = hub.fetch("owner/name").0.unwrap_err();
     assert!(error.contains("no tokenizer.json on the hub"), "{error}");
@@ -171,24 +171,25 @@ fn a_branch_that_moves_does_not_scatter_a_model() {
 }
 
 #[test]
-fn a_model_that_cannot_be_fetched_is_told_in_one_line() {
+fn errors_of_the_hub_are_one_line() {
     let hub = Hub::new(&[("tokenizer.json", "{ }")]);
     let fetch = |id: &str, expected: &str| assert_eq!(hub.fetch(id).0.unwrap_err(), expected);
     for id in ["owner/none", "owner/name", "owner/name@v2"] {
-        let why = "no such folder, and no config.json on the hub (404); check name and revision";
+        let why = "no such folder, and no config.json on the hub (404); check the name and the revision";
         fetch(id, &format!("--model {id}: {why}"));
     }
     fs::write(hub.files.path().join("config.json"), "{ }").unwrap();
     fetch(
         "owner/name",
-        "--model owner/name: neither model.safetensors nor model.safetensors.index.json on the hub (404)",
+        "--model owner/name: neither model.safetensors nor model.safetensors.index.json on the hub (404); check the \
+         model's page",
     );
     for name in ["../../evil.safetensors", "/evil.safetensors", "a\\\\..\\\\b", "C:evil", "https://x/y", "a?b"] {
         let hub = Hub::new(&SMALL);
         let index = format!(r#"{{"weight_map": {{"a": "{name}"}}}}"#);
         fs::write(hub.files.path().join("model.safetensors.index.json"), index).unwrap();
         let error = hub.fetch("owner/name").0.unwrap_err();
-        assert!(error.ends_with(&format!("index.json: \"{name}\" is no name of a shard")), "{error}");
+        assert!(error.ends_with(&format!("index.json: \"{name}\" is not a valid name of a shard")), "{error}");
     }
 
     let hub = Hub::new(&SMALL);

@@ -1,0 +1,132 @@
+//! From a file of records to the rows of a model.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::ValueEnum;
+use figa_loss::{ChatTemplate, EncodedPair, Example, PairEncoder, PromptTemplate, SpaRecord};
+use serde::{Deserialize, Serialize};
+
+use crate::args::Args;
+use crate::llama::Config;
+use crate::method::Method;
+
+/// The prompt formats on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PromptStyle {
+    /// The chat template of the model
+    Chat,
+    /// The prompt of Stanford Alpaca
+    Alpaca,
+    /// Instruction and input on separate lines
+    Plain,
+}
+
+impl PromptStyle {
+    fn template(self, folder: &Path) -> Result<PromptTemplate> {
+        Ok(match self {
+            Self::Plain => PromptTemplate::Plain,
+            Self::Alpaca => PromptTemplate::Alpaca,
+            Self::Chat => PromptTemplate::Chat(ChatTemplate::read(folder)?.with_context(|| {
+                format!("--prompt chat: {} has no chat template; choose alpaca or plain", folder.display())
+            })?),
+        })
+    }
+}
+
+/// The records of a file.
+pub struct Dataset {
+    /// The file.
+    pub path: PathBuf,
+    /// At least one record.
+    pub records: Vec<SpaRecord>,
+}
+
+impl Dataset {
+    /// Reads a file of records.
+    pub fn read(path: &Path) -> Result<Self> {
+        let records = SpaRecord::read(path)?;
+        ensure!(!records.is_empty(), "{}: expected at least one record, found none", path.display());
+        Ok(Self { path: path.into(), records })
+    }
+}
+
+/// Encodes texts and records for one model.
+pub struct Encoder {
+    encoder: PairEncoder,
+}
+
+impl Encoder {
+    /// Reads the tokenizer, the prompt and the EOS token from the folder of a model. The arguments may override prompt
+    /// and EOS, and set the maximum length of a row.
+    pub fn new(folder: &Path, config: &Config, args: &Args) -> Result<Self> {
+        let mut encoder = PairEncoder::read(folder, args.eos.as_deref())?;
+        let largest_id = encoder.tokenizer().get_vocab(true).into_values().max().unwrap_or(0);
+        let vocab_size = config.vocab_size;
+        ensure!(
+            i64::from(largest_id) < vocab_size,
+            "{}: expected token ids below {vocab_size}, the vocab_size of the model, found {largest_id}; use the \
+             tokenizer of this model",
+            folder.join("tokenizer.json").display()
+        );
+        let (max_length, positions) = (args.max_length, config.max_position_embeddings);
+        ensure!(
+            max_length as i64 <= positions,
+            "--max-length: expected at most {positions}, the number of positions of the model, got {max_length}"
+        );
+        encoder.max_length = Some(max_length);
+        encoder.template = match args.prompt {
+            Some(style) => style.template(folder)?,
+            None => PromptTemplate::for_model(folder)?,
+        };
+        Ok(Self { encoder })
+    }
+
+    /// The id of the token that ends an answer. It also serves as padding.
+    pub fn eos_id(&self) -> u32 {
+        self.encoder.eos_id()
+    }
+
+    /// Encodes a text without special tokens.
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.encoder.tokenizer().encode(text, false).map_err(|error| anyhow!("{error}"))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Decodes token ids and skips special tokens.
+    pub fn text(&self, ids: &[u32]) -> Result<String> {
+        self.encoder.tokenizer().decode(ids, true).map_err(|error| anyhow!("{error}"))
+    }
+
+    /// Encodes records with the labels and weights of plain FIGA.
+    pub fn pairs(&self, data: &Dataset) -> Result<Vec<EncodedPair>> {
+        encode(&self.encoder, data)
+    }
+
+    /// The rows that a method trains on, grouped by pair.
+    pub fn rows(&self, data: &Dataset, method: Method) -> Result<Vec<Vec<Example>>> {
+        let pairs = encode(&method.encoder(&self.encoder), data)?;
+        let rows: Vec<_> = pairs.into_iter().map(|pair| method.rows(pair)).collect();
+        ensure!(
+            rows.iter().any(|rows| !rows.is_empty()),
+            "{}: no token has a weight with --method {}; check that the answers differ, or choose another method",
+            data.path.display(),
+            method.name()
+        );
+        Ok(rows)
+    }
+
+    /// The number of rows that the maximum length has truncated. They lack at least their EOS.
+    pub fn truncated(&self, pairs: &[EncodedPair]) -> usize {
+        let rows = pairs.iter().flat_map(EncodedPair::rows);
+        rows.filter(|row| row.input_ids().last() != Some(&self.eos_id())).count()
+    }
+}
+
+fn encode(encoder: &PairEncoder, data: &Dataset) -> Result<Vec<EncodedPair>> {
+    let encode = |(record, number): (&SpaRecord, usize)| {
+        encoder.encode(record).with_context(|| format!("{}: record {number}", data.path.display()))
+    };
+    data.records.iter().zip(1..).map(encode).collect()
+}

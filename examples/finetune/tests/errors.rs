@@ -1,0 +1,108 @@
+//! Error messages: one line that names the argument or file, what was expected, and what to do.
+
+mod common;
+
+use std::fs;
+
+use clap::Parser;
+use common::{Sandbox, never};
+use figa_finetune::{Args, run};
+use figa_loss::tch::Tensor;
+
+/// The texts of other libraries and of the operating system.
+const FILTERS: [(&str, &str); 2] =
+    [(r": safetensors error .*", ": [reason]"), (r": [^:]*\(os error \d+\)", ": [reason]")];
+
+fn assert_errors(name: &str, errors: &[String]) {
+    insta::with_settings!({ filters => FILTERS }, { insta::assert_snapshot!(name, errors.join("\n")) });
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_run_before_the_step() {
+    let sandbox = Sandbox::new("llama2");
+    // Token 36 occurs only in the fifth record.
+    sandbox.change_tensors(|name, tensor| {
+        if name == "model.embed_tokens.weight" {
+            let _ = tensor.select(0, 36).fill_(f64::NAN);
+        }
+        tensor
+    });
+    let error = sandbox.error("out", &[]);
+    let steps = sandbox.metrics("out/metrics.jsonl").len();
+    let expected = format!(
+        "step {}: the loss is not finite; check record(s) 5 of [folder]/pairs.jsonl, or lower --lr; the model before \
+         this step is in [folder]/out/checkpoint-{steps}",
+        steps + 1
+    );
+    assert_eq!(error, expected);
+    assert!(sandbox.path(&format!("out/checkpoint-{steps}/optimizer.safetensors")).exists());
+}
+
+#[test]
+fn errors_of_tensors_name_the_file() {
+    let sandbox = Sandbox::new("llama2");
+    let shard = sandbox.path("model/model-00001-of-00004.safetensors");
+    let whole = fs::read(&shard).unwrap();
+    let mut errors = vec![];
+
+    fs::write(&shard, &whole[..whole.len() - 10]).unwrap();
+    errors.push(sandbox.error("out", &[]));
+    fs::remove_file(&shard).unwrap();
+    errors.push(sandbox.error("out", &[]));
+
+    fs::write(&shard, &whole).unwrap();
+    let mut tensors = Tensor::read_safetensors(&shard).unwrap();
+    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let (name, tensor) = tensors.pop().unwrap();
+    tensors.push((name, tensor.unsqueeze(0)));
+    Tensor::write_safetensors(&tensors, &shard).unwrap();
+    errors.push(sandbox.error("out", &[]));
+    tensors.last_mut().unwrap().0 = "another_name".into();
+    Tensor::write_safetensors(&tensors, &shard).unwrap();
+    errors.push(sandbox.error("out", &[]));
+    assert_errors("tensors", &errors);
+}
+
+#[test]
+fn errors_of_a_configuration_name_the_field() {
+    let sandbox = Sandbox::new("llama2");
+    let path = sandbox.path("model/config.json");
+    let config = fs::read_to_string(&path).unwrap();
+    let errors = [
+        ("\"llama\"", "\"mamba\""),
+        ("\"silu\"", "\"gelu\""),
+        ("\"vocab_size\": 40", "\"vocab_size\": 39"),
+        ("\"linear\"", "\"yarn\""),
+        ("\"linear\"", "\"llama3\""),
+        ("\"num_attention_heads\": 4", "\"num_attention_heads\": 0"),
+        ("{", ""),
+    ]
+    .map(|(from, to)| {
+        assert!(config.contains(from), "{from}");
+        fs::write(&path, config.replacen(from, to, 1)).unwrap();
+        sandbox.error("out", &[])
+    });
+    assert_errors("configuration", &errors);
+}
+
+#[test]
+fn errors_of_arguments_name_the_argument() {
+    let sandbox = Sandbox::new("llama2");
+    fs::write(sandbox.path("empty.jsonl"), "").unwrap();
+    let empty = sandbox.text_path("empty.jsonl");
+    let mut errors: Vec<String> = [
+        &["--eval", &empty][..],
+        &["--max-length=2"],
+        &["--max-length=129"],
+        &["--freeze-below=3"],
+        &["--eos", "<nothing>"],
+        &["--lr=0"],
+        &["--batch=0"],
+        &["--prompt=chat"],
+    ]
+    .map(|arguments| sandbox.error("out", arguments))
+    .into();
+    let nowhere = Args::try_parse_from(["finetune", "--resume", "nowhere"]).unwrap();
+    errors.push(format!("{:#}", run(nowhere, &never).unwrap_err()));
+    assert_errors("arguments", &errors);
+}

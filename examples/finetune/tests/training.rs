@@ -1,0 +1,100 @@
+//! What a run trains, and what it writes.
+
+mod common;
+
+use std::collections::HashMap;
+
+use common::Sandbox;
+use figa_finetune::encode::{Dataset, Encoder};
+use figa_finetune::llama::Config;
+use figa_finetune::method::Method;
+use figa_loss::tch::{Kind, Tensor};
+use figa_loss::{Penalty, SpaRecord};
+
+#[test]
+fn a_step_does_not_depend_on_the_number_of_passes() {
+    let sandbox = Sandbox::new("qwen2");
+    let losses = |out: &str, micro_batch: &str| -> Vec<f64> {
+        assert!(sandbox.run(out, &[micro_batch]).unwrap());
+        let lines = sandbox.metrics(&format!("{out}/metrics.jsonl"));
+        lines.iter().flat_map(|line| [line["loss"].as_f64().unwrap(), line["grad_norm"].as_f64().unwrap()]).collect()
+    };
+    let (one, three) = (losses("one", "--micro-batch=1"), losses("three", "--micro-batch=3"));
+    for (one, three) in one.iter().zip(&three) {
+        assert!((one - three).abs() < 1e-3 * three.abs().max(1.0), "{one} {three}");
+    }
+    assert_eq!(one.len(), 12);
+}
+
+#[test]
+fn all_methods_start_from_the_same_model() {
+    let sandbox = Sandbox::new("qwen2");
+    let pairs = sandbox.text_path("pairs.jsonl");
+    assert!(sandbox.run("out", &["--eval", &pairs, "--compare", "--seeds", "2", "--steps=2"]).unwrap());
+    let methods = ["figa", "sft", "no-penalty", "no-gate", "gamma1", "unlikelihood", "word", "phrase"];
+    let baseline = sandbox.outcome("out/figa-0/outcome.json")["evaluations"][0].clone();
+    assert_eq!(baseline["step"], 0);
+    let mut models = vec![];
+    for method in methods {
+        for seed in [0, 1] {
+            let outcome = sandbox.outcome(&format!("out/{method}-{seed}/outcome.json"));
+            assert_eq!(outcome["evaluations"][0], baseline, "{method}");
+            assert_eq!(outcome["evaluations"].as_array().unwrap().len(), 2);
+            assert!(sandbox.path(&format!("out/{method}-{seed}/model/config.json")).exists());
+            models.push(sandbox.trained(&format!("out/{method}-{seed}")));
+        }
+    }
+    let [figa, another_seed, sft] = &models[..3] else { unreachable!() };
+    assert!(figa != another_seed && figa != sft);
+    let report = String::from_utf8(sandbox.bytes("out/report.html")).unwrap();
+    assert!(methods.iter().all(|method| report.contains(method)));
+    assert!(sandbox.path("out/figures/p_added.svg").exists() && sandbox.path("out/figures/p_added.png").exists());
+}
+
+#[test]
+fn methods_weigh_tokens_differently() {
+    let sandbox = Sandbox::new("qwen2");
+    let model = sandbox.path("model");
+    let config = Config::read(&model).unwrap();
+    let encoder = Encoder::new(&model, &config, &sandbox.args("out", &["--max-length=20"])).unwrap();
+    let record = SpaRecord::new("w3", "w4 w5 w6 w7 w8", "w9 w5 w6 w10 w8");
+    let data = Dataset { path: "pairs.jsonl".into(), records: vec![record] };
+    for (method, expected) in [
+        (Method::Figa, vec![vec![-0.5, 0.0, 0.0, -0.5, 0.0, 0.0], vec![1.0, 0.0, 0.0, 1.0, 0.0, 1.0]]),
+        (Method::Sft, vec![vec![1.0; 6]]),
+        (Method::NoPenalty, vec![vec![1.0, 0.0, 0.0, 1.0, 0.0, 1.0]]),
+        (Method::Gamma1, vec![vec![-0.5, 0.0, 0.0, -0.5, 0.0, 0.0], vec![1.0; 6]]),
+        (Method::Phrase, vec![vec![-0.5, -0.5, -0.5, -0.5, 0.0, 0.0], vec![1.0, 1.0, 1.0, 1.0, 0.0, 1.0]]),
+    ] {
+        let rows = encoder.rows(&data, method).unwrap();
+        let weights: Vec<Vec<f32>> = rows[0].iter().map(|row| row.weights()[1..].to_vec()).collect();
+        assert_eq!(weights, expected, "{method:?}");
+    }
+    let objective = |method: Method| method.loss().objective;
+    assert!(objective(Method::Figa).gate.is_some());
+    assert!(objective(Method::NoGate).gate.is_none() && objective(Method::Sft).gate.is_none());
+    assert_eq!(objective(Method::Figa).penalty, Penalty::Nll);
+    assert_eq!(objective(Method::Unlikelihood).penalty, Penalty::Unlikelihood);
+}
+
+#[test]
+fn frozen_parameters_stay_and_all_others_learn_in_bf16() {
+    let sandbox = Sandbox::new("qwen2");
+    assert!(sandbox.run("out", &["--freeze-below", "1", "--bf16"]).unwrap());
+    let tensors = |path: &str| Tensor::read_safetensors(sandbox.path(path)).unwrap().into_iter();
+    let mut trained: HashMap<_, _> = tensors("out/model/model.safetensors").collect();
+    for (name, before) in tensors("model/model.safetensors") {
+        let after = trained.remove(&name).unwrap();
+        assert_eq!(after.kind(), before.kind());
+        let frozen = name.starts_with("model.layers.0.") || name == "model.embed_tokens.weight";
+        let expected = if frozen { before.to_kind(Kind::BFloat16).to_kind(before.kind()) } else { before };
+        assert_eq!(after.equal(&expected), frozen, "{name}");
+    }
+}
+
+#[test]
+fn a_profile_writes_no_files() {
+    let sandbox = Sandbox::new("qwen2");
+    assert!(sandbox.run("out", &["--profile"]).unwrap());
+    assert!(!sandbox.path("out").exists());
+}
