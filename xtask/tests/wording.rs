@@ -28,6 +28,9 @@ const AVOIDED: [(&str, &str); 19] = [
     ("may live", "survive"),
 ];
 
+/// Names in the output of programs, which users rely on.
+const ALLOWED: [&str; 2] = ["\"fell\"", "\"set_aside\""];
+
 /// Beginnings of paths that exist on one machine only.
 const PRIVATE_PATHS: [&str; 5] = ["../shared", "/work/", "/home/", "/root/", "/Users/"];
 
@@ -42,7 +45,7 @@ fn words_that_readers_stumble_over_are_avoided() {
     let mut problems = vec![];
     for (path, text) in texts() {
         // Phrases may span lines, and names are words joined by underscores.
-        let lines = text.to_lowercase();
+        let lines = ALLOWED.iter().fold(text.to_lowercase(), |text, name| text.replace(name, ""));
         let words: Vec<(usize, &str)> = (1..)
             .zip(lines.lines())
             .flat_map(|(number, line)| line.split(|c: char| !c.is_alphanumeric()).map(move |word| (number, word)))
