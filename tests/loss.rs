@@ -486,6 +486,21 @@ fn statistics_are_kept_by_class() {
 }
 
 #[test]
+fn statistics_of_micro_batches_add_up() {
+    let batch = batch();
+    let stats = |batch: Batch| batch.forward(FigaLoss::new()).0.stats;
+    let sum = stats(batch.rows(0, 1)).add(&stats(batch.rows(1, 2))).unwrap().read().unwrap();
+    let whole = stats(batch).read().unwrap();
+    assert_eq!(sum.kept, whole.kept);
+    for (sum, whole) in [(sum.added, whole.added), (sum.removed, whole.removed), (sum.gated, whole.gated)] {
+        assert_eq!(sum.count, whole.count);
+        assert_abs_diff_eq!(sum.mean_nll.unwrap(), whole.mean_nll.unwrap(), epsilon = ROUNDING);
+        assert_abs_diff_eq!(sum.mean_probability.unwrap(), whole.mean_probability.unwrap(), epsilon = ROUNDING);
+    }
+    assert!(sum.kept > 1);
+}
+
+#[test]
 fn single_losses_have_the_positions_of_the_labels() {
     let batch = batch();
     let config = UNGATED.with_reduction(Reduction::None);
