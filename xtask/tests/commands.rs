@@ -1,12 +1,16 @@
-//! Commands in pages, doc comments and help texts: what they name is there.
+//! Commands in pages, doc comments and help texts: the targets, packages, scripts and flags that they name exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use xtask::markdown::Markdown;
 use xtask::program::{Program, flag};
 use xtask::rust::docs;
 use xtask::shell::commands;
 use xtask::workspace::{Package, packages};
 use xtask::{files, pages, read, report, root};
+
+/// The first words of commands.
+const PROGRAMS: [&str; 5] = ["cargo", "figa", "make", "pip", "python3"];
 
 /// Flags of cargo that pages name outside of a command.
 const CARGO_FLAGS: [&str; 3] = ["features", "no-default-features", "release"];
@@ -55,19 +59,22 @@ fn ci_runs_the_tests_as_the_readme_does() {
     assert!(commands(&read(".ci/run")).contains(test), ".ci/run: expected {}, as in README.md", test.join(" "));
 }
 
-/// The code in pages, doc comments and help texts, with its place.
+/// The code in pages, doc comments and texts of programs, with its place.
 fn documented_code() -> Vec<(String, String)> {
-    let sources: Vec<String> = files().into_iter().filter(|path| path.ends_with(".rs")).collect();
-    let documents = pages().into_iter().chain(sources.iter().flat_map(|path| docs(path)));
-    let code = |page: xtask::markdown::Markdown| {
-        page.code.iter().map(|code| (page.at(code.line), code.text.clone())).collect::<Vec<_>>()
-    };
+    let files = files();
+    let sources = files.iter().filter(|path| path.ends_with(".rs"));
+    let documents = pages().into_iter().chain(sources.flat_map(|path| docs(path)));
+    let code =
+        |page: Markdown| page.code.iter().map(|code| (page.at(code.line), code.text.clone())).collect::<Vec<_>>();
     let mut found: Vec<(String, String)> = documents.flat_map(code).collect();
-    // Examples in help texts are indented.
-    for path in sources {
-        let text = read(&path);
-        let examples = text.lines().zip(1..).filter(|(line, _)| line.starts_with("  figa "));
-        found.extend(examples.map(|(line, number)| (format!("{path}:{number}"), line.replace("\\\"", "\""))));
+    // In help texts and in Python, commands are indented lines.
+    for path in files.iter().filter(|path| path.ends_with(".rs") || path.ends_with(".py")) {
+        let text = read(path);
+        let is_command = |line: &str| {
+            line.starts_with("  ") && line.split_whitespace().next().is_some_and(|word| PROGRAMS.contains(&word))
+        };
+        let lines = text.lines().zip(1..).filter(|(line, _)| is_command(line));
+        found.extend(lines.map(|(line, number)| (format!("{path}:{number}"), line.replace("\\\"", "\""))));
     }
     found
 }
