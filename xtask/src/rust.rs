@@ -36,6 +36,21 @@ impl Visit<'_> for DocLines {
     }
 }
 
+/// All identifiers in the code of a file. Those in the arguments of macros are not included.
+pub fn identifiers(path: &str) -> Vec<String> {
+    let mut identifiers = Identifiers(vec![]);
+    identifiers.visit_file(&parse(path));
+    identifiers.0
+}
+
+struct Identifiers(Vec<String>);
+
+impl Visit<'_> for Identifiers {
+    fn visit_ident(&mut self, identifier: &Ident) {
+        self.0.push(identifier.to_string());
+    }
+}
+
 /// The names that a file declares with an unrestricted `pub`, modules and tests excepted.
 pub fn public_names(path: &str) -> Vec<String> {
     let mut names = PublicNames(vec![]);
