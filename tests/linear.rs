@@ -1,4 +1,4 @@
-//! The loss fused with the head: against the dense expression over a grid of settings, and what is particular to it.
+//! The loss fused with the head: against the dense expression over a grid of settings, and what is specific to it.
 #![cfg(feature = "torch")]
 
 mod common;

@@ -51,5 +51,5 @@ pub fn output(command: &mut Command) -> String {
 /// Fails if there are problems, and prints them all.
 #[track_caller]
 pub fn report(problems: &[String]) {
-    assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
+    assert!(problems.is_empty(), "problems: {}\n{}", problems.len(), problems.join("\n"));
 }

@@ -31,7 +31,7 @@ pub struct Heading {
     pub level: HeadingLevel,
     /// Its text.
     pub text: String,
-    /// What a link names behind `#`.
+    /// What a link names after `#`.
     pub anchor: String,
     /// Where the heading begins in the text.
     offset: usize,
@@ -51,9 +51,9 @@ pub struct Link {
 pub struct Code {
     /// Its first line.
     pub line: usize,
-    /// What it says.
+    /// The code itself.
     pub text: String,
-    /// The word behind the opening fence, perhaps empty; `None` for code in backticks.
+    /// The text after the opening fence, perhaps empty; `None` for code in backticks.
     pub language: Option<String>,
 }
 
@@ -80,7 +80,7 @@ impl Markdown {
     pub fn parse(path: &str, first_line: usize, text: &str) -> Self {
         let mut page = Self { path: path.into(), first_line, text: text.into(), ..Self::default() };
         let mut anchors = BTreeMap::new();
-        // What is being read: the text of a heading or a cell, and a block of code.
+        // The heading, cell or block of code that is being read.
         let (mut text_of, mut block) = (String::new(), None::<Code>);
         for (event, place) in Parser::new_ext(text, Options::ENABLE_TABLES).into_offset_iter() {
             let line = page.line_at(place.start);
@@ -126,7 +126,7 @@ impl Markdown {
         format!("{}:{line}", self.path)
     }
 
-    /// The sections in order. What precedes the first heading is one as well.
+    /// The sections in order. The text before the first heading is one too.
     pub fn sections(&self) -> Vec<Section<'_>> {
         let tops = self.headings.iter().filter(|heading| heading.level <= HeadingLevel::H2);
         let mut bounds: Vec<usize> = [0].into_iter().chain(tops.map(|heading| heading.offset)).collect();
@@ -170,7 +170,7 @@ mod tests {
 |---|---|
 | 1 | `2` |
 
-behind the table
+after the table
 ## The *same*, twice
 ```sh
 make demo

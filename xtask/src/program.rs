@@ -23,7 +23,7 @@ struct Declaration {
     name: [String; 2],
     is_root: bool,
     flags: BTreeSet<String>,
-    /// The structs that it takes in with `flatten`.
+    /// The structs that it includes with `flatten`.
     flattened: Vec<Path>,
 }
 
@@ -46,7 +46,7 @@ impl Program {
         Self { commands }
     }
 
-    /// What is wrong with the arguments of a call, if anything. `rest` follows the name of the program.
+    /// The problem with the arguments of a call, if any. `rest` is what follows the name of the program.
     pub fn problem(&self, rest: &[String]) -> Option<String> {
         let command = rest.first().filter(|_| self.commands.len() > 1).filter(|word| !word.starts_with('-'));
         let command = command.map_or("", |word| word);
@@ -131,7 +131,7 @@ fn derives(attributes: &[Attribute], name: &str) -> bool {
     found
 }
 
-/// Whether an attribute such as `#[command(flatten)]` is there.
+/// Whether there is an attribute such as `#[command(flatten)]`.
 fn has(attributes: &[Attribute], attribute: &str, word: &str) -> bool {
     settings(attributes, attribute).iter().any(|(name, _)| name == word)
 }

@@ -11,7 +11,7 @@ pub fn parse(path: &str) -> syn::File {
     syn::parse_file(&read(path)).unwrap_or_else(|error| panic!("{path}:{}: {error}", error.span().start().line))
 }
 
-/// The doc comments of a file, each as a text of its own.
+/// The doc comments of a file, each as a separate text.
 pub fn docs(path: &str) -> Vec<Markdown> {
     let mut lines = DocLines(vec![]);
     lines.visit_file(&parse(path));
@@ -51,7 +51,7 @@ impl Visit<'_> for Identifiers {
     }
 }
 
-/// The names that a file declares with an unrestricted `pub`, modules and tests excepted.
+/// The names that a file declares with an unrestricted `pub`, except modules and tests.
 pub fn public_names(path: &str) -> Vec<String> {
     let mut names = PublicNames(vec![]);
     names.visit_file(&parse(path));

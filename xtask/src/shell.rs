@@ -1,7 +1,6 @@
 //! The commands in a piece of shell, as far as documentation uses it.
 
-/// The words of each command: comments, quotes, continued lines, pipes, redirections and variables in front of the
-/// program are understood.
+/// The words of each command, without comments, quotes, operators, and variables set before the program.
 pub fn commands(code: &str) -> Vec<Vec<String>> {
     let code = code.replace("\\\n", " ");
     code.lines().flat_map(|line| split(words(line))).collect()

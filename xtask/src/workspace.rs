@@ -54,7 +54,7 @@ impl Package {
         relative(&self.manifest_path)
     }
 
-    /// The folder relative to the root, with a slash behind it; empty for the package at the root.
+    /// The folder relative to the root, with a trailing slash; empty for the package at the root.
     pub fn folder(&self) -> String {
         self.manifest().strip_suffix("Cargo.toml").expect("a manifest is called Cargo.toml").into()
     }

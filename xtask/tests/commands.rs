@@ -9,10 +9,10 @@ use xtask::shell::commands;
 use xtask::workspace::{Package, packages};
 use xtask::{files, pages, read, report, root};
 
-/// The first words of commands.
+/// The programs whose commands are checked in indented lines.
 const PROGRAMS: [&str; 5] = ["cargo", "figa", "make", "pip", "python3"];
 
-/// Flags of cargo that pages name outside of a command.
+/// Flags of cargo that pages name outside a command.
 const CARGO_FLAGS: [&str; 3] = ["features", "no-default-features", "release"];
 
 #[test]
@@ -79,7 +79,7 @@ fn documented_code() -> Vec<(String, String)> {
     found
 }
 
-/// What commands may name.
+/// The names that commands may use.
 struct Repository {
     make_targets: BTreeSet<String>,
     packages: Vec<Package>,
@@ -107,7 +107,7 @@ impl Repository {
         Self { make_targets, packages, programs }
     }
 
-    /// `None` if the program is none of ours; else what is wrong, if anything.
+    /// `None` for a command that cannot be checked; otherwise its problem, if any.
     fn problem(&self, command: &[String]) -> Option<Option<String>> {
         let rest = &command[1..];
         Some(match &*command[0] {
@@ -133,7 +133,7 @@ impl Repository {
             pairs.map(|pair| &*pair[1]).collect()
         };
         let package = match &*rest[0] {
-            // Others install and add our packages by name, beside packages of other people.
+            // These name packages of this workspace and of others.
             "install" | "add" => rest[1..].iter().find(|word| self.package(word).is_some())?,
             _ => values(&["-p", "--package"]).first().copied().unwrap_or("figa-loss"),
         };
@@ -173,7 +173,7 @@ impl Repository {
     }
 }
 
-/// The script is there, and its text has the flags in quotes.
+/// Checks that the script exists, and that it has each flag in quotes.
 fn python_problem(rest: &[String]) -> Option<String> {
     let script = &rest[0];
     if !root().join(script).exists() {

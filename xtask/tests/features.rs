@@ -21,7 +21,7 @@ fn the_crate_page_explains_every_feature() {
     let explained: BTreeSet<(&str, bool)> = rows.map(|row| (&*row.cells[0], row.cells[1] == "yes")).collect();
 
     let only_here = explained.difference(&expected).map(|(name, is_default)| {
-        format!("src/lib.rs: the table has the feature {name} (default: {is_default}), which Cargo.toml has not")
+        format!("src/lib.rs: the table has the feature {name} (default: {is_default}), which Cargo.toml lacks")
     });
     let only_there = expected.difference(&explained).map(|(name, is_default)| {
         format!("Cargo.toml: the table in src/lib.rs lacks the feature {name} (default: {is_default})")

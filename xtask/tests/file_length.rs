@@ -1,4 +1,4 @@
-//! One idea a file: a long file needs a reason.
+//! Each file holds one idea, so a long file needs a reason.
 
 use xtask::workspace::packages;
 use xtask::{read, report};
@@ -8,8 +8,8 @@ const MAX_LINES: usize = 400;
 /// The longer files, and why they are not split.
 const REASONS: [(&str, &str); 3] = [
     ("cli/src/curate.rs", "the steps of curation in their order"),
-    ("cli/src/output.rs", "what survives a killed run is best read in one piece"),
-    ("cli/src/show.rs", "the two faces of one comparison"),
+    ("cli/src/output.rs", "one protocol: how output survives a killed run"),
+    ("cli/src/show.rs", "one comparison in two layouts"),
 ];
 
 #[test]

@@ -1,4 +1,4 @@
-//! What pages refer to is there: links, anchors, and paths in backticks.
+//! What pages refer to exists: links, anchors, and paths in backticks.
 
 use std::collections::BTreeSet;
 use std::path::Path;

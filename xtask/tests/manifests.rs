@@ -1,4 +1,4 @@
-//! Versions and lints stand once, in the manifest of the workspace.
+//! Versions and lints are declared once, in the manifest of the workspace.
 
 use toml::{Table, Value};
 use xtask::report;
@@ -6,7 +6,7 @@ use xtask::workspace::{manifest, packages};
 
 const DEPENDENCIES: [&str; 3] = ["dependencies", "dev-dependencies", "build-dependencies"];
 
-/// The tables of dependencies, those for a platform included.
+/// All dependencies, including those for one platform.
 fn dependencies(manifest: &Table) -> impl Iterator<Item = (&String, &Value)> {
     let platforms = manifest.get("target").and_then(Value::as_table).into_iter().flat_map(Table::values);
     let tables = [manifest].into_iter().chain(platforms.filter_map(Value::as_table));

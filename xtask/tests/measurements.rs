@@ -25,7 +25,7 @@ fn sections_with_measurements_name_a_command() {
     report(&problems);
 }
 
-/// Whether a number has a unit behind it.
+/// Whether a number is followed by a unit.
 fn quotes_a_measurement(text: &str) -> bool {
     let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || "|()".contains(c)).collect();
     let is_number = |word: &str| word.starts_with(|c: char| c.is_ascii_digit());

@@ -20,7 +20,7 @@ fn accepted_mutants_are_in_functions_that_exist() {
     let patterns = config["exclude_re"].as_array().expect("exclude_re is a list");
     let mut problems = vec![];
     for pattern in patterns.iter().filter_map(Value::as_str) {
-        // The name of a character class is no name in the code.
+        // `\d` is a character class, not a name in the code.
         let pattern = pattern.replace("\\d", "");
         let mut names = pattern.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|name| !is_number(name));
         let unknown = names.find(|name| !known.contains(*name));
@@ -30,7 +30,7 @@ fn accepted_mutants_are_in_functions_that_exist() {
     report(&problems);
 }
 
-/// Whether a word has digits alone, or nothing.
+/// Whether a word has only digits, or is empty.
 fn is_number(word: &str) -> bool {
     word.chars().all(|c| c.is_ascii_digit())
 }

@@ -1,8 +1,8 @@
-//! Words that readers stumble over, and words that mean nothing outside of one workplace.
+//! Words that slow readers down, and references that mean nothing outside one workplace.
 
 use xtask::{files, read, report};
 
-/// What is written for readers. Data, licences and generated files are not.
+/// Endings of files that people read. Data, licences and generated files are not checked.
 const ENDINGS: [&str; 11] = [".rs", ".md", ".toml", ".py", ".sh", ".yml", ".html", ".css", ".j2", "Makefile", "/run"];
 
 /// What to avoid, with forms separated by `|`, and what to write instead.
@@ -41,7 +41,7 @@ fn texts() -> Vec<(String, String)> {
 }
 
 #[test]
-fn words_that_readers_stumble_over_are_avoided() {
+fn words_that_slow_readers_down_are_avoided() {
     let mut problems = vec![];
     for (path, text) in texts() {
         // Phrases may span lines, and names are words joined by underscores.
