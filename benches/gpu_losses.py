@@ -1,11 +1,11 @@
-"""fused_linear_figa_loss beside the fused losses of Liger-Kernel and cut-cross-entropy, on the same tensors, in one run.
+"""Compares fused_linear_figa_loss with the fused losses of Liger-Kernel and cut-cross-entropy on the same tensors.
 
-    python benches/gpu_losses.py                        # on a GPU: bf16, V = 128k, H = 4096, 16k tokens; on a CPU: small
-    python benches/gpu_losses.py --bench BINARY         # a built bench, where there is no cargo
+    python3 benches/gpu_losses.py                   # on a GPU: bf16, V = 128k, H = 4096, 16k tokens; on a CPU: small
+    python3 benches/gpu_losses.py --bench BINARY    # a bench that is already built, on a machine without cargo
 
-Needs torch, and liger-kernel and cut-cross-entropy for their rows; what is missing is named and left out. The others have no
-weights per token: they compute the plain cross-entropy, with the labels of inactive tokens set to -100. Forward and backward to
-hidden states and head, medians of 9 after 3 to warm up, with synchronisation.
+Needs torch. Rows of liger-kernel and cut-cross-entropy are skipped with a message if the package is missing. The other
+losses have no weights per token: they compute the plain cross-entropy, with the labels of inactive tokens set to -100.
+A run is a forward pass and a backward pass to hidden states and head; times are medians of 9 runs after 3 that warm up.
 """
 
 import argparse
@@ -18,6 +18,12 @@ import tempfile
 import time
 
 import torch
+
+IGNORE_INDEX = -100
+WARM_UP, ROUNDS = 3, 9
+FUSED = "fused_linear_figa_loss"
+# How far the values of two losses may differ, relative to the loss: bf16 has 8 bits.
+TOLERANCE = 1e-2
 
 
 def save(path, tensors):
@@ -36,18 +42,19 @@ def save(path, tensors):
 
 
 def timed(run, inputs, sync):
+    """The time of a run in ms."""
     times = []
-    for _ in range(3 + 9):
+    for _ in range(WARM_UP + ROUNDS):
         sync()
         begin = time.perf_counter()
         torch.autograd.grad(run(), inputs)
         sync()
         times.append(time.perf_counter() - begin)
-    return statistics.median(times[3:]) * 1e3
+    return statistics.median(times[WARM_UP:]) * 1e3
 
 
 def others(hidden, lm_head, labels):
-    """Name, and the loss as a function; labels are those of the next tokens."""
+    """Yields each other loss: its name and a function that computes it."""
     flat, targets = hidden[:, :-1].reshape(-1, hidden.shape[-1]), labels[:, 1:].reshape(-1)
     yield "dense head, cross_entropy", lambda: torch.nn.functional.cross_entropy((flat @ lm_head.T).float(), targets)
     try:
@@ -55,13 +62,13 @@ def others(hidden, lm_head, labels):
 
         yield "Liger, fused linear cross-entropy", lambda: liger(flat, lm_head, targets)
     except ImportError as error:
-        print(f"left out: Liger-Kernel ({error})")
+        print(f"skipped: Liger-Kernel ({error})")
     try:
         from cut_cross_entropy import linear_cross_entropy
 
         yield "cut-cross-entropy", lambda: linear_cross_entropy(flat, lm_head, targets)
     except ImportError as error:
-        print(f"left out: cut-cross-entropy ({error})")
+        print(f"skipped: cut-cross-entropy ({error})")
 
 
 def main():
@@ -70,7 +77,7 @@ def main():
     for name, gpu, cpu in [("batch", 8, 2), ("seq", 2048, 128), ("vocab", 128_000, 8_000), ("hidden", 4096, 256)]:
         parser.add_argument(f"--{name}", type=int, default=gpu if cuda else cpu)
     parser.add_argument("--dtype", default="bfloat16" if cuda else "float32")
-    parser.add_argument("--bench", help="the built bench; by default it is run by cargo")
+    parser.add_argument("--bench", help="a built bench; by default cargo builds and runs it")
     args = parser.parse_args()
     device, dtype = "cuda" if cuda else "cpu", getattr(torch, args.dtype)
     sync = torch.cuda.synchronize if cuda else lambda: None
@@ -85,7 +92,7 @@ def main():
         lm_head = (torch.randn(args.vocab, args.hidden, device=device) * args.hidden**-0.5).to(dtype)
         labels = torch.randint(args.vocab, (args.batch, args.seq), device=device)
         weights = (torch.rand(args.batch, args.seq, device=device) * 100 < percent).float()
-        labels[weights == 0] = -100
+        labels[weights == 0] = IGNORE_INDEX
         with tempfile.TemporaryDirectory() as folder:
             path = f"{folder}/tensors.safetensors"
             save(path, {"hidden": hidden, "lm_head": lm_head, "labels": labels, "weights": weights})
@@ -97,12 +104,12 @@ def main():
         for name, run in others(*inputs, labels):
             try:
                 theirs = run().item()
-                assert abs(theirs - ours) < 1e-2 * abs(theirs), f"{name}: {theirs}, but ours is {ours}"
+                assert abs(theirs - ours) < TOLERANCE * abs(theirs), f"{name}: {theirs}, but ours is {ours}"
                 rows[name] = timed(run, inputs, sync)
-            except (RuntimeError, ValueError) as error:  # a kernel that this device cannot run, or too little memory
-                print(f"left out: {name} ({str(error).splitlines()[0]})")
+            except (RuntimeError, ValueError) as error:  # an unsupported device, or too little memory
+                print(f"skipped: {name} ({str(error).splitlines()[0]})")
         for name, ms in rows.items():
-            print(f"{percent:>4} %  {name:<36} {ms:>9.2f} {ms / rows['fused_linear_figa_loss']:>7.2f}")
+            print(f"{percent:>4} %  {name:<36} {ms:>9.2f} {ms / rows[FUSED]:>7.2f}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-//! `cargo bench --bench loss`: forward and backward on the CPU, ours beside what it replaces, in turn, in one run.
+//! `cargo bench --bench loss`: forward and backward pass on the CPU, compared with the expressions that they replace.
 //!
-//! B = 8, S = 512, V = 32,000, H = 512, f32, at 1, 10, 30 and 100 % active tokens. Times are medians of 5 rounds. Peak
-//! memory is what a process of its own, with the inputs in place, needs on top (Linux).
+//! * from logits: `figa_loss`, and a flat PyTorch expression that computes every row
+//! * with the head: `fused_linear_figa_loss`, a matrix product followed by the flat expression, and the three matrix
+//!   products on the active rows that every method needs
 //!
-//! * from logits: `figa_loss`, and the flat PyTorch expression that computes every row
-//! * with the head: `fused_linear_figa_loss`, the same flat expression behind a matrix product, and the three bare matrix
-//!   products on the active rows that no method can do without
+//! The variants run alternately; times are medians. Peak memory is what one run adds to the inputs, measured in a
+//! process of its own (Linux).
 //!
-//! `benches/gpu_losses.py` compares with losses of other libraries on a GPU. It calls `cargo bench --bench loss -- on FILE`,
-//! which times the fused loss and the bare products on the tensors of that file.
+//! `benches/gpu_losses.py` compares with losses of other libraries on a GPU. It calls
+//! `cargo bench --bench loss -- on FILE`, which times the fused loss and the matrix products on the tensors of a file.
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -16,16 +16,31 @@ use std::process::Command;
 use std::time::Instant;
 
 use figa_loss::tch::{Cuda, Device, Kind, Reduction, Tensor, manual_seed};
-use figa_loss::{figa_loss, fused_linear_figa_loss};
+use figa_loss::{IGNORE_INDEX, figa_loss, fused_linear_figa_loss};
 
+/// Sequences of a batch.
 const B: i64 = 8;
+/// Tokens of a sequence.
 const S: i64 = 512;
+/// Tokens of the vocabulary.
 const V: i64 = 32_000;
+/// Width of the hidden states.
 const H: i64 = 512;
 const ROUNDS: usize = 5;
 
-/// Percent of the tokens that are active, and how many in a hundred of these have a negative weight. At these random
-/// logits the gate spares all of the latter.
+/// Rounds on the tensors of a file, after some that warm up.
+const FILE_ROUNDS: usize = 9;
+const WARM_UP: usize = 3;
+
+/// Enough for threads and libraries to allocate their memory.
+const WARM_UP_TOKENS: i64 = 8;
+
+/// The default gate.
+const GATE: f64 = 0.6;
+const MIB: f64 = (1 << 20) as f64;
+
+/// The share of active tokens, and the share of those that have a negative weight, in percent. At random logits all
+/// tokens with a negative weight are gated.
 const CASES: [(i64, i64); 5] = [(1, 50), (10, 50), (10, 0), (30, 50), (100, 50)];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -39,12 +54,15 @@ enum Variant {
 
 use Variant::*;
 
+const FUSED: &str = "fused_linear_figa_loss";
+const PRODUCTS: &str = "three matrix products";
+
 const VARIANTS: [(Variant, &str); 5] = [
     (FromLogits, "figa_loss"),
     (Flat, "flat expression"),
-    (Fused, "fused_linear_figa_loss"),
+    (Fused, FUSED),
     (Dense, "dense head, flat expression"),
-    (Products, "three bare products"),
+    (Products, PRODUCTS),
 ];
 
 struct Inputs {
@@ -53,6 +71,7 @@ struct Inputs {
     logits: Option<Tensor>,
     labels: Tensor,
     weights: Tensor,
+    /// The flattened positions that predict an active token.
     active: Tensor,
 }
 
@@ -77,7 +96,7 @@ impl Inputs {
         }
     }
 
-    /// The first tokens of each sequence.
+    /// The first `n` tokens of each sequence.
     fn first_tokens(&self, n: i64) -> Self {
         let first = |tensor: &Tensor| tensor.detach().narrow(1, 0, n);
         Self {
@@ -91,10 +110,10 @@ impl Inputs {
     }
 
     fn logits(&self) -> &Tensor {
-        self.logits.as_ref().expect("made for the variants from logits")
+        self.logits.as_ref().expect("these variants get logits")
     }
 
-    /// Forward and backward.
+    /// A forward and a backward pass. Returns the gradients.
     fn run(&self, variant: Variant) -> Vec<Tensor> {
         let Self { hidden, lm_head, labels, weights, active, .. } = self;
         let backward = |loss: Tensor, inputs: &[&Tensor]| Tensor::run_backward(&[loss], inputs, false, false);
@@ -115,13 +134,13 @@ impl Inputs {
     }
 }
 
-/// What one writes without this crate, the gate included.
+/// The loss without this crate, the gate included.
 fn flat(logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Tensor {
     let steps = logits.size()[1] - 1;
     let logits = logits.narrow(1, 0, steps).reshape([-1, V]);
     let (labels, weights) = (labels.narrow(1, 1, steps).reshape([-1]), weights.narrow(1, 1, steps).reshape([-1]));
-    let nll = logits.cross_entropy_loss::<Tensor>(&labels, None, Reduction::None, -100, 0.0);
-    let gated = weights.lt(0).logical_and(&nll.detach().gt(0.6));
+    let nll = logits.cross_entropy_loss::<Tensor>(&labels, None, Reduction::None, IGNORE_INDEX, 0.0);
+    let gated = weights.lt(0).logical_and(&nll.detach().gt(GATE));
     let weights = weights.masked_fill(&gated, 0);
     (nll * &weights).sum(Kind::Float) / weights.ne(0).sum(Kind::Float).clamp_min(1)
 }
@@ -137,19 +156,19 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// MiB that this process needs for one run, on top of the inputs.
+/// The memory that one run adds to the inputs in this process, in MiB.
 fn own_peak(name: &str, case: (i64, i64)) -> Option<f64> {
     let (variant, _) = VARIANTS.into_iter().find(|&(_, other)| other == name)?;
     let inputs = Inputs::new(case, matches!(variant, FromLogits | Flat));
-    // First the products, and the variant on a few tokens: threads, libraries and their code have memory of their own.
+    // Threads and libraries allocate memory at their first use, which is not to be counted.
     black_box(inputs.run(Products));
-    black_box(inputs.first_tokens(8).run(variant));
+    black_box(inputs.first_tokens(WARM_UP_TOKENS).run(variant));
     let peak = || {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
         status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok())
     };
-    // Sets the peak back to what is in use now.
-    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+    const RESET_PEAK: &str = "5";
+    std::fs::write("/proc/self/clear_refs", RESET_PEAK).ok()?;
     let before = peak()?;
     black_box(inputs.run(variant));
     Some((peak()? - before) / 1024.0)
@@ -166,14 +185,14 @@ fn peak_in_own_process(name: &str, (active, negative): (i64, i64)) -> String {
     run().unwrap_or("?".into())
 }
 
-/// Times the fused loss and the bare products on the tensors of a safetensors file, on the GPU if there is one.
+/// Times the fused loss and the matrix products on the tensors of a safetensors file, on the GPU if there is one.
 fn on_file(file: &str) {
     let device = Device::cuda_if_available();
     let tensors: HashMap<_, _> = Tensor::read_safetensors(file).expect("a safetensors file").into_iter().collect();
     let free = |name: &str| tensors[name].to_device(device).set_requires_grad(true);
     let (labels, weights) = (tensors["labels"].shallow_clone(), tensors["weights"].shallow_clone());
     let steps = weights.size()[1] - 1;
-    let active = weights.narrow(1, 1, steps).ne(0).logical_and(&labels.narrow(1, 1, steps).ne(-100));
+    let active = weights.narrow(1, 1, steps).ne(0).logical_and(&labels.narrow(1, 1, steps).ne(IGNORE_INDEX));
     let active = active.constant_pad_nd([0, 1]).reshape([-1]).nonzero().squeeze_dim(1).to_device(device);
     let inputs = Inputs { hidden: free("hidden"), lm_head: free("lm_head"), logits: None, labels, weights, active };
     let loss = fused_linear_figa_loss(&inputs.hidden, &inputs.lm_head, &inputs.labels, &inputs.weights);
@@ -183,8 +202,8 @@ fn on_file(file: &str) {
             Cuda::synchronize(index as i64);
         }
     };
-    let mut times = [(Fused, "fused_linear_figa_loss", vec![]), (Products, "three bare products", vec![])];
-    for _ in 0..3 + 9 {
+    let mut times = [(Fused, FUSED, vec![]), (Products, PRODUCTS, vec![])];
+    for _ in 0..WARM_UP + FILE_ROUNDS {
         for (variant, _, times) in &mut times {
             finish();
             let begin = Instant::now();
@@ -194,8 +213,7 @@ fn on_file(file: &str) {
         }
     }
     for (_, name, times) in times {
-        // The first three warm up.
-        println!("{name}\t{}", median(times[3..].to_vec()) * 1e3);
+        println!("{name}\t{}", median(times[WARM_UP..].to_vec()) * 1e3);
     }
 }
 
@@ -215,7 +233,7 @@ fn main() {
     {
         return on_file(file);
     }
-    let mib = |entries: i64| entries * 4 / (1 << 20);
+    let mib = |floats: i64| (size_of::<f32>() as f64 * floats as f64 / MIB).round();
     println!("B = {B}, S = {S}, V = {V}, H = {H}, f32, {} threads", figa_loss::tch::get_num_threads());
     println!("logits {} MiB, hidden {} MiB, head {} MiB\n", mib(B * S * V), mib(B * S * H), mib(V * H));
     println!("{:>6} {:>8}  {:<28} {:>8} {:>8} {:>10}", "active", "negative", "variant", "ms", "ratio", "peak, MiB");
@@ -224,7 +242,7 @@ fn main() {
         let mut times = VARIANTS.map(|_| vec![]);
         for _ in 0..ROUNDS {
             for (times, (variant, _)) in times.iter_mut().zip(VARIANTS) {
-                // Once untimed: the gigabytes that the variant before has freed keep the system busy for a while.
+                // The first run is not timed: the system is still reclaiming the memory of the previous variant.
                 black_box(inputs.run(variant));
                 times.push(seconds(&inputs, variant));
             }
@@ -233,12 +251,11 @@ fn main() {
         let times = times.map(median);
         let of = |wanted| times[VARIANTS.iter().position(|&(variant, _)| variant == wanted).expect("a variant")];
         for (time, (variant, name)) in times.iter().zip(VARIANTS) {
-            // How many times ours fits into it.
             let ours = if matches!(variant, FromLogits | Flat) { of(FromLogits) } else { of(Fused) };
             let (ms, ratio, peak) = (time * 1e3, time / ours, peak_in_own_process(name, case));
             let [active, negative] = [case.0, case.1].map(|percent| format!("{percent} %"));
             println!("{active:>6} {negative:>8}  {name:<28} {ms:>8.1} {ratio:>8.2} {peak:>10}");
         }
-        println!("{:>17}fused_linear_figa_loss takes {:.2} times the bare products", "", of(Fused) / of(Products));
+        println!("{:>17}{FUSED} takes {:.2} times as long as the matrix products", "", of(Fused) / of(Products));
     }
 }

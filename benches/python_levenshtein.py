@@ -1,7 +1,7 @@
-"""The other side of python_levenshtein.rs: says its version, then answers each request line on stdin with one on stdout.
+"""The Python side of python_levenshtein.rs. Prints its version, then answers each line of standard input with a line.
 
-{"source": [...], "dest": [...]}  ->  the number of edits; the pair is kept
-{"repeat": N}                     ->  seconds for N calls of Levenshtein.editops on the pair
+{"source": [...], "dest": [...]}  ->  the number of edits; the pair is stored
+{"repeat": N}                     ->  the seconds of N calls of Levenshtein.editops on the pair
 """
 
 import json

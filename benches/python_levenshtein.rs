@@ -1,13 +1,12 @@
-//! `cargo bench --bench python_levenshtein`: our `editops` and python-Levenshtein's on the same pairs, in turn, in
-//! one run.
+//! `cargo bench --bench python_levenshtein`: our `editops` and python-Levenshtein's on the same pairs, alternately.
 //!
-//! Needs `pip install Levenshtein==0.27.5` in the `python3` on the path (or in the one that the variable PYTHON
-//! names). Token ids from a vocabulary of 32,000; Python gets lists of ints. Medians of 9 rounds, 10 ms a round or
-//! one call. Before that the memory of a very long pair, and how a corpus of pairs scales over the cores.
+//! Needs Levenshtein 0.27.5 (`pip install Levenshtein==0.27.5`) in `python3`, or in the Python that the variable
+//! PYTHON names. Python gets the token ids as lists of ints. Times are medians of 9 rounds; a round takes 10 ms, or one
+//! call if that takes longer. The bench begins with the memory of a very long pair, and with the scaling of a corpus of
+//! pairs over the cores.
 
 mod pairs;
 
-use std::fmt::Write as _;
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -22,6 +21,14 @@ use rand::Rng;
 use rand::{SeedableRng, rngs::StdRng};
 
 const ROUNDS: usize = 9;
+/// How long Python's calls in a round take together, in seconds.
+const ROUND_SECONDS: f64 = 0.01;
+const KINDS: [&str; 4] = ["5 % edited", "30 % edited", "unrelated", "nothing in common"];
+const LENGTHS: [usize; 4] = [64, 512, 2048, 8192];
+const LONG: usize = 32_768;
+
+const NO_PYTHON: &str =
+    "not compared with Python: pip install Levenshtein==0.27.5, or set PYTHON to a Python that has it";
 
 struct Python {
     _process: Child,
@@ -30,7 +37,7 @@ struct Python {
 }
 
 impl Python {
-    /// None if there is no Python with Levenshtein.
+    /// `None` if there is no Python with Levenshtein.
     fn start() -> Option<Self> {
         let program = std::env::var("PYTHON").unwrap_or("python3".into());
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/python_levenshtein.py");
@@ -45,15 +52,25 @@ impl Python {
         let mut answers = BufReader::new(process.stdout.take().expect("a pipe"));
         let mut version = String::new();
         answers.read_line(&mut version).ok().filter(|&bytes| bytes > 0)?;
-        println!("against python-Levenshtein {}", version.trim());
+        println!("compared with python-Levenshtein {}", version.trim());
         Some(Self { _process: process, requests, answers })
     }
 
     fn ask(&mut self, request: &str) -> f64 {
         let mut answer = String::new();
-        writeln!(self.requests, "{request}").expect("Python answers");
-        self.answers.read_line(&mut answer).expect("Python answers");
-        answer.trim().parse().expect("Python answers")
+        writeln!(self.requests, "{request}").expect("Python reads requests");
+        self.answers.read_line(&mut answer).expect("Python answers requests");
+        answer.trim().parse().expect("Python answers with a number")
+    }
+
+    /// Stores a pair, and returns the number of its edits.
+    fn store(&mut self, source: &[u32], dest: &[u32]) -> usize {
+        self.ask(&format!("{{\"source\": {source:?}, \"dest\": {dest:?}}}")) as usize
+    }
+
+    /// The seconds of so many calls on the stored pair.
+    fn seconds(&mut self, calls: usize) -> f64 {
+        self.ask(&format!("{{\"repeat\": {calls}}}"))
     }
 }
 
@@ -62,7 +79,7 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// The most memory this process has held so far, in KiB (Linux).
+/// The peak memory of this process so far, in KiB (Linux).
 fn peak_memory() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok())
@@ -74,36 +91,40 @@ fn seconds<R>(run: impl FnOnce() -> R) -> f64 {
     begin.elapsed().as_secs_f64()
 }
 
-/// 32,768 x 32,768, nothing in common. First of all, because only the first peak can be told apart.
+/// The time and memory of a very long pair with nothing in common. Runs first: a peak hides all lower ones after it.
 fn long_pair(rng: &mut StdRng) {
-    let (source, dest) = (tokens(rng, 32_768, VOCAB), tokens(rng, 32_768, OTHERS));
+    let (source, dest) = (tokens(rng, LONG, VOCAB), tokens(rng, LONG, OTHERS));
     let before = peak_memory();
     let time = seconds(|| editops(&source, &dest));
     if let (Some(before), Some(after)) = (before, peak_memory()) {
         println!(
-            "32,768 x 32,768, nothing in common: {:.0} ms, {:.1} MiB",
+            "{LONG} x {LONG}, nothing in common: {:.0} ms, {:.1} MiB",
             time * 1e3,
             (after - before) as f64 / 1024.0
         );
     }
 }
 
-/// 20,000 pairs of 200 to 800 tokens, 5 % edited, on one thread and on all. The best of many rounds: whatever else runs
-/// takes a core from all threads, but none from one. That the results are dropped is not in the time.
+/// Many pairs, 5 % edited, on one thread and on all cores. Takes the best of many rounds, since another process slows
+/// down all threads together, but one thread only by chance. Dropping the results is not timed.
 #[cfg(feature = "rayon")]
 fn corpus(rng: &mut StdRng) {
+    const PAIRS: usize = 20_000;
+    const LENGTHS: std::ops::Range<usize> = 200..800;
+    const CORPUS_ROUNDS: usize = 5 * ROUNDS;
+
     let mut pair = || {
-        let n = rng.random_range(200..800);
+        let n = rng.random_range(LENGTHS);
         let source = tokens(rng, n, VOCAB);
         let dest = edited(rng, &source, 0.05);
         (source, dest)
     };
-    let pairs: Vec<(Vec<u32>, Vec<u32>)> = (0..20_000).map(|_| pair()).collect();
+    let pairs: Vec<(Vec<u32>, Vec<u32>)> = (0..PAIRS).map(|_| pair()).collect();
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
     let (one, all) = (pool(1), pool(cores));
     let (mut single, mut parallel) = (f64::INFINITY, f64::INFINITY);
-    for _ in 0..5 * ROUNDS {
+    for _ in 0..CORPUS_ROUNDS {
         for (pool, best) in [(&one, &mut single), (&all, &mut parallel)] {
             let begin = Instant::now();
             let alignments = black_box(pool.install(|| Aligner::Levenshtein.align_all(&pairs)));
@@ -112,8 +133,7 @@ fn corpus(rng: &mut StdRng) {
         }
     }
     println!(
-        "a corpus of {} pairs: {:.1} ms on 1 thread, {:.1} ms on {cores}: {:.0} % of perfect scaling",
-        pairs.len(),
+        "a corpus of {PAIRS} pairs: {:.1} ms on 1 thread, {:.1} ms on {cores}: {:.0} % of perfect scaling",
         single * 1e3,
         parallel * 1e3,
         100.0 * single / parallel / cores as f64
@@ -126,38 +146,47 @@ fn main() {
     #[cfg(feature = "rayon")]
     corpus(&mut rng);
     let Some(mut python) = Python::start() else {
-        println!("not compared with Python: pip install Levenshtein==0.27.5, or name a Python that has it in PYTHON");
+        println!("{NO_PYTHON}");
         return;
     };
     println!("{:<26} {:>8} {:>12} {:>12} {:>8}", "pair", "edits", "ours, us", "python, us", "ratio");
-    for kind in ["5 % edited", "30 % edited", "unrelated", "nothing in common"] {
-        for n in [64, 512, 2048, 8192] {
-            let source = tokens(&mut rng, n, VOCAB);
-            let dest = match kind {
-                "5 % edited" => edited(&mut rng, &source, 0.05),
-                "30 % edited" => edited(&mut rng, &source, 0.3),
-                "unrelated" => tokens(&mut rng, n, VOCAB),
-                _ => tokens(&mut rng, n, OTHERS),
-            };
-            let mut request = String::new();
-            write!(request, "{{\"source\": {source:?}, \"dest\": {dest:?}}}").expect("a string takes it");
-            let theirs = python.ask(&request);
-            assert_eq!(editops(&source, &dest).len(), theirs as usize, "the distances differ");
-
-            let repeat = (0.01 / python.ask("{\"repeat\": 1}")).ceil() as usize;
-            let (mut ours, mut pythons) = (vec![], vec![]);
-            for _ in 0..ROUNDS {
-                let begin = Instant::now();
-                for _ in 0..repeat {
-                    black_box(editops(black_box(&source), black_box(&dest)));
-                }
-                ours.push(begin.elapsed().as_secs_f64() / repeat as f64);
-                pythons.push(python.ask(&format!("{{\"repeat\": {repeat}}}")) / repeat as f64);
-            }
-            // Of each round, whose two times lie next to each other: the machine may change its speed in between.
-            let ratio = median(ours.iter().zip(&pythons).map(|(ours, python)| python / ours).collect());
-            let (ours, pythons) = (median(ours) * 1e6, median(pythons) * 1e6);
-            println!("{:<26} {theirs:>8} {ours:>12.2} {pythons:>12.2} {ratio:>8.1}", format!("{kind}, {n}"));
+    for kind in KINDS {
+        for n in LENGTHS {
+            let (source, dest) = pair(&mut rng, kind, n);
+            compare(&mut python, &format!("{kind}, {n}"), &source, &dest);
         }
     }
+}
+
+fn pair(rng: &mut StdRng, kind: &str, n: usize) -> (Vec<u32>, Vec<u32>) {
+    let source = tokens(rng, n, VOCAB);
+    let dest = match kind {
+        "5 % edited" => edited(rng, &source, 0.05),
+        "30 % edited" => edited(rng, &source, 0.3),
+        "unrelated" => tokens(rng, n, VOCAB),
+        _ => tokens(rng, n, OTHERS),
+    };
+    (source, dest)
+}
+
+/// Prints a row of the table.
+fn compare(python: &mut Python, name: &str, source: &[u32], dest: &[u32]) {
+    let edits = python.store(source, dest);
+    assert_eq!(editops(source, dest).len(), edits, "{name}: the distances differ");
+
+    let calls = (ROUND_SECONDS / python.seconds(1)).ceil() as usize;
+    let (mut ours, mut theirs) = (vec![], vec![]);
+    for _ in 0..ROUNDS {
+        let round = seconds(|| {
+            for _ in 0..calls {
+                black_box(editops(black_box(source), black_box(dest)));
+            }
+        });
+        ours.push(round / calls as f64);
+        theirs.push(python.seconds(calls) / calls as f64);
+    }
+    // The ratio of each round, because the speed of the machine may change between rounds.
+    let ratio = median(ours.iter().zip(&theirs).map(|(ours, theirs)| theirs / ours).collect());
+    let (ours, theirs) = (median(ours) * 1e6, median(theirs) * 1e6);
+    println!("{name:<26} {edits:>8} {ours:>12.2} {theirs:>12.2} {ratio:>8.1}");
 }

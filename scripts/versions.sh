@@ -1,27 +1,25 @@
 #!/bin/sh
-# Type-checks the crate with the newest tch that Cargo.toml allows, and with the oldest version that it allows of each dependency.
-# In a copy, because Cargo.lock holds neither. Needs no libtorch.
+# Type-checks the library and the command with the newest tch that Cargo.toml allows, then with the oldest version of
+# each direct dependency. Works on a copy of the repository, because both change Cargo.lock. Needs no libtorch.
 set -eu
 cd "$(dirname "$0")/.."
-target=$PWD/target
-copy=$target/versions
+copy=$PWD/target/versions
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 rm -rf "$copy"
 mkdir -p "$copy"
-cp -R Cargo.toml Cargo.lock README.md build.rs src examples tests benches docs atomic-file cli xtask "$copy"
+git ls-files -z --cached --others --exclude-standard | xargs -0 tar -cf - | tar -xf - -C "$copy"
 cd "$copy"
-check() {
-    CARGO_TARGET_DIR=$target cargo check -p figa-loss --no-default-features --features data,rayon,torch,doc-only
-    CARGO_TARGET_DIR=$target cargo check -p figa-cli
+
+check() { # description of the versions
+    echo "versions: $1, $(sed -n '/^name = "tch"$/{n;s/version = "\(.*\)"/tch \1/p;}' Cargo.lock)"
+    cargo check -p figa-loss --no-default-features --features data,rayon,torch,doc-only
+    cargo check -p figa-cli
 }
 
-echo "versions: the newest tch"
 cargo update tch torch-sys
-grep -A 1 '^name = "tch"' Cargo.lock
-check
+check "the newest tch"
 
-# The resolver's flag is unstable, what it resolves is not.
-echo "versions: the oldest of each"
+# The flag that resolves the oldest versions is unstable, but its lock file is an ordinary one.
 rm Cargo.lock
 RUSTC_BOOTSTRAP=1 cargo generate-lockfile -Z direct-minimal-versions
-grep -A 1 '^name = "tch"' Cargo.lock
-check
+check "the oldest version of each direct dependency"

@@ -1,4 +1,4 @@
-//! The aligners: against python-Levenshtein, and against what an alignment means.
+//! The aligners: against python-Levenshtein, and the properties of every alignment.
 
 use figa_loss::{Aligner, Alignment, EditOp, EditTag, Error, Granularity, distance, editops};
 use proptest::prelude::*;
@@ -27,12 +27,12 @@ fn editops_equal_those_of_python_levenshtein() {
     assert!(pairs > 3000, "only {pairs} pairs in the fixture");
 }
 
-/// What the script makes of `source`, without looking at the positions in `dest` it does not write.
+/// Applies the script to `source`. Reads only the items of `dest` that the script inserts.
 fn apply(ops: &[EditOp], source: &[u8], dest: &[u8]) -> Vec<u8> {
     let (mut out, mut next) = (Vec::new(), 0);
     for op in ops {
         out.extend_from_slice(&source[next..op.src_pos]);
-        assert_eq!(out.len(), op.dest_pos, "{op:?} is out of place");
+        assert_eq!(out.len(), op.dest_pos, "{op:?} is at the wrong place");
         next = op.src_pos + usize::from(op.tag != EditTag::Insert);
         if op.tag != EditTag::Delete {
             out.push(dest[op.dest_pos]);
@@ -46,7 +46,7 @@ fn kept<T: Clone>(items: &[T], changed: &[bool]) -> Vec<T> {
     items.iter().zip(changed).filter(|&(_, &changed)| !changed).map(|(item, _)| item.clone()).collect()
 }
 
-/// Spans lie in order, do not touch both sides twice, and say the same as the masks.
+/// Checks that the spans are in order, leave kept runs of equal length between them, and agree with the masks.
 fn check_spans(alignment: &Alignment) {
     let (mut original, mut revised) = (0, 0);
     let (mut removed, mut added) = (vec![], vec![]);
@@ -97,7 +97,7 @@ fn pair() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
 
 proptest! {
     #[test]
-    fn editops_lead_to_the_destination_in_distance_steps((source, dest) in pair()) {
+    fn editops_turn_the_source_into_the_destination_in_distance_steps((source, dest) in pair()) {
         let ops = editops(&source, &dest);
         prop_assert_eq!(apply(&ops, &source, &dest), dest.clone());
         prop_assert_eq!(ops.len(), distance(&source, &dest));
@@ -105,7 +105,7 @@ proptest! {
     }
 
     #[test]
-    fn what_no_mask_marks_is_equal((original, revised) in pair()) {
+    fn unmarked_items_are_equal_on_both_sides((original, revised) in pair()) {
         for &aligner in Aligner::ALL {
             let alignment = aligner.align(&original, &revised);
             prop_assert_eq!(kept(&original, alignment.removed()), kept(&revised, alignment.added()), "{:?}", aligner);
@@ -123,7 +123,7 @@ proptest! {
         let words = |len: usize| {
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(len + 1)).collect();
             cuts.sort();
-            // Every other range between cuts is a word; the items between are words of their own.
+            // Every other range between cuts is a word; each other item is a word of its own.
             cuts.chunks_exact(2).map(|word| word[0]..word[1]).collect::<Vec<_>>()
         };
         let (original_words, revised_words) = (words(original.len()), words(revised.len()));
@@ -155,7 +155,7 @@ proptest! {
 
     #[test]
     #[cfg(feature = "rayon")]
-    fn all_cores_align_as_one(pairs in prop::collection::vec(pair(), 1..6)) {
+    fn all_cores_give_the_results_of_one(pairs in prop::collection::vec(pair(), 1..6)) {
         for &aligner in Aligner::ALL {
             let one_by_one: Vec<_> = pairs.iter().map(|(original, revised)| aligner.align(original, revised)).collect();
             prop_assert_eq!(aligner.align_all(&pairs), one_by_one);
@@ -175,7 +175,7 @@ proptest! {
 }
 
 #[test]
-fn ties_go_the_way_of_the_contract() {
+fn equally_short_scripts_are_chosen_by_the_documented_rule() {
     use EditTag::{Delete, Insert, Replace};
     let ops = |source: &str, dest: &str| -> Vec<(EditTag, usize, usize)> {
         editops(source.as_bytes(), dest.as_bytes()).iter().map(|op| (op.tag, op.src_pos, op.dest_pos)).collect()
@@ -189,8 +189,8 @@ fn ties_go_the_way_of_the_contract() {
 }
 
 #[test]
-fn every_aligner_is_itself() {
-    // A pair that the five see in five ways; an x marks a change. The diffs are pinned as `similar` 3 makes them.
+fn the_aligners_differ() {
+    // A pair that all five align differently; an x marks a change. The masks of the diffs are those of `similar` 3.
     let masks = Aligner::ALL.iter().map(|aligner| {
         let alignment = aligner.align(b"dabca", b"cbaac");
         let mask = |mask: &[bool]| mask.iter().map(|&changed| if changed { 'x' } else { '.' }).collect::<String>();
@@ -206,7 +206,7 @@ fn equal_steps_join_into_one_span() {
     assert_eq!(spans, [(EditTag::Replace, 1..4, 1..4), (EditTag::Insert, 5..5, 5..7)]);
 }
 
-/// The number of each item's word, as `widen` takes them.
+/// The word number of each item, as `widen` expects them.
 fn numbers(words: &[std::ops::Range<usize>]) -> Vec<Option<u32>> {
     let mut numbers = vec![None; words.last().map_or(0, |last| last.end)];
     for (word, number) in words.iter().zip(0..) {
@@ -216,25 +216,25 @@ fn numbers(words: &[std::ops::Range<usize>]) -> Vec<Option<u32>> {
 }
 
 #[test]
-fn words_take_their_counterparts_with_them() {
-    // in|correct is -> correct are: the kept token of the changed word changes with it, on both sides.
+fn a_changed_word_marks_its_counterpart() {
+    // in|correct is -> correct is: "correct" is kept, but belongs to a changed word, so it is marked on both sides.
     let tokens = Aligner::Levenshtein.align(&["in", "correct", "is"], &["correct", "is"]);
     let words = |tokens: &Alignment, original: &[Option<u32>], revised: &[Option<u32>]| {
         Granularity::Word.widen(tokens.clone(), original, revised).unwrap()
     };
     let wide = words(&tokens, &[Some(0), Some(0), Some(1)], &[Some(0), Some(1)]);
     assert_eq!((wide.removed(), wide.added()), (&[true, true, false][..], &[true, false][..]));
-    // Without words, every token is a word of its own.
+    // Without numbers, every token is a word of its own.
     assert_eq!(words(&tokens, &[], &[]), tokens);
-    // Nothing changed, nothing widens.
+    // Without changes there is nothing to widen.
     let same = Aligner::Levenshtein.align(b"abc", b"abc");
     assert_eq!(words(&same, &[Some(0), Some(0), Some(1)], &[Some(0), Some(0), Some(1)]), same);
     assert_eq!(Granularity::Phrase(9).widen(same.clone(), &[], &[]).unwrap(), same);
 }
 
 #[test]
-fn words_may_be_numbered() {
-    // A|B|C D|E, and a token outside of all words.
+fn words_are_runs_of_equal_numbers() {
+    // a|b|c d|e, and a token outside of all words.
     let numbers = [Some(0), Some(0), Some(0), Some(1), Some(1), None];
     for (revised, changed) in [(b"xbcde.", 0..3), (b"abcxe.", 3..5), (b"abcdex", 5..6)] {
         let tokens = Aligner::Levenshtein.align(b"abcde.", revised);
@@ -244,13 +244,13 @@ fn words_may_be_numbered() {
         assert_eq!((wide(Granularity::Token), wide(Granularity::Phrase(1))), (tokens.clone(), tokens.clone()));
     }
     let tokens = Aligner::Levenshtein.align(b"abcde", b"abcxe");
-    // Neighbours without a number are no word.
+    // Tokens without a number do not form a word.
     let alone = Granularity::Word.widen(tokens.clone(), &[None; 5], &[None; 5]).unwrap();
     assert_eq!(alone, tokens);
 }
 
 #[test]
-fn more_words_than_tokens_are_refused() {
+fn more_word_numbers_than_tokens_are_an_error() {
     let tokens = Aligner::Levenshtein.align(b"abc", b"abd");
     let words =
         |original: &[Option<u32>], revised: &[Option<u32>]| Granularity::Word.widen(tokens.clone(), original, revised);
@@ -260,16 +260,15 @@ fn more_words_than_tokens_are_refused() {
 }
 
 #[test]
-fn long_and_monotonous_sequences_are_cheap() {
-    // A table of these would have 10^12 cells.
+fn long_repetitive_sequences_are_fast() {
+    // The table of distances would have 10^12 cells.
     let (long, longer) = (vec![7u32; 1_000_000], vec![7u32; 1_000_100]);
-    assert_eq!(editops(&long, &longer).len(), 100);
+    assert_eq!(editops(&long, &longer).len(), longer.len() - long.len());
     let mut edited = long.clone();
-    edited[10] = 1;
-    edited[999_990] = 2;
+    (edited[10], edited[999_990]) = (1, 2);
     assert_eq!(editops(&long, &edited).len(), 2);
-    assert_eq!(editops(&long, &[]).len(), 1_000_000);
-    // Repeats that match everywhere, shifted: all diagonals run far.
+    assert_eq!(editops(&long, &[]).len(), long.len());
+    // A shifted copy whose items match on every other diagonal.
     let stripes: Vec<u32> = (0..20_000).map(|i| i % 2).collect();
     assert_eq!(editops(&stripes, &stripes[1..]).len(), 1);
     let blocks: Vec<u32> = (0..20_000).map(|i| i / 100 % 2).collect();
@@ -277,7 +276,7 @@ fn long_and_monotonous_sequences_are_cheap() {
 }
 
 #[test]
-fn colliding_hashes_are_told_apart() {
+fn items_with_equal_hashes_are_distinguished() {
     #[derive(PartialEq, Eq)]
     struct Collides(u8);
     impl std::hash::Hash for Collides {

@@ -1,4 +1,4 @@
-//! From files to tensors.
+//! From records to tensors: encoding, labels, files and batches.
 #![cfg(feature = "data")]
 
 use std::collections::HashSet;
@@ -17,7 +17,7 @@ fn record(original: &str, revised: &str) -> SpaRecord {
     SpaRecord::new("ask", original, revised)
 }
 
-/// One token per character, except that a space and the letter behind it merge, as in GPT-2. `<s>` is 0, `</s>` is 1.
+/// One token per character, except that a space and the next letter merge, as in GPT-2. `<s>` is 0, `</s>` is 1.
 fn tokenizer() -> Tokenizer {
     let letters = || ('a'..='z').chain(['é', '日']);
     let single = letters().chain(" \n:#.,ABCDEFGHIJKLMNOPQRSTUVWXYZ".chars()).map(String::from);
@@ -43,7 +43,7 @@ fn response<'a>(encoder: &PairEncoder, example: &'a Example) -> Vec<(String, &'a
     tokens.filter(|(_, label)| **label != Ignored).collect()
 }
 
-/// What holds for every row.
+/// Checks what is true of every row.
 fn check(pair: &EncodedPair, eos: u32) {
     for example in [&pair.original, &pair.revised] {
         let n = example.input_ids().len();
@@ -73,9 +73,9 @@ fn labels_and_weights_reach_the_rows() {
 }
 
 #[test]
-fn the_boundary_comes_from_the_joint_encoding() {
-    // " a" is one token that begins in the prompt. The prompt alone would end in a token " " that the row does not
-    // have.
+fn the_boundary_is_that_of_the_joint_encoding() {
+    // " a" is one token that begins in the prompt. Encoded alone, the prompt would end in a token " " that the row does
+    // not have.
     let encoder = encoder(PromptTemplate::Alpaca);
     let record = record("ab", "ac");
     let pair = encoder.encode(&record).unwrap();
@@ -98,7 +98,7 @@ fn multi_byte_text_keeps_the_boundary() {
 }
 
 #[test]
-fn special_tokens_of_the_tokenizer_do_not_count_as_response() {
+fn special_tokens_of_the_tokenizer_are_not_part_of_the_response() {
     let mut tokenizer = tokenizer();
     tokenizer.with_post_processor(Some(bos_and_eos()));
     let mut encoder = PairEncoder::new(tokenizer, "</s>").unwrap();
@@ -111,8 +111,8 @@ fn special_tokens_of_the_tokenizer_do_not_count_as_response() {
 
 #[test]
 fn the_prompt_is_never_aligned_with_the_answer() {
-    // " a" takes in the last space of the prompt; in front of "X" that space is a token of its own, and part of the
-    // prompt. Aligned as whole rows, " a" would be substituted by it.
+    // " a" includes the last space of the prompt. Before "X" that space is a token of its own and belongs to the
+    // prompt. If whole rows were aligned, it would replace " a".
     let encoder = encoder(PromptTemplate::Alpaca);
     let pair = encoder.encode(&record("aXb", "Xb")).unwrap();
     let labels =
@@ -122,7 +122,7 @@ fn the_prompt_is_never_aligned_with_the_answer() {
 }
 
 #[test]
-fn whitespace_of_the_response_is_response_even_if_the_tokenizer_trims_offsets() {
+fn whitespace_of_the_response_belongs_to_it_even_if_the_tokenizer_trims_offsets() {
     let mut tokenizer = tokenizer();
     tokenizer.with_post_processor(Some(ByteLevel::default().trim_offsets(true)));
     let mut encoder = PairEncoder::new(tokenizer, "</s>").unwrap();
@@ -141,7 +141,7 @@ fn eos_in_the_text_is_not_repeated() {
 }
 
 #[test]
-fn a_prompt_rendered_elsewhere_is_taken_as_it_is() {
+fn a_verbatim_prompt_is_not_changed() {
     let mut tokenizer = tokenizer();
     tokenizer.with_post_processor(Some(bos_and_eos()));
     let mut encoder = PairEncoder::new(tokenizer, "</s>").unwrap();
@@ -152,7 +152,7 @@ fn a_prompt_rendered_elsewhere_is_taken_as_it_is() {
     assert_eq!(without_bos.revised.token_labels(), [Ignored, Ignored, Ignored, Ignored, Kept, Eos]);
     record.instruction = "<s>xy".into();
     assert_eq!(encoder.encode(&record).unwrap(), without_bos);
-    // In the answer, BOS is a token as any other.
+    // In the answer, BOS is an ordinary token.
     (record.instruction, record.input, record.revised_output) = ("".into(), "".into(), "<s>b".into());
     assert_eq!(encoder.encode(&record).unwrap().revised.token_labels(), [Ignored, Substituted, Kept, Eos]);
 }
@@ -185,7 +185,7 @@ fn bos_and_eos() -> TemplateProcessing {
 
 #[test]
 fn alignment_precedes_truncation() {
-    // Three early insertions shift the tail. Cut first and aligned then, the original's last three tokens would look
+    // Three early insertions shift the tail. Aligned after truncation, the original's last three tokens would look
     // deleted.
     let mut encoder = encoder(PromptTemplate::Plain);
     let record = record("abcdefgh", "xyzabcdefgh");
@@ -202,7 +202,7 @@ fn alignment_precedes_truncation() {
 }
 
 #[test]
-fn empty_and_equal_answers_are_fine() {
+fn answers_may_be_empty_or_equal() {
     let encoder = encoder(PromptTemplate::Plain);
     for (original, revised) in [("", ""), ("", "a"), ("a", ""), ("a", "a")] {
         let pair = encoder.encode(&record(original, revised)).unwrap();
@@ -261,15 +261,16 @@ fn a_missing_eos_token_is_named() {
 }
 
 #[test]
-fn prompts_are_those_of_alpaca() {
+fn the_default_prompts_are_those_of_alpaca() {
     let mut record = record("", "");
     record.instruction = "Do it.".into();
-    let without = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n\
-                   ### Instruction:\nDo it.\n\n### Response: ";
+    let without = "Below is an instruction that describes a task. Write a response that appropriately completes the \
+                   request.\n\n### Instruction:\nDo it.\n\n### Response: ";
     assert_eq!(PromptTemplate::Alpaca.render(&record).unwrap(), without);
     record.input = "this".into();
-    let with = "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that \
-                appropriately completes the request.\n\n### Instruction:\nDo it.\n\n### Input:\nthis\n\n### Response: ";
+    let with = "Below is an instruction that describes a task, paired with an input that provides further context. \
+                Write a response that appropriately completes the request.\n\n### Instruction:\nDo it.\n\n\
+                ### Input:\nthis\n\n### Response: ";
     assert_eq!(PromptTemplate::Alpaca.render(&record).unwrap(), with);
 }
 
@@ -386,7 +387,7 @@ fn a_batch_becomes_tensors() {
 }
 
 #[test]
-fn the_embedded_data_are_minimal_revisions() {
+fn the_embedded_records_are_minimal_revisions() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/spa_tiny.jsonl");
     let records = SpaRecord::read(path).unwrap();
     assert!(records.len() >= 240);
@@ -397,15 +398,15 @@ fn the_embedded_data_are_minimal_revisions() {
         let (original, revised): (Vec<_>, Vec<_>) =
             (record.original_output.split_whitespace().collect(), record.revised_output.split_whitespace().collect());
         let edits = figa_loss::distance(&original, &revised);
-        assert!(edits > 0, "nothing was revised: {record:?}");
+        assert!(edits > 0, "no revision: {record:?}");
         assert!(edits * 2 <= original.len().max(revised.len()), "{edits} words changed: {record:?}");
     }
 }
 
-/// The same batch as in `fixtures/labels.py`, which `figa label` and Python have made.
+/// The batch of `fixtures/labels.py`, which `figa label` and Python make.
 #[cfg(feature = "torch")]
 #[test]
-fn python_computes_the_same_loss_of_the_labels() {
+fn python_computes_the_same_loss_from_the_labels() {
     use figa_loss::figa_loss;
     use figa_loss::tch::{Device, Kind, Tensor};
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
@@ -433,5 +434,5 @@ fn python_computes_the_same_loss_of_the_labels() {
     };
     close(&loss, "loss");
     close(&logits.grad().norm(), "grad_norm");
-    assert!((loss.double_value(&[]) - expected["ungated"].as_f64().unwrap()).abs() > 1e-3, "the gate does not matter");
+    assert!((loss.double_value(&[]) - expected["ungated"].as_f64().unwrap()).abs() > 1e-3, "the gate has no effect");
 }

@@ -1,24 +1,16 @@
-//! The loss fused with the head: against the dense expression over a grid, and what is particular to it.
+//! The loss fused with the head: against the dense expression over a grid of settings, and what is specific to it.
 #![cfg(feature = "torch")]
 
+mod common;
 mod dense;
 
 use approx::assert_abs_diff_eq;
-use figa_loss::tch::{Device, Kind, Tensor, manual_seed, no_grad_guard};
+use common::{F32, F64, I64, ROUNDING, number, values};
+use figa_loss::tch::{Kind, Tensor, manual_seed, no_grad_guard};
 use figa_loss::{Error, FigaLoss, Gate, LmHead, Penalty, Reduction, fused_linear_figa_loss};
 
-const F64: (Kind, Device) = (Kind::Double, Device::Cpu);
-
-fn values(tensor: &Tensor) -> Vec<f64> {
-    Vec::<f64>::try_from(tensor.to_kind(Kind::Double).reshape([-1])).unwrap()
-}
-
-fn number(tensor: &Tensor) -> f64 {
-    tensor.double_value(&[])
-}
-
-/// A batch in which the model believes in about half of the tokens.
-struct Case {
+/// A batch in which about half of the tokens are likely.
+struct Batch {
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -26,13 +18,13 @@ struct Case {
     weights: Tensor,
 }
 
-impl Case {
+impl Batch {
     fn new(seed: i64, [b, s, h, v]: [i64; 4]) -> Self {
         manual_seed(seed);
         let weight = Tensor::randn([v, h], F64);
-        let labels = Tensor::randint(v, [b, s], (Kind::Int64, Device::Cpu));
+        let labels = Tensor::randint(v, [b, s], I64);
         let next = labels.roll([-1], [1]);
-        // Rows along the label's weights, with or against them.
+        // Each hidden state points along the weights of its label or against them.
         let sign = Tensor::rand([b, s, 1], F64).lt(0.5).to_kind(Kind::Double) * 2.0 - 1.0;
         let along = weight.index_select(0, &next.reshape([-1])).reshape([b, s, h]);
         let norm = along.square().sum_dim_intlist(-1, true, Kind::Double) + 0.1;
@@ -44,31 +36,197 @@ impl Case {
         Self { hidden, weight, bias: Tensor::randn([v], F64) * 0.1, labels, weights }
     }
 
-    /// The inputs rounded to `kind`; gradients wherever they are not frozen.
-    fn leaves(&self, kind: Kind, hidden: bool, head: bool) -> [Tensor; 3] {
-        let leaf = |tensor: &Tensor, free: bool| tensor.to_kind(kind).copy().set_requires_grad(free);
-        [leaf(&self.hidden, hidden), leaf(&self.weight, head), leaf(&self.bias, head)]
+    /// Copies of the inputs, rounded to `kind`.
+    fn leaves(&self, kind: Kind, Tracked { hidden, head }: Tracked) -> Leaves {
+        let leaf = |tensor: &Tensor, tracked: bool| tensor.to_kind(kind).copy().set_requires_grad(tracked);
+        Leaves { hidden: leaf(&self.hidden, hidden), weight: leaf(&self.weight, head), bias: leaf(&self.bias, head) }
+    }
+
+    fn tracked_leaves(&self) -> Leaves {
+        self.leaves(Kind::Double, Tracked::ALL)
+    }
+}
+
+/// Which inputs require a gradient.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Tracked {
+    hidden: bool,
+    head: bool,
+}
+
+impl Tracked {
+    const ALL: Self = Self { hidden: true, head: true };
+}
+
+struct Leaves {
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Leaves {
+    fn all(&self) -> [&Tensor; 3] {
+        [&self.hidden, &self.weight, &self.bias]
     }
 
     /// The same numbers in f64.
-    fn upcast([hidden, weight, bias]: &[Tensor; 3]) -> [Tensor; 3] {
-        [hidden, weight, bias]
-            .map(|leaf| leaf.detach().to_kind(Kind::Double).copy().set_requires_grad(leaf.requires_grad()))
+    fn upcast(&self) -> Self {
+        let [hidden, weight, bias] =
+            self.all().map(|leaf| leaf.detach().to_kind(Kind::Double).copy().set_requires_grad(leaf.requires_grad()));
+        Self { hidden, weight, bias }
+    }
+
+    /// The gradients by hidden states and weight after `backward`.
+    fn gradients(&self, loss: &Tensor) -> [Vec<f64>; 2] {
+        loss.backward();
+        [values(&self.hidden.grad()), values(&self.weight.grad())]
     }
 }
 
-fn head<'a>([_, weight, bias]: &'a [Tensor; 3], with_bias: bool, softcap: Option<f64>, scale: f64) -> LmHead<'a> {
-    let mut head = LmHead::new(weight);
-    (head.bias, head.softcap, head.scale) = (with_bias.then_some(bias), softcap, scale);
-    head
+/// How a head computes logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Head {
+    softcap: Option<f64>,
+    scale: f64,
+    with_bias: bool,
 }
 
-/// The loss under an outer gradient that is not 1, and the gradients of the leaves, where they have one.
-fn results(loss: &Tensor, leaves: &[Tensor; 3]) -> Vec<Tensor> {
-    let outer = Tensor::arange(loss.numel() as i64, (Kind::Double, Device::Cpu)).reshape(loss.size()) * 0.3 + 2.0;
+impl Head {
+    const PLAIN: Self = Self { softcap: None, scale: 1.0, with_bias: false };
+
+    fn of(self, leaves: &Leaves) -> LmHead<'_> {
+        let mut head = LmHead::new(&leaves.weight);
+        (head.bias, head.softcap, head.scale) = (self.with_bias.then_some(&leaves.bias), self.softcap, self.scale);
+        head
+    }
+}
+
+/// The seed of each batch, and its `[B, S, H, V]`.
+const BATCHES: [(i64, [i64; 4]); 2] = [(1, [2, 7, 5, 13]), (2, [3, 11, 8, 33])];
+
+const KINDS: [Kind; 4] = [Kind::Double, Kind::Float, Kind::BFloat16, Kind::Half];
+
+const HEADS: [Head; 5] = [
+    Head::PLAIN,
+    Head { with_bias: true, ..Head::PLAIN },
+    Head { softcap: Some(3.0), with_bias: true, ..Head::PLAIN },
+    Head { softcap: Some(5.0), scale: 1.5, ..Head::PLAIN },
+    Head { scale: 0.5, with_bias: true, ..Head::PLAIN },
+];
+
+const GATES: [Option<Gate>; 3] = [None, Some(Gate::AtMost(0.6)), Some(Gate::Band { min: 0.6, max: 20.0 })];
+
+const PENALTIES: [Penalty; 2] = [Penalty::Nll, Penalty::Unlikelihood];
+
+const REDUCTIONS: [Reduction; 7] = [
+    Reduction::ActiveTokens,
+    Reduction::LabelledTokens,
+    Reduction::AbsWeights,
+    Reduction::Sum,
+    Reduction::SequenceMeans,
+    Reduction::None,
+    Reduction::External(5.0),
+];
+
+/// What requires a gradient, and how many rows of logits are computed at a time.
+const PASSES: [(Tracked, Option<i64>); 3] = [
+    (Tracked::ALL, None),
+    (Tracked { hidden: true, head: false }, Some(1)),
+    (Tracked { hidden: false, head: true }, Some(3)),
+];
+
+/// One point of the grid.
+struct Case<'a> {
+    batch: &'a Batch,
+    kind: Kind,
+    head: Head,
+    tracked: Tracked,
+    config: FigaLoss,
+}
+
+/// All combinations of the choices above.
+fn cases(batches: &[Batch; BATCHES.len()]) -> impl Iterator<Item = Case<'_>> {
+    let count = [BATCHES.len(), KINDS.len(), HEADS.len(), GATES.len(), PENALTIES.len(), REDUCTIONS.len(), PASSES.len()]
+        .iter()
+        .product();
+    (0..count).map(|number: usize| {
+        // The choices are the digits of the number.
+        let mut rest = number;
+        let mut digit = |base: usize| {
+            let digit = rest % base;
+            rest /= base;
+            digit
+        };
+        let (tracked, chunk_rows) = PASSES[digit(PASSES.len())];
+        let mut config = FigaLoss::new()
+            .with_reduction(REDUCTIONS[digit(REDUCTIONS.len())])
+            .with_penalty(PENALTIES[digit(PENALTIES.len())])
+            .with_gate(GATES[digit(GATES.len())]);
+        config.chunk_rows = chunk_rows;
+        let (head, kind) = (HEADS[digit(HEADS.len())], KINDS[digit(KINDS.len())]);
+        Case { batch: &batches[digit(BATCHES.len())], kind, head, tracked, config }
+    })
+}
+
+impl Case<'_> {
+    fn name(&self) -> String {
+        let Self { batch, kind, head, tracked, config } = self;
+        format!("{:?} {kind:?} {head:?} {tracked:?} {config:?}", batch.hidden.size())
+    }
+
+    fn leaves(&self) -> Leaves {
+        self.batch.leaves(self.kind, self.tracked)
+    }
+
+    fn dense_logits(&self, leaves: &Leaves) -> Tensor {
+        dense::logits(&leaves.hidden, &self.head.of(leaves))
+    }
+
+    fn dense_loss(&self, logits: &Tensor) -> Tensor {
+        dense::loss(&self.config, logits, &self.batch.labels, &self.batch.weights)
+    }
+
+    fn size(&self, logits: &Tensor) -> f64 {
+        dense::size(&self.config, logits, &self.batch.labels, &self.batch.weights)
+    }
+
+    /// From hidden states.
+    fn check(&self) {
+        let Batch { labels, weights, .. } = self.batch;
+        let leaves = self.leaves();
+        let output = self.config.forward_linear(&leaves.hidden, self.head.of(&leaves), labels, weights).unwrap();
+        let ours = results(&output.loss, &leaves.all());
+
+        let leaves = self.leaves();
+        let plain = results(&self.dense_loss(&self.dense_logits(&leaves)), &leaves.all());
+
+        let leaves = self.leaves().upcast();
+        let logits = self.dense_logits(&leaves);
+        let truth = results(&self.dense_loss(&logits), &leaves.all());
+        assert_no_less_exact(&self.name(), self.size(&logits), &ours, &plain, &truth);
+    }
+
+    /// From the logits of the same batch.
+    fn check_from_logits(&self) {
+        let Batch { labels, weights, .. } = self.batch;
+        let rounded = self.dense_logits(&self.leaves().upcast()).detach().to_kind(self.kind);
+        let leaf = |kind| rounded.to_kind(kind).copy().set_requires_grad(true);
+        let (ours, plain, truth) = (leaf(self.kind), leaf(self.kind), leaf(Kind::Double));
+        let size = self.size(&truth);
+        let output = self.config.forward(&ours, labels, weights).unwrap();
+        let ours = results(&output.loss, &[&ours]);
+        let plain = results(&self.dense_loss(&plain), &[&plain]);
+        let truth = results(&self.dense_loss(&truth), &[&truth]);
+        assert_no_less_exact(&format!("logits, {}", self.name()), size, &ours, &plain, &truth);
+    }
+}
+
+/// The loss, and the gradients of the leaves that have one, under an outer gradient that is not 1.
+fn results(loss: &Tensor, leaves: &[&Tensor]) -> Vec<Tensor> {
+    let outer = Tensor::arange(loss.numel() as i64, F64).reshape(loss.size()) * 0.3 + 2.0;
     (loss * outer.to_kind(loss.kind())).sum(loss.kind()).backward();
-    let grads = leaves.iter().map(|leaf| leaf.grad()).filter(|grad| grad.defined());
-    [loss.detach()].into_iter().chain(grads).collect()
+    let gradients = leaves.iter().map(|leaf| leaf.grad()).filter(|gradient| gradient.defined());
+    [loss.detach()].into_iter().chain(gradients).collect()
 }
 
 /// The distance from the truth.
@@ -76,204 +234,148 @@ fn error(result: &Tensor, truth: &Tensor) -> f64 {
     number(&(result.to_kind(Kind::Double) - truth.to_kind(Kind::Double)).norm())
 }
 
-/// Results are the loss, whose terms add up to `size` if none is negative, and gradients.
+/// Compares what [`results`] returns: our error may not exceed that of the plain expression, both relative to the
+/// result's own size. The size of the loss is `size`, however much its terms cancel out.
 fn assert_no_less_exact(name: &str, size: f64, ours: &[Tensor], plain: &[Tensor], truth: &[Tensor]) {
+    const LEAST_SIZE: f64 = 1e-9;
+    const TOLERANCE: f64 = 1e-6;
     assert_eq!((ours.len(), plain.len()), (truth.len(), truth.len()), "{name}");
     for (part, truth) in truth.iter().enumerate() {
-        let size = if part == 0 { size } else { number(&truth.norm()) }.max(1e-9);
+        let size = if part == 0 { size } else { number(&truth.norm()) }.max(LEAST_SIZE);
         let (ours, plain) = (error(&ours[part], truth) / size, error(&plain[part], truth) / size);
-        assert!(ours <= plain + 1e-6, "{name}, part {part}: {ours:e} but {plain:e}");
+        assert!(ours <= plain + TOLERANCE, "{name}, part {part}: {ours:e} but {plain:e}");
     }
 }
 
 #[test]
 fn no_path_is_less_exact_than_the_dense_expression() {
-    let gates = [None, Some(Gate::AtMost(0.6)), Some(Gate::Band { min: 0.6, max: 20.0 })];
-    let reductions = [
-        Reduction::ActiveTokens,
-        Reduction::LabelledTokens,
-        Reduction::AbsWeights,
-        Reduction::Sum,
-        Reduction::SequenceMeans,
-        Reduction::None,
-        Reduction::External(5.0),
-    ];
-    let mut cases = 0;
-    for (seed, shape) in [(1, [2, 7, 5, 13]), (2, [3, 11, 8, 33])] {
-        let case = Case::new(seed, shape);
-        for kind in [Kind::Double, Kind::Float, Kind::BFloat16, Kind::Half] {
-            for (softcap, scale, with_bias) in [
-                (None, 1.0, false),
-                (None, 1.0, true),
-                (Some(3.0), 1.0, true),
-                (Some(5.0), 1.5, false),
-                (None, 0.5, true),
-            ] {
-                for (gate, penalty) in gates.iter().flat_map(|&g| [(g, Penalty::Nll), (g, Penalty::Unlikelihood)]) {
-                    for reduction in reductions {
-                        for (free_hidden, free_head) in [(true, true), (true, false), (false, true)] {
-                            let chunk = [None, Some(1), Some(3)][cases % 3];
-                            let mut config =
-                                FigaLoss::new().with_gate(gate).with_penalty(penalty).with_reduction(reduction);
-                            config.chunk_rows = chunk;
-                            let name = format!("{kind:?} {softcap:?} {scale} {with_bias} {free_hidden} {config:?}");
-
-                            let leaves = case.leaves(kind, free_hidden, free_head);
-                            let lm_head = head(&leaves, with_bias, softcap, scale);
-                            let output =
-                                config.forward_linear(&leaves[0], lm_head, &case.labels, &case.weights).unwrap();
-                            let ours = results(&output.loss, &leaves);
-
-                            let leaves = case.leaves(kind, free_hidden, free_head);
-                            let logits = dense::logits(&leaves[0], &head(&leaves, with_bias, softcap, scale));
-                            let plain = dense::loss(&config, &logits, &case.labels, &case.weights);
-                            let plain = results(&plain, &leaves);
-
-                            let leaves = Case::upcast(&leaves);
-                            let logits = dense::logits(&leaves[0], &head(&leaves, with_bias, softcap, scale));
-                            let truth = dense::loss(&config, &logits, &case.labels, &case.weights);
-                            let truth = results(&truth, &leaves);
-                            let size = dense::size(&config, &logits, &case.labels, &case.weights);
-
-                            if softcap.is_none() && scale == 1.0 && !with_bias && free_hidden && free_head {
-                                // The same from logits.
-                                let logits = logits.detach().to_kind(kind);
-                                let leaf = |kind| [0; 3].map(|_| logits.to_kind(kind).copy().set_requires_grad(true));
-                                let (a, b, c) = (leaf(kind), leaf(kind), leaf(Kind::Double));
-                                let output = config.forward(&a[0], &case.labels, &case.weights).unwrap();
-                                let ours = results(&output.loss, &a);
-                                let plain = results(&dense::loss(&config, &b[0], &case.labels, &case.weights), &b);
-                                let truth = results(&dense::loss(&config, &c[0], &case.labels, &case.weights), &c);
-                                assert_no_less_exact(&format!("logits, {name}"), size, &ours, &plain, &truth);
-                            }
-                            assert_no_less_exact(&name, size, &ours, &plain, &truth);
-                            cases += 1;
-                        }
-                    }
-                }
-            }
+    let batches = BATCHES.map(|(seed, shape)| Batch::new(seed, shape));
+    let mut count = 0;
+    for case in cases(&batches) {
+        case.check();
+        if case.head == Head::PLAIN && case.tracked == Tracked::ALL {
+            case.check_from_logits();
         }
+        count += 1;
     }
-    assert_eq!(cases, 2 * 4 * 5 * 6 * 7 * 3);
-}
-
-/// The gradients of the leaves after `backward`.
-fn gradients(loss: &Tensor, leaves: &[Tensor; 3]) -> [Vec<f64>; 2] {
-    loss.backward();
-    [values(&leaves[0].grad()), values(&leaves[1].grad())]
+    assert_eq!(count, 5040);
 }
 
 #[test]
 fn micro_batches_and_repeated_calls_add_up() {
-    let case = Case::new(3, [4, 6, 5, 9]);
-    let leaves = case.leaves(Kind::Double, true, true);
-    let full = FigaLoss::default().forward_linear(&leaves[0], &leaves[1], &case.labels, &case.weights).unwrap();
-    let expected = gradients(&full.loss, &leaves);
+    let batch = Batch::new(3, [4, 6, 5, 9]);
+    let leaves = batch.tracked_leaves();
+    let full =
+        FigaLoss::default().forward_linear(&leaves.hidden, &leaves.weight, &batch.labels, &batch.weights).unwrap();
+    let expected = leaves.gradients(&full.loss);
 
     let shared = FigaLoss::new().with_reduction(Reduction::External(number(&full.denominator)));
-    let leaves = case.leaves(Kind::Double, true, true);
+    let leaves = batch.tracked_leaves();
     let mut sum = 0.0;
     for (start, len) in [(0, 1), (1, 3)] {
         let rows = |tensor: &Tensor| tensor.narrow(0, start, len);
-        let part = shared.forward_linear(&rows(&leaves[0]), &leaves[1], &rows(&case.labels), &rows(&case.weights));
+        let part =
+            shared.forward_linear(&rows(&leaves.hidden), &leaves.weight, &rows(&batch.labels), &rows(&batch.weights));
         let part = part.unwrap().loss;
         part.backward();
         sum += number(&part);
     }
-    assert_abs_diff_eq!(sum, number(&full.loss), epsilon = 1e-12);
-    assert_abs_diff_eq!(*values(&leaves[0].grad()), *expected[0], epsilon = 1e-12);
-    assert_abs_diff_eq!(*values(&leaves[1].grad()), *expected[1], epsilon = 1e-12);
+    assert_abs_diff_eq!(sum, number(&full.loss), epsilon = ROUNDING);
+    assert_abs_diff_eq!(*values(&leaves.hidden.grad()), *expected[0], epsilon = ROUNDING);
+    assert_abs_diff_eq!(*values(&leaves.weight.grad()), *expected[1], epsilon = ROUNDING);
 
     // Numerators, each with its own call, and the sum of the denominators.
-    let leaves = case.leaves(Kind::Double, true, true);
+    let leaves = batch.tracked_leaves();
     let mut denominator = 0.0;
     for (start, len) in [(0, 1), (1, 3)] {
         let rows = |tensor: &Tensor| tensor.narrow(0, start, len);
         let part = FigaLoss::default()
-            .forward_linear(&rows(&leaves[0]), &leaves[1], &rows(&case.labels), &rows(&case.weights))
+            .forward_linear(&rows(&leaves.hidden), &leaves.weight, &rows(&batch.labels), &rows(&batch.weights))
             .unwrap();
         part.numerator.backward();
         denominator += number(&part.denominator);
     }
-    assert_abs_diff_eq!(*values(&(leaves[1].grad() / denominator)), *expected[1], epsilon = 1e-12);
+    assert_abs_diff_eq!(*values(&(leaves.weight.grad() / denominator)), *expected[1], epsilon = ROUNDING);
 }
 
 #[test]
 fn an_embedding_tied_to_the_head_gets_both_gradients() {
-    let case = Case::new(4, [2, 6, 5, 9]);
-    let ids = case.labels.clamp_min(0);
+    let batch = Batch::new(4, [2, 6, 5, 9]);
+    let ids = batch.labels.clamp_min(0);
     let run = |fused: bool| {
-        let weight = case.weight.copy().set_requires_grad(true);
+        let weight = batch.weight.copy().set_requires_grad(true);
         let hidden = Tensor::embedding(&weight, &ids, -1, false, false).tanh();
         let loss = if fused {
-            fused_linear_figa_loss(&hidden, &weight, &case.labels, &case.weights).unwrap()
+            fused_linear_figa_loss(&hidden, &weight, &batch.labels, &batch.weights).unwrap()
         } else {
-            dense::loss(&FigaLoss::default(), &hidden.matmul(&weight.tr()), &case.labels, &case.weights)
+            dense::loss(&FigaLoss::default(), &hidden.matmul(&weight.tr()), &batch.labels, &batch.weights)
         };
         loss.backward();
         values(&weight.grad())
     };
-    assert_abs_diff_eq!(*run(true), *run(false), epsilon = 1e-12);
+    assert_abs_diff_eq!(*run(true), *run(false), epsilon = ROUNDING);
 }
 
 #[test]
 fn without_grad_only_the_value_is_computed() {
-    let case = Case::new(5, [2, 6, 5, 9]);
-    let leaves = case.leaves(Kind::Double, true, true);
-    let loss = fused_linear_figa_loss(&leaves[0], &leaves[1], &case.labels, &case.weights).unwrap();
+    let batch = Batch::new(5, [2, 6, 5, 9]);
+    let leaves = batch.tracked_leaves();
+    let loss = fused_linear_figa_loss(&leaves.hidden, &leaves.weight, &batch.labels, &batch.weights).unwrap();
     let _no_grad = no_grad_guard();
-    let value = fused_linear_figa_loss(&leaves[0], &leaves[1], &case.labels, &case.weights).unwrap();
+    let value = fused_linear_figa_loss(&leaves.hidden, &leaves.weight, &batch.labels, &batch.weights).unwrap();
     assert_eq!((number(&value), value.requires_grad(), loss.requires_grad()), (number(&loss), false, true));
 }
 
 #[test]
 fn strides_do_not_matter() {
-    let case = Case::new(6, [3, 6, 5, 9]);
+    let batch = Batch::new(6, [3, 6, 5, 9]);
     let expected = {
-        let leaves = case.leaves(Kind::Double, true, true);
-        let loss = fused_linear_figa_loss(&leaves[0], &leaves[1], &case.labels, &case.weights).unwrap();
-        gradients(&loss, &leaves)
+        let leaves = batch.tracked_leaves();
+        let loss = fused_linear_figa_loss(&leaves.hidden, &leaves.weight, &batch.labels, &batch.weights).unwrap();
+        leaves.gradients(&loss)
     };
     let strided = |tensor: &Tensor| {
         let last = tensor.dim() as i64 - 1;
         tensor.detach().transpose(0, last).contiguous().transpose(0, last).set_requires_grad(true)
     };
-    let leaves = [strided(&case.hidden), strided(&case.weight), case.bias.copy()];
-    let loss =
-        fused_linear_figa_loss(&leaves[0], &leaves[1], &strided_ints(&case.labels), &strided(&case.weights)).unwrap();
-    let grads = gradients(&loss, &leaves);
-    assert_abs_diff_eq!(*grads[0], *expected[0], epsilon = 1e-12);
-    assert_abs_diff_eq!(*grads[1], *expected[1], epsilon = 1e-12);
+    let leaves = Leaves { hidden: strided(&batch.hidden), weight: strided(&batch.weight), bias: batch.bias.copy() };
+    let loss = fused_linear_figa_loss(
+        &leaves.hidden,
+        &leaves.weight,
+        &batch.labels.tr().contiguous().tr(),
+        &strided(&batch.weights),
+    )
+    .unwrap();
+    let grads = leaves.gradients(&loss);
+    assert_abs_diff_eq!(*grads[0], *expected[0], epsilon = ROUNDING);
+    assert_abs_diff_eq!(*grads[1], *expected[1], epsilon = ROUNDING);
 
     // One row for all sequences, by stride 0.
-    let expanded = case.hidden.narrow(0, 0, 1).expand([3, 6, 5], false);
+    let expanded = batch.hidden.narrow(0, 0, 1).expand([3, 6, 5], false);
     let copied = expanded.contiguous();
-    let loss =
-        |hidden: &Tensor| number(&fused_linear_figa_loss(hidden, &case.weight, &case.labels, &case.weights).unwrap());
+    let loss = |hidden: &Tensor| {
+        number(&fused_linear_figa_loss(hidden, &batch.weight, &batch.labels, &batch.weights).unwrap())
+    };
     assert_eq!(loss(&expanded), loss(&copied));
-}
-
-fn strided_ints(labels: &Tensor) -> Tensor {
-    labels.tr().contiguous().tr()
 }
 
 #[test]
 fn only_active_rows_matter_and_in_them_nan_shows() {
-    let case = Case::new(7, [2, 6, 5, 9]);
-    let loss = |case: &Case| {
-        let leaves = case.leaves(Kind::Float, true, true);
-        let loss = fused_linear_figa_loss(&leaves[0], &leaves[1], &case.labels, &case.weights).unwrap();
-        (number(&loss), gradients(&loss, &leaves))
+    let batch = Batch::new(7, [2, 6, 5, 9]);
+    let loss = |batch: &Batch| {
+        let leaves = batch.leaves(Kind::Float, Tracked::ALL);
+        let loss = fused_linear_figa_loss(&leaves.hidden, &leaves.weight, &batch.labels, &batch.weights).unwrap();
+        (number(&loss), leaves.gradients(&loss))
     };
-    let clean = loss(&case);
+    let clean = loss(&batch);
     // The last position predicts nothing.
-    let _ = case.hidden.get(0).get(5).fill_(f64::NAN);
-    let _ = case.hidden.get(1).get(5).fill_(f64::INFINITY);
-    assert_eq!(loss(&case), clean);
+    let _ = batch.hidden.get(0).get(5).fill_(f64::NAN);
+    let _ = batch.hidden.get(1).get(5).fill_(f64::INFINITY);
+    assert_eq!(loss(&batch), clean);
     let active =
-        (0..5).find(|&t| case.weights.double_value(&[0, t + 1]) > 0.0 && case.labels.int64_value(&[0, t + 1]) >= 0);
-    let _ = case.hidden.get(0).get(active.expect("a rewarded token")).fill_(f64::NAN);
-    assert!(loss(&case).0.is_nan());
+        (0..5).find(|&t| batch.weights.double_value(&[0, t + 1]) > 0.0 && batch.labels.int64_value(&[0, t + 1]) >= 0);
+    let _ = batch.hidden.get(0).get(active.expect("a rewarded token")).fill_(f64::NAN);
+    assert!(loss(&batch).0.is_nan());
 }
 
 #[test]
@@ -283,7 +385,7 @@ fn nothing_active_is_zero_with_gradients_of_zeros() {
             let [b, s, h, v] = shape;
             let hidden = Tensor::randn([b, s, h], F64).set_requires_grad(true);
             let weight = Tensor::randn([v, h], F64).set_requires_grad(true);
-            let labels = Tensor::zeros([b, s], (Kind::Int64, Device::Cpu));
+            let labels = Tensor::zeros([b, s], I64);
             let config = FigaLoss::new().with_reduction(reduction);
             let output = config.forward_linear(&hidden, &weight, &labels, &Tensor::zeros([b, s], F64)).unwrap();
             let loss = output.loss.sum(Kind::Double);
@@ -297,9 +399,8 @@ fn nothing_active_is_zero_with_gradients_of_zeros() {
 
 #[test]
 fn errors_name_the_argument() {
-    let float = (Kind::Float, Device::Cpu);
-    let (hidden, weight) = (Tensor::zeros([2, 3, 4], float), Tensor::zeros([5, 4], float));
-    let (labels, weights) = (Tensor::zeros([2, 3], (Kind::Int64, Device::Cpu)), Tensor::ones([2, 3], float));
+    let (hidden, weight) = (Tensor::zeros([2, 3, 4], F32), Tensor::zeros([5, 4], F32));
+    let (labels, weights) = (Tensor::zeros([2, 3], I64), Tensor::ones([2, 3], F32));
     let with = |config: FigaLoss, hidden: &Tensor, head: LmHead<'_>, labels: &Tensor, weights: &Tensor| {
         config.forward_linear(hidden, head, labels, weights).unwrap_err().to_string()
     };
@@ -310,17 +411,17 @@ fn errors_name_the_argument() {
         with(default, &hidden.get(0), head, &labels, &weights),
         "hidden: expected shape [B, S, H] with H > 0, got [3, 4]"
     );
-    let narrow = Tensor::zeros([5, 0], float);
+    let narrow = Tensor::zeros([5, 0], F32);
     assert_eq!(
         with(default, &hidden.narrow(2, 0, 0), LmHead::from(&narrow), &labels, &weights),
         "hidden: expected shape [B, S, H] with H > 0, got [2, 3, 0]"
     );
     assert_eq!(bad_head(LmHead::from(&weight.tr())), "lm_head: expected shape [V, H] = [V, 4] with V > 0, got [4, 5]");
     assert_eq!(
-        bad_head(LmHead::from(&Tensor::zeros([0, 4], float))),
+        bad_head(LmHead::from(&Tensor::zeros([0, 4], F32))),
         "lm_head: expected shape [V, H] = [V, 4] with V > 0, got [0, 4]"
     );
-    assert_eq!(bad_head(head.with_bias(&Tensor::zeros([4], float))), "bias: expected shape [V] = [5], got [4]");
+    assert_eq!(bad_head(head.with_bias(&Tensor::zeros([4], F32))), "bias: expected shape [V] = [5], got [4]");
     assert_eq!(
         bad_head(LmHead::from(&weight.to_kind(Kind::BFloat16))),
         "lm_head: expected dtype that of hidden, got BFloat16; convert it with to_kind"

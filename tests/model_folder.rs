@@ -1,4 +1,4 @@
-//! A model's folder: its chat template, and the token that ends an answer.
+//! The folder of a model: its chat template and its EOS token.
 #![cfg(feature = "data")]
 
 use std::fs;
@@ -15,7 +15,7 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// A folder whose configuration has a template.
+/// A folder whose tokenizer_config.json has this chat template.
 fn with_template(template: impl Into<serde_json::Value>) -> TempDir {
     let config = serde_json::json!({
         "chat_template": template.into(),
@@ -39,7 +39,8 @@ fn rendered(template: &str) -> Result<String, String> {
 #[test]
 fn chat_templates_render_as_in_python() {
     let cases = [
-        // Lines of tags leave no trace, nor does a last end of line; a default takes the place of a system message.
+        // Lines that hold only tags are not rendered, nor is the last line break. The template has a default system
+        // message.
         (
             "{% for message in messages %}\n  {% if loop.first and message.role != 'system' %}\nSystem: Help.\n  \
              {% endif %}\n{{ message['role'] }}:{{ message.content }}\r\n{% endfor %}\n{% if add_generation_prompt %}\n\
@@ -64,7 +65,7 @@ fn chat_templates_render_as_in_python() {
 }
 
 #[test]
-fn chat_templates_that_fail_say_where_and_why() {
+fn errors_of_chat_templates_name_the_line_and_the_reason() {
     let place = "/tokenizer_config.json, chat_template, line 2: ";
     let error = rendered("{% if messages %}\n{{ raise_exception('No user here') }}{% endif %}").unwrap_err();
     assert_eq!(error, format!("{place}No user here"));
@@ -83,7 +84,7 @@ fn chat_templates_that_fail_say_where_and_why() {
 }
 
 #[test]
-fn a_chat_template_may_be_one_of_a_list_or_a_file() {
+fn a_chat_template_may_be_in_a_list_or_in_a_file() {
     let named = |name: &str| serde_json::json!({ "name": name, "template": format!("{name} {{{{ bos_token }}}}") });
     let folder = with_template(vec![named("tool_use"), named("default")]);
     let render = |folder: &Path| ChatTemplate::read(folder).unwrap().unwrap().render(&says("Hi")).unwrap();

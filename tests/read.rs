@@ -1,4 +1,4 @@
-//! Records from files, however they are cut, compressed, named and broken.
+//! Reading records: from pieces, compressed files, patterns and broken files, and into batches.
 #![cfg(feature = "data")]
 
 use std::fs::{self, File};
@@ -8,18 +8,19 @@ use std::path::Path;
 use figa_loss::{Batching, EncodedPair, Error, Example, Fields, Format, RecordReader, Result, SpaRecord, TokenLabel};
 use proptest::prelude::*;
 
-/// Hands a text out in pieces of the given sizes.
+/// Returns a text in pieces of given sizes.
 struct Pieces {
     text: Vec<u8>,
     sizes: Vec<usize>,
-    at: usize,
+    position: usize,
 }
 
 impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let size = self.sizes.pop().unwrap_or(usize::MAX).min(buffer.len()).min(self.text.len() - self.at);
-        buffer[..size].copy_from_slice(&self.text[self.at..self.at + size]);
-        self.at += size;
+        let rest = &self.text[self.position..];
+        let size = self.sizes.pop().unwrap_or(usize::MAX).min(buffer.len()).min(rest.len());
+        buffer[..size].copy_from_slice(&rest[..size]);
+        self.position += size;
         Ok(size)
     }
 }
@@ -34,7 +35,7 @@ fn batching(max_tokens: usize, window: usize, seed: u64) -> Batching {
     batching
 }
 
-/// Lines of records as text and as bytes, or the error.
+/// The line and the bytes of each record, or the error.
 fn raw(mut reader: RecordReader) -> Vec<Result<(usize, Vec<u8>), String>> {
     let text = |record: Result<figa_loss::RawRecord>| {
         let mut record = record.map_err(|error| error.to_string())?;
@@ -50,9 +51,9 @@ fn record(answer: &str) -> SpaRecord {
 }
 
 proptest! {
-    /// Whatever the text and the reads, a reader that sees it all at once gives the same.
+    /// Any text gives the same records whether it is read in pieces or at once.
     #[test]
-    fn reads_do_not_matter(
+    fn the_sizes_of_reads_do_not_matter(
         parts in prop::collection::vec(prop::sample::select(
             vec!["{", "}", "[", "]", ",", "\"", "\\", "\n", "\r\n", " ", "a", "é", "\u{feff}", "{\"a\": [1, \"]\"]}"]
         ), 0..60),
@@ -61,7 +62,7 @@ proptest! {
     ) {
         let text = parts.concat().into_bytes();
         for format in [Format::Lines, Format::Array] {
-            let pieces = Pieces { text: text.clone(), sizes: sizes.clone(), at: 0 };
+            let pieces = Pieces { text: text.clone(), sizes: sizes.clone(), position: 0 };
             let mut in_pieces = RecordReader::from_text("x", format, BufReader::with_capacity(5, pieces));
             in_pieces.max_bytes = max_bytes;
             let whole = RecordReader::from_text("x", format, io::Cursor::new(text.clone()));
@@ -69,9 +70,12 @@ proptest! {
         }
     }
 
-    /// What is written as records is read as the same records, from lines and from an array.
+    /// Records survive writing and reading, as lines and as an array.
     #[test]
-    fn records_come_back(answers in prop::collection::vec(any::<String>(), 0..8), blanks in "[ \n\t]{0,3}") {
+    fn written_records_are_read_back(
+        answers in prop::collection::vec(any::<String>(), 0..8),
+        blanks in "[ \n\t]{0,3}",
+    ) {
         let records: Vec<SpaRecord> = answers.iter().map(|answer| record(answer)).collect();
         let json: Vec<String> = records.iter().map(|record| serde_json::to_string(record).unwrap()).collect();
         let lines = json.join("\n");
@@ -83,17 +87,23 @@ proptest! {
         }
     }
 
-    /// Every pair is in one batch, and no batch is over the budget.
+    /// Every pair is in exactly one batch, and no batch exceeds the budget.
     #[test]
-    fn batches_hold_all(lengths in prop::collection::vec((1usize..30, 1usize..30), 0..60), window in 1usize..20, seed: u64) {
-        let pairs: Vec<_> = lengths.iter().zip(0..).map(|(&(a, b), id)| EncodedPair::new(row(a, id), row(b, id))).collect();
-        let batching = batching(80, window, seed);
+    fn batches_hold_every_pair_within_the_budget(
+        lengths in prop::collection::vec((1usize..30, 1usize..30), 0..60),
+        window in 1usize..20,
+        seed: u64,
+    ) {
+        const BUDGET: usize = 80;
+        let pair = |(&(original, revised), id)| EncodedPair::new(row(original, id), row(revised, id));
+        let pairs: Vec<_> = lengths.iter().zip(0..).map(pair).collect();
+        let batching = batching(BUDGET, window, seed);
         let batches: Vec<_> = batching.batches(pairs.clone().into_iter().map(Ok)).map(Result::unwrap).collect();
         let again: Vec<_> = batching.batches(pairs.clone().into_iter().map(Ok)).map(Result::unwrap).collect();
         prop_assert_eq!(&batches, &again);
         for batch in &batches {
             let longest = batch.iter().flat_map(|pair| [pair.original.len(), pair.revised.len()]).max();
-            prop_assert!(2 * batch.len() * longest.unwrap() <= 80);
+            prop_assert!(2 * batch.len() * longest.unwrap() <= BUDGET);
         }
         let mut names: Vec<u32> = batches.iter().flatten().map(|pair| pair.original.input_ids()[0]).collect();
         names.sort();
@@ -102,7 +112,7 @@ proptest! {
 }
 
 #[test]
-fn batching_is_by_length_and_hands_errors_on() {
+fn batching_is_by_length_and_passes_errors_through() {
     let pair = |len| Ok(EncodedPair::new(row(len, 0), row(len, 0)));
     let small = batching(40, 8192, 0);
     let mut sizes: Vec<Vec<usize>> = small
@@ -117,7 +127,7 @@ fn batching_is_by_length_and_hands_errors_on() {
             format!("{:?}", batches.map(|batch| batch.unwrap().len()).collect::<Vec<_>>())
         })
         .collect();
-    assert!(orders.len() > 1, "the seed does not matter");
+    assert!(orders.len() > 1, "the seed has no effect");
 
     let failing = [pair(3), Err(Error::Value { argument: "x", expected: "", actual: String::new() }), pair(4)];
     let batches: Vec<_> = small.batches(failing).collect();
@@ -134,12 +144,12 @@ fn answers(inputs: &[&Path]) -> Vec<String> {
 }
 
 #[test]
-fn files_may_be_compressed_several_or_a_pattern() {
+fn inputs_may_be_compressed_several_files_or_patterns() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let json = |answer: &str| serde_json::to_string(&record(answer)).unwrap();
     fs::write(path("a.jsonl"), format!("{}\n\n{}", json("1"), json("2"))).unwrap();
-    // Two members, as `cat a.gz b.gz` makes them.
+    // Two members, as in the output of `cat a.gz b.gz`.
     let mut gz = vec![];
     for answer in ["3", "4"] {
         let mut encoder = flate2::write::GzEncoder::new(&mut gz, flate2::Compression::fast());
@@ -169,7 +179,7 @@ fn files_may_be_compressed_several_or_a_pattern() {
     assert!(error(&path("cut.json")).contains("cut.json:2:1: the array does not end: the file is cut off"));
     fs::write(path("more.json"), format!("{array}\n{array}")).unwrap();
     assert!(error(&path("more.json")).contains("more.json:3:1: there is text behind the array"));
-    assert!(error(&path("none*.jsonl")).contains("expected a file, or a pattern with at least one that fits"));
+    assert!(error(&path("none*.jsonl")).contains("expected a file, or a pattern that matches at least one"));
     assert!(error(&path("a[.jsonl")).contains("inputs: "));
     assert!(error(&path("x.csv.gz")).contains("x.csv.gz"));
     assert!(error(folder.path()).contains("expected a name that ends in"));
@@ -188,7 +198,7 @@ fn a_file_that_changes_while_it_is_read_is_an_error() {
 }
 
 #[test]
-fn a_record_that_is_too_long_is_kept_on_the_disk() {
+fn a_record_that_is_too_long_is_stored_on_disk() {
     let long = format!("{{\"instruction\": \"{}\"}}", "x".repeat(100_000));
     let text = format!("{{}}\n{long}\n{{}}\n");
     let mut reader = RecordReader::from_text("x.jsonl", Format::Lines, io::Cursor::new(text.clone()));
@@ -206,7 +216,7 @@ fn a_record_that_is_too_long_is_kept_on_the_disk() {
 }
 
 #[test]
-fn work_on_all_cores_keeps_the_order_and_the_errors() {
+fn parallel_work_keeps_the_order_and_the_errors() {
     let text: String = (0..3000).map(|i| if i == 2000 { "{\n".into() } else { format!("{{\"i\": {i}}}\n") }).collect();
     let mut reader = RecordReader::from_text("x.jsonl", Format::Lines, io::Cursor::new(text));
     let lines: Vec<_> = reader
@@ -227,14 +237,14 @@ fn parse(json: &str, fields: &Fields) -> Result<SpaRecord, String> {
 }
 
 #[test]
-fn fields_have_other_names_and_answers_are_conversations() {
+fn fields_may_have_other_names_and_answers_may_be_conversations() {
     let mut preferences = Fields::default();
     preferences.instruction = "prompt".into();
     preferences.original = "rejected".into();
     preferences.revised = "chosen".into();
     let record = parse(r#"{"prompt": "Add.", "chosen": "3", "rejected": "4", "score": [1]}"#, &preferences).unwrap();
     assert_eq!((&*record.instruction, &*record.original_output, &*record.revised_output), ("Add.", "4", "3"));
-    // One field for two.
+    // One field may serve as two.
     let mut both = preferences.clone();
     both.output = "chosen".into();
     let record = parse(r#"{"prompt": "Add.", "chosen": "3", "rejected": "4"}"#, &both).unwrap();

@@ -1,4 +1,4 @@
-//! Labels and weights, line by line of the table in `weights`.
+//! Labels and weights: every row of the table in the module `weights`.
 
 use figa_loss::TokenLabel::{Deleted, Eos, Ignored, Inserted, Kept, Substituted};
 use figa_loss::{Aligner, Error, FigaWeights, IGNORE_INDEX, Side, TokenLabel, label_tokens};
@@ -13,29 +13,30 @@ fn labels(original: &[u32], revised: &[u32]) -> (Vec<TokenLabel>, Vec<TokenLabel
 
 #[test]
 fn every_kind_of_change_has_its_label() {
-    // 2 became 9, 4 went away, 7 came.
+    // 2 is replaced by 9, 4 is deleted, 7 is inserted.
     let (original, revised) = labels(&[1, 2, 3, 4, 5, 6, EOS], &[1, 9, 3, 5, 6, 7, EOS]);
     assert_eq!(original, [Kept, Substituted, Kept, Deleted, Kept, Kept, Eos]);
     assert_eq!(revised, [Kept, Substituted, Kept, Kept, Kept, Inserted, Eos]);
 }
 
 #[test]
-fn the_first_eos_is_eos_whatever_the_alignment_says() {
+fn the_first_eos_is_labelled_eos_in_every_alignment() {
     let (original, revised) = labels(&[1, EOS, 2, EOS], &[EOS, 3, EOS]);
     assert_eq!(original.iter().filter(|&&label| label == Eos).count(), 1);
     assert_eq!((original[1], revised[0]), (Eos, Eos));
     assert_ne!(revised[2], Eos);
-    // No EOS, for example because the row was built without one: nothing is marked.
+    // Without an EOS token there is no such label.
     assert_eq!(labels(&[1], &[1]), (vec![Kept], vec![Kept]));
 }
 
 #[test]
-fn tokens_that_were_not_aligned_are_refused() {
+fn tokens_that_were_not_aligned_are_an_error() {
     let alignment = Aligner::Levenshtein.align(&[1, 2, EOS], &[1, EOS]);
     let message = label_tokens(&alignment, Side::Original, &[1, EOS], &EOS).unwrap_err().to_string();
     assert_eq!(
         message,
-        "tokens: expected the sequence that was aligned on this side, got 2 tokens, where 3 Original tokens were aligned"
+        "tokens: expected the sequence that was aligned on this side, got 2 tokens, where 3 Original tokens were \
+         aligned"
     );
 }
 
@@ -55,7 +56,7 @@ fn weights_follow_the_table() {
 }
 
 #[test]
-fn weights_that_are_no_numbers_are_refused_by_name() {
+fn weights_that_are_not_finite_or_negative_are_named_in_the_error() {
     for (weights, name) in [
         (FigaWeights { alpha: f32::NAN, ..Default::default() }, "weights.alpha"),
         (FigaWeights { beta: -0.5, ..Default::default() }, "weights.beta"),

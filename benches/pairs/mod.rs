@@ -1,20 +1,21 @@
-//! The pairs of token sequences that the benches align.
+//! Pairs of token sequences for the benches of alignment.
 
 use std::ops::Range;
 
 use rand::{Rng, rngs::StdRng};
 
-/// Token ids of a usual vocabulary.
+/// Token ids of a vocabulary of common size.
 pub const VOCAB: Range<u32> = 0..32_000;
 
-/// Ids that no sequence over [`VOCAB`] has.
+/// As many ids outside of [`VOCAB`].
 pub const OTHERS: Range<u32> = 32_000..64_000;
 
+/// `n` random tokens.
 pub fn tokens(rng: &mut StdRng, n: usize, ids: Range<u32>) -> Vec<u32> {
     (0..n).map(|_| rng.random_range(ids.clone())).collect()
 }
 
-/// Each token is edited with this probability: substituted, followed by a new one, or dropped.
+/// A copy in which each token is substituted, followed by a new one or deleted with a total probability of `rate`.
 pub fn edited(rng: &mut StdRng, source: &[u32], rate: f64) -> Vec<u32> {
     let mut dest = Vec::with_capacity(source.len());
     for &token in source {

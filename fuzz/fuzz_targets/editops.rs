@@ -1,10 +1,10 @@
-//! `cargo fuzz run editops`: any two sequences; the script leads from one to the other, in as many steps as the plain
-//! table says.
+//! `cargo fuzz run editops`: the script of any two sequences turns one into the other, with the fewest edits.
 #![no_main]
 
 use figa_loss::{EditTag, distance, editops};
 use libfuzzer_sys::fuzz_target;
 
+/// The distance by the plain table, of which one row is kept.
 fn table_distance(source: &[u8], dest: &[u8]) -> usize {
     let mut row: Vec<usize> = (0..=dest.len()).collect();
     for (i, s) in source.iter().enumerate() {

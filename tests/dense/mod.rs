@@ -1,4 +1,4 @@
-//! The loss as one would write it down: every row, autograd, nothing clever. The readable twin of the crate's.
+//! The loss in its plainest form, on every row and with autograd: the oracle for the loss of the crate.
 
 use figa_loss::tch::{Kind, Tensor};
 use figa_loss::{FigaLoss, Gate, LmHead, Penalty, Reduction};
@@ -8,7 +8,7 @@ pub fn loss(config: &FigaLoss, logits: &Tensor, labels: &Tensor, weights: &Tenso
     reduced(config, logits, labels, weights, |terms| terms)
 }
 
-/// What the loss would be if no term were negative: its rounding is of this size, however much cancels out.
+/// The loss if all terms were positive. Rounding errors are relative to this size, however much the terms cancel out.
 pub fn size(config: &FigaLoss, logits: &Tensor, labels: &Tensor, weights: &Tensor) -> f64 {
     reduced(config, logits, labels, weights, |terms| terms.abs()).norm().double_value(&[])
 }
@@ -34,25 +34,25 @@ fn reduced(
         Some(_) => unreachable!("all gates are listed"),
     };
     let penalised = weights.lt(0);
-    let live = labelled.logical_and(&weights.ne(0)).logical_and(&penalised.logical_and(&gated).logical_not());
+    let active = labelled.logical_and(&weights.ne(0)).logical_and(&penalised.logical_and(&gated).logical_not());
     let zeros = nll.zeros_like();
     let mut cost = &weights * &nll;
     if config.objective.penalty == Penalty::Unlikelihood {
         let one_minus_p = -(-&nll).expm1();
         cost = (&weights * one_minus_p.log()).where_self(&penalised, &cost);
     }
-    let cost = of_terms(cost.where_self(&live, &zeros));
+    let cost = of_terms(cost.where_self(&active, &zeros));
     let count = |mask: &Tensor| mask.sum(kind).clamp_min(1);
     match config.reduction {
-        Reduction::ActiveTokens => cost.sum(kind) / count(&live),
+        Reduction::ActiveTokens => cost.sum(kind) / count(&active),
         Reduction::LabelledTokens => cost.sum(kind) / count(&labelled),
         Reduction::AbsWeights => {
-            let sum = weights.abs().where_self(&live, &zeros).sum(kind);
+            let sum = weights.abs().where_self(&active, &zeros).sum(kind);
             cost.sum(kind) / sum.where_self(&sum.ne(0), &sum.ones_like())
         }
         Reduction::Sum => cost.sum(kind),
         Reduction::SequenceMeans => {
-            let counts = live.sum_dim_intlist(1, false, kind).clamp_min(1);
+            let counts = active.sum_dim_intlist(1, false, kind).clamp_min(1);
             (cost.sum_dim_intlist(1, false, kind) / counts).mean(kind)
         }
         Reduction::None => cost.constant_pad_nd([1, 0]),

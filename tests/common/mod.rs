@@ -1,0 +1,20 @@
+//! What the tests of the losses share.
+
+use figa_loss::tch::{Device, Kind, Tensor};
+
+pub const F64: (Kind, Device) = (Kind::Double, Device::Cpu);
+pub const F32: (Kind, Device) = (Kind::Float, Device::Cpu);
+pub const I64: (Kind, Device) = (Kind::Int64, Device::Cpu);
+
+/// How far results may differ that are equal but for rounding in f64.
+pub const ROUNDING: f64 = 1e-12;
+
+/// The elements in row-major order.
+pub fn values(tensor: &Tensor) -> Vec<f64> {
+    Vec::<f64>::try_from(tensor.to_kind(Kind::Double).reshape([-1])).unwrap()
+}
+
+/// The element of a scalar.
+pub fn number(tensor: &Tensor) -> f64 {
+    tensor.double_value(&[])
+}
