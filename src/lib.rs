@@ -178,7 +178,6 @@
 //! |---|---|---|
 //! | (none) | | [`align`] and [`weights`]: pure Rust, builds in seconds |
 //! | `data` | yes | [`data`]: records, prompts, encoding with Hugging Face [`tokenizers`], collation |
-//! | `cli` | | the command `figa`, for people who train elsewhere; without libtorch |
 //! | `rayon` | yes | [`Aligner::align_all`] on all cores |
 //! | `torch` | yes | [`loss`] and tensors, through [`tch`]; needs libtorch |
 //! | `doc-only` | | type-check and document without libtorch |
