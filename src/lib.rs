@@ -164,8 +164,8 @@
 //!
 //! # Why this crate
 //!
-//! * **The paper's loss**, with the ties of the paper's aligner, and without the slips of its code; [`docs::figa`] goes
-//!   through them line by line.
+//! * **The paper's loss**, with the tie-breaking of the paper's aligner and without the mistakes of its code; [`docs::figa`]
+//!   compares them line by line.
 //! * **Weights that arrive.** The sign is in the weight of a token, and the weights are an argument of the loss: there is
 //!   no trainer in between that could drop them.
 //! * **Fast where FIGA is sparse.** Most tokens weigh 0. Their logits are not looked at, and with

@@ -1,17 +1,17 @@
-//! Levenshtein edit scripts with the tie-break of python-Levenshtein and RapidFuzz.
+//! Levenshtein edit scripts with the tie-breaking of python-Levenshtein and RapidFuzz.
 
 mod bits;
 mod symbols;
 #[cfg(test)]
 mod table;
-mod waves;
+mod wavefronts;
 mod window;
 
 use std::cell::Cell;
 use std::hash::Hash;
 
 use bits::Bits;
-use waves::{Verdict, Waves};
+use wavefronts::{Verdict, Wavefronts};
 use window::Window;
 
 use super::{EditOp, EditTag};
@@ -21,18 +21,18 @@ use super::{EditOp, EditTag};
 /// Among the equally short scripts it is the one that `Levenshtein.editops(source, dest)` of the Python package
 /// returns:
 ///
-/// 1. Items that both ends share are set aside, first the common prefix, then the common suffix.
-/// 2. On what is left, with `D[i][j]` the distance of the first `i` source and `j` destination items, the script is
-///    read backwards from the end: *delete* where `D[i-1][j] + 1 == D[i][j]`; otherwise *insert* where `j > 1` and
+/// 1. Strip the common prefix, then the common suffix.
+/// 2. For the remaining items, let `D[i][j]` be the distance of the first `i` source and `j` destination items, and trace
+///    back from the end: *delete* where `D[i-1][j] + 1 == D[i][j]`; otherwise *insert* where `j > 1` and
 ///    `D[i][j-1] + 1 == D[i-1][j-1]`; otherwise step diagonally, a *replace* if the items differ.
 ///
-/// python-Levenshtein splits pairs of more than about 2048 x 2048 items and may break ties differently there; here
-/// the rule holds at every size.
+/// python-Levenshtein splits pairs of more than about 2048 x 2048 items, where its choice may differ; here the rule holds
+/// at every size.
 ///
-/// With `n` and `m` the lengths left after step 1 and `s` the distance, the time grows with `n + s^2` where the
-/// sequences are near-equal, with `n + m` where items rarely repeat, and with `m * min(n, s) / 64` at worst. The
-/// memory is linear in `n + m` but for at most `n * sqrt(m) / 2` bytes at worst. That of pairs of up to 16,384 items
-/// together, less than 4 MiB, stays with the thread for its next call.
+/// With `n` and `m` the lengths after step 1 and `s` the distance, the time grows with `n + s^2` for near-equal
+/// sequences, with `n + m` where items rarely repeat, and with `m * min(n, s) / 64` in the worst case. The memory is
+/// linear in `n + m`, plus at most `n * sqrt(m) / 2` bytes. For pairs of up to 16,384 items in total it is less than
+/// 4 MiB, and the thread keeps it for its next call.
 ///
 /// ```
 /// use figa_loss::{EditOp, EditTag, editops};
@@ -61,36 +61,39 @@ pub fn distance<T: Eq + Hash>(source: &[T], dest: &[T]) -> usize {
     }
 }
 
-/// The memory of the three methods, which one pair after another can use.
+/// The buffers of the three methods, reused from pair to pair.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Levenshtein {
-    waves: Waves,
+    wavefronts: Wavefronts,
     window: Window,
     bits: Bits,
     ops: Vec<EditOp>,
 }
 
+/// Threads keep the buffers of pairs with at most this many items in total.
+const MAX_KEPT_ITEMS: usize = 1 << 14;
+
 thread_local! {
-    /// What [`Levenshtein::of_thread`] lends. Taken while it is in use, so that even a nested call (from an `Eq`)
-    /// finds its own.
+    /// The buffers of [`Levenshtein::of_thread`]. They are taken while in use, so a nested call (from an `Eq`) allocates
+    /// its own.
     static OF_THREAD: Cell<Option<Box<Levenshtein>>> = const { Cell::new(None) };
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
-    Waves,
+    Wavefronts,
     Window,
     Bits,
 }
 
 impl Levenshtein {
-    /// Runs with memory that this thread keeps from call to call. For short pairs, allocating would take a good part of
-    /// the time; a pair of more `items` takes it along when it is done.
+    /// Runs with buffers that this thread keeps from call to call: for short pairs, allocation would take much of the
+    /// time. The buffers of longer pairs are freed.
     pub(super) fn of_thread<R>(items: usize, run: impl FnOnce(&mut Self) -> R) -> R {
         let mut levenshtein = OF_THREAD.try_with(Cell::take).ok().flatten().unwrap_or_default();
         let result = run(&mut levenshtein);
-        if items <= 1 << 14 {
-            // An error means that the thread is about to end, and the memory with it.
+        if items <= MAX_KEPT_ITEMS {
+            // An error means that the thread is about to end, and frees its memory anyway.
             let _ = OF_THREAD.try_with(|of_thread| of_thread.set(Some(levenshtein)));
         }
         result
@@ -115,21 +118,23 @@ impl Levenshtein {
             self.ops.push(EditOp { tag: op.tag, src_pos: offset + op.src_pos, dest_pos: offset + op.dest_pos });
         };
         match method {
-            Method::Waves => self.waves.walk_back(source.len(), dest.len(), emit),
-            Method::Window => self.window.walk_back(source.len(), dest.len(), emit),
-            Method::Bits => self.bits.walk_back(source, dest, emit),
+            Method::Wavefronts => self.wavefronts.traceback(source.len(), dest.len(), emit),
+            Method::Window => self.window.traceback(source.len(), dest.len(), emit),
+            Method::Bits => self.bits.traceback(source, dest, emit),
         }
         self.ops.reverse();
         &self.ops
     }
 
-    /// The distance of two sequences that are not empty, by the method that suits them.
+    /// The distance of two non-empty sequences, by the fastest method for them.
     fn measure<T: Eq + Hash>(&mut self, source: &[T], dest: &[T]) -> (Method, usize) {
-        let estimate =
-            match self.waves.run(source, dest, |estimate| waves_are_faster(source.len(), dest.len(), estimate)) {
-                Verdict::Distance(distance) => return (Method::Waves, distance),
-                Verdict::Estimate(estimate) => estimate,
-            };
+        let estimate = match self
+            .wavefronts
+            .run(source, dest, |estimate| wavefronts_are_faster(source.len(), dest.len(), estimate))
+        {
+            Verdict::Distance(distance) => return (Method::Wavefronts, distance),
+            Verdict::Estimate(estimate) => estimate,
+        };
         self.bits.symbols.prepare(source, dest);
         if let Some(distance) = self.window.run(&self.bits.symbols) {
             return (Method::Window, distance);
@@ -143,16 +148,16 @@ impl Levenshtein {
         }
         let mut distance = self.bits.run(by_limit);
         if distance > limit {
-            // Then it is only an upper bound, but one that serves as the next limit.
+            // Then it is an upper bound of the distance, and a sufficient limit.
             distance = self.bits.run(self.bits.band_of_limit(distance));
         }
         (Method::Bits, distance)
     }
 }
 
-/// Is it worth sending more waves, at such an estimate of the distance?
-fn waves_are_faster(source_len: usize, dest_len: usize, estimate: usize) -> bool {
-    // Bit-vectors take the time of some four points of waves for each item, and more only where matches abound.
+/// Whether wavefronts are faster than the other methods, given an estimate of the distance.
+fn wavefronts_are_faster(source_len: usize, dest_len: usize, estimate: usize) -> bool {
+    // Per item, bit-vectors take about as long as four points of wavefronts, and longer only where many items match.
     estimate * estimate <= 4 * (source_len + dest_len)
 }
 
@@ -170,10 +175,10 @@ mod tests {
 
     use super::*;
 
-    /// Every method, forced, at several settings.
+    /// The scripts of every method, at several settings.
     fn by_all_methods(source: &[u32], dest: &[u32]) -> Vec<(String, Vec<EditOp>)> {
         let (offset, s, d) = strip(source, dest);
-        let mut scripts = vec![("the one chosen".into(), editops(source, dest))];
+        let mut scripts = vec![("default".into(), editops(source, dest))];
         if s.is_empty() || d.is_empty() {
             return scripts;
         }
@@ -183,18 +188,18 @@ mod tests {
                 .map(|op| EditOp { src_pos: op.src_pos + offset, dest_pos: op.dest_pos + offset, ..*op })
                 .collect()
         };
-        let mut waves = Waves::default();
-        let Verdict::Distance(distance) = waves.run(s, d, |_| true) else { panic!("waves gave up") };
+        let mut wavefronts = Wavefronts::default();
+        let Verdict::Distance(distance) = wavefronts.run(s, d, |_| true) else { panic!("no distance") };
         let mut ops = vec![];
-        waves.walk_back(s.len(), d.len(), |op| ops.push(op));
-        scripts.push(("waves".into(), finish(ops)));
+        wavefronts.traceback(s.len(), d.len(), |op| ops.push(op));
+        scripts.push(("wavefronts".into(), finish(ops)));
         let mut bits = Bits::default();
         bits.symbols.prepare(s, d);
         let mut window = Window::default();
         if let Some(found) = window.run(&bits.symbols) {
             assert_eq!(found, distance, "window of {s:?} and {d:?}");
             let mut ops = vec![];
-            window.walk_back(s.len(), d.len(), |op| ops.push(op));
+            window.traceback(s.len(), d.len(), |op| ops.push(op));
             scripts.push(("window".into(), finish(ops)));
         }
         let mut bands = vec![("matches".into(), bits.band_of_matches())];
@@ -206,7 +211,7 @@ mod tests {
             for budget in [0, usize::MAX] {
                 assert_eq!(bits.run_within(band, budget), distance, "{name} of {s:?} and {d:?}");
                 let mut ops = vec![];
-                bits.walk_back(s, d, |op| ops.push(op));
+                bits.traceback(s, d, |op| ops.push(op));
                 scripts.push((format!("bits, {name}, budget {budget}"), finish(ops)));
             }
         }
@@ -246,7 +251,7 @@ mod tests {
             dest.drain(..cut);
         }
         if rng.random_bool(0.2) {
-            // A part that moves, and perhaps further than a narrow band reaches.
+            // A part that moves, perhaps beyond a narrow band.
             let (mut begin, mut end) = (rng.random_range(0..=dest.len()), rng.random_range(0..=dest.len()));
             (begin, end) = (begin.min(end), begin.max(end));
             dest[begin..end].rotate_left(rng.random_range(0..=end - begin));
@@ -254,7 +259,7 @@ mod tests {
         (source, dest)
     }
 
-    /// As far as a window or a block reaches, and further.
+    /// Shifts of about half a window, a window and a block.
     #[test]
     fn blocks_may_move_to_the_edge() {
         for shift in (28..=36).chain(60..=68) {
@@ -267,7 +272,7 @@ mod tests {
         }
     }
 
-    /// Most matches then lie outside of the window, but on both sides of it.
+    /// Most matches lie outside of the window, on both sides of it.
     #[test]
     fn a_period_may_be_as_wide_as_a_window() {
         for period in 60..=70 {
@@ -282,9 +287,9 @@ mod tests {
         }
     }
 
-    /// A detour beyond the edge that costs as much as to stay, and that the ties ask for.
+    /// A detour beyond the edge that costs the same as staying inside, and that tie-breaking prefers.
     #[test]
-    fn ties_beyond_the_edge_count() {
+    fn tie_breaking_considers_detours_beyond_the_edge() {
         for shift in (28..=36).chain(60..=68) {
             let source: Vec<u32> = (0..100).chain([900, 901]).chain(100..200).chain(300..300 + shift).collect();
             let dest: Vec<u32> = (400..400 + shift).chain(0..100).chain([902, 900]).chain(100..200).collect();
@@ -301,7 +306,7 @@ mod tests {
         println!("SEED={seed}");
         let mut rng = StdRng::seed_from_u64(seed);
         for _ in 0..number("PAIRS").unwrap_or(2000) {
-            // As many short pairs as long ones, on a scale of powers of two.
+            // Log-uniform lengths.
             let longest = 2000f64.powf(rng.random_range(0.0..=1.0)) as usize;
             let (source, dest) = random_pair(&mut rng, longest);
             check(&source, &dest);

@@ -1,34 +1,34 @@
-//! Unlike pairs: the table of distances as bit-vectors, 64 cells a step (Myers 1999, Hyyro 2003).
+//! Dissimilar sequences: the table of distances as bit-vectors, 64 cells per step (Myers 1999, Hyyro 2003).
 //!
-//! A column of the table is stored as its vertical differences: bit `i - 1` of `vp` says `D[i][j] - D[i-1][j] = 1`,
-//! that of `vn` says -1. These are the very bits that the walk back asks for: *delete* is the bit `i` of `vp` in
-//! column `j`, *insert* that of `vn` in column `j - 1`.
+//! A column of the table is stored as its vertical differences: bit `i - 1` of `vp` is set if
+//! `D[i][j] - D[i-1][j] = 1`, and of `vn` if the difference is -1. These are the bits that the traceback reads: *delete*
+//! is bit `i - 1` of `vp` in column `j`, *insert* is bit `i - 1` of `vn` in column `j - 1`.
 //!
 //! **Band.** With `delta = n - m` and a limit `t >= |delta|`, only the diagonals `k = i - j` from `(delta - t) / 2` to
-//! `(delta + t) / 2` are computed. Around them the table is taken to grow by one a step, so that every value is the
-//! cost of some script, and exact wherever a cheapest script stays inside. If the corner comes out at `t` or less,
-//! all that the walk back reads is exact: on its way from a cell `(i, j)` of cost `v` on a cheapest script, it
-//! compares with cells of cost at most `v`; a script to such a cell visits no diagonal beyond the band, because what
-//! it spends on going there and back, it cannot spend on the way. If the corner comes out above `t`, it is an upper
-//! bound of the distance and thereby a limit that will do.
+//! `(delta + t) / 2` are computed. Outside of them, the table is assumed to grow by one per step. Every value is then
+//! the cost of some script, and it is exact if a cheapest script stays inside the band. If the value in the corner is at
+//! most `t`, everything that the traceback reads is exact: from a cell `(i, j)` of cost `v` on a cheapest script, it
+//! compares with cells of cost at most `v`, and a script that leaves the band and returns costs more than that. If the
+//! value in the corner is greater than `t`, it is an upper bound of the distance, and thus a sufficient limit for a
+//! second run.
 //!
-//! **Band of matches.** Where matches are rare, as between texts over a large vocabulary, a much narrower band will
-//! do, whatever the distance. Say a script leaves the band on diagonal `hi` and comes back to it `L` rows further
-//! down, with `q` deletions, so at most `q` diagonals beyond, with as many insertions, and with `a` matches. It costs
-//! `L + q - a` on its way, and `L` would do on diagonal `hi` itself. So leaving never pays, and never even ties, if
-//! fewer than `q` matches lie on the first `q` diagonals beyond `hi`, for every `q`; and likewise below. All values
-//! inside are exact then, and all cheapest scripts inside.
+//! **Band of matches.** Where matches are rare, as between texts over a large vocabulary, a much narrower band is
+//! enough, whatever the distance. Suppose a script leaves the band on diagonal `hi` and returns to it `L` rows further
+//! down, with `q` deletions (so at most `q` diagonals beyond), as many insertions, and `a` matches. This part costs
+//! `L + q - a`, whereas staying on diagonal `hi` costs at most `L`. So if, for every `q`, fewer than `q` matches lie on
+//! the first `q` diagonals beyond `hi`, leaving the band is always more expensive, and the same holds below the band.
+//! All values inside are then exact, and every cheapest script stays inside.
 //!
-//! **Memory.** Columns are kept while they fit a small budget, which also keeps them in the cache. Where they do not,
-//! every so-many-th is kept as a checkpoint, and the walk back computes the columns in between once more, from the
-//! right to the left, and only down to the row where it is.
+//! **Memory.** Columns are kept while they fit a small budget, which also keeps them in the cache. If they do not fit,
+//! columns at a fixed stride are kept as checkpoints, and the traceback recomputes the columns between two of them, from
+//! right to left and only down to its current row.
 
 use std::ops::Range;
 
 use super::symbols::{END, Symbols};
 use crate::align::{EditOp, EditTag};
 
-/// Blocks that are kept between two checkpoints: 512 KiB.
+/// The number of blocks kept between two checkpoints: 512 KiB.
 const BUDGET: usize = 1 << 15;
 
 /// The vertical differences of 64 rows of a column.
@@ -38,8 +38,8 @@ struct Block {
     vn: u64,
 }
 
-/// What a column hands down from block to block: the carry of the addition, and by how much `D` grows (`up`) or shrinks
-/// (`down`) from the column before.
+/// What a block passes to the block below it: the carry of the addition, and whether `D` grows (`up`) or shrinks
+/// (`down`) from the previous column.
 #[derive(Debug, Clone, Copy)]
 struct Carry {
     add: bool,
@@ -48,7 +48,7 @@ struct Carry {
 }
 
 impl Carry {
-    /// Above the first block, `D` grows by one a column: there is row 0, or the outside of the band.
+    /// Above the first block, which is row 0 or outside of the band, `D` grows by one per column.
     const TOP: Self = Self { add: false, up: 1, down: 0 };
 
     fn difference(self) -> i64 {
@@ -57,8 +57,8 @@ impl Carry {
 }
 
 impl Block {
-    /// The block in the next column, given its matches and what comes from above. A whole column is one addition of
-    /// long numbers, so that only its carry has to wait for the block above.
+    /// The block in the next column, given its matches and the carry from above. A whole column is one addition of
+    /// long numbers, so only the carry depends on the block above.
     #[inline]
     fn advance(self, eq: u64, above: Carry) -> (Self, Carry) {
         let Self { vp, vn } = self;
@@ -71,7 +71,7 @@ impl Block {
         (block, Carry { add: first | second, up: hp >> 63, down: hn >> 63 })
     }
 
-    /// The same where nothing in the whole column matches: there is nothing to add, and `D` shrinks nowhere.
+    /// The same for a column without any match: nothing is added, and `D` shrinks nowhere.
     #[inline]
     fn advance_unmatched(self, above: Carry) -> (Self, Carry) {
         let Self { vp, vn } = self;
@@ -80,19 +80,19 @@ impl Block {
     }
 }
 
-/// A block that the band has not reached yet: from row to row one more deletion.
+/// A block that the band has not reached yet: each row costs one more deletion.
 const DELETIONS: Block = Block { vp: !0, vn: 0 };
 
 #[derive(Debug, Default, Clone)]
 pub(super) struct Bits {
-    /// Of the pair at hand.
+    /// The matches of the current pair.
     pub(super) symbols: Symbols,
     plan: Plan,
     /// How many matches lie on each diagonal, from `-columns` on.
     matches: Vec<u32>,
-    /// What matches in the current column.
+    /// The matches of the current column; 0 between columns.
     eq: Vec<u64>,
-    /// The columns from the last checkpoint on, that one included; `plan.width` blocks each.
+    /// The columns from the last checkpoint on, inclusive; `plan.width` blocks each.
     kept: Vec<Block>,
     /// Every `plan.stride`-th column, from column 0; `plan.width` blocks each.
     checkpoints: Vec<Block>,
@@ -108,14 +108,14 @@ struct Plan {
     diagonals: Diagonals,
     /// The greatest number of blocks in a column.
     width: usize,
-    /// Distance of two checkpoints.
+    /// The number of columns from one checkpoint to the next.
     stride: usize,
 }
 
 impl Plan {
     fn new(rows: usize, columns: usize, diagonals: Diagonals, budget: usize) -> Self {
         let width = ((diagonals.1 - diagonals.0) as usize / 64 + 2).min(rows.div_ceil(64));
-        // Checkpoints take room as well: there should not be more of them than columns between two.
+        // Checkpoints take memory as well: there should be at most as many of them as columns between two.
         let stride = (budget / width).max(columns.isqrt()).clamp(1, columns);
         Self { rows: rows as isize, diagonals, width, stride }
     }
@@ -127,7 +127,7 @@ impl Plan {
         ((row(self.diagonals.0) - 1) / 64, (row(self.diagonals.1) - 1) / 64)
     }
 
-    /// How many columns, from this one on, surely have the same blocks.
+    /// A lower bound of how many columns, from this one on, have the same blocks.
     fn columns_alike(&self, column: usize) -> usize {
         let until_next_block = |diagonal: isize| match column as isize + diagonal {
             row if row >= self.rows => usize::MAX,
@@ -138,7 +138,7 @@ impl Plan {
 }
 
 impl Bits {
-    /// The band for a distance of at most `limit`, which is no less than the lengths differ by.
+    /// The band for a distance of at most `limit`, which must be at least the difference in length.
     pub(super) fn band_of_limit(&self, limit: usize) -> Diagonals {
         let (delta, limit) = (self.symbols.rows as isize - self.symbols.dest.len() as isize, limit as isize);
         ((delta - limit + 1).div_euclid(2), (delta + limit).div_euclid(2))
@@ -149,14 +149,14 @@ impl Bits {
         let Self { symbols, matches, .. } = self;
         let (rows, columns) = (symbols.rows, symbols.dest.len());
         matches.clear();
-        // With room for the end of the lists, which lies below the last block.
+        // The end of the lists of occurrences lies below the last block.
         matches.resize(rows + columns + 192, 0);
         let most = 2 * (rows + columns) as i64;
-        let mut left = most;
+        let mut remaining = most;
         for (column, &occurrence) in symbols.dest.iter().enumerate() {
             symbols.visit(occurrence, |block, mut rows| {
-                left -= i64::from(rows.count_ones());
-                // Most often there is one match or none, and which is not worth guessing.
+                remaining -= i64::from(rows.count_ones());
+                // Mostly there is one match or none; a branch between the two would often be mispredicted.
                 loop {
                     let row = 64 * block + rows.trailing_zeros() as usize;
                     matches[row + columns - column] += u32::from(rows != 0);
@@ -166,13 +166,13 @@ impl Bits {
                     }
                 }
             });
-            if left < 0 {
+            if remaining < 0 {
                 return None;
             }
         }
         let (low, high) = (columns.min(rows), columns.max(rows));
         let between: u32 = matches[low..=high].iter().sum();
-        let mut outside = most - left - i64::from(between);
+        let mut outside = most - remaining - i64::from(between);
         let least = low as isize - edge(matches[..low].iter().rev(), &mut outside);
         let greatest = high as isize + edge(matches[high + 1..=rows + columns].iter(), &mut outside);
         Some((least - columns as isize, greatest - columns as isize))
@@ -203,7 +203,7 @@ impl Bits {
                 self.kept.copy_within(from..from + plan.width, 0);
             }
         }
-        // The last block may go on below the last row, where nothing matches, and so D falls nowhere.
+        // The last block may extend below the last row, where nothing matches and D never decreases.
         let below = match rows % 64 {
             0 => 0,
             rows => !0 << rows,
@@ -213,8 +213,8 @@ impl Bits {
         bottom as usize - (corner.vp & below).count_ones() as usize
     }
 
-    /// Computes the columns behind `start` up to `end`, down to block `lowest` at most; `kept` begins with column
-    /// `start`. Returns by how much `D` at the bottom of the last column differs from `D` at the bottom of the first.
+    /// Computes the columns after `start` up to `end`, down to block `lowest` at most; `kept` begins with column
+    /// `start`. Returns the difference of `D` at the bottom between the last column and the first.
     fn advance(&mut self, start: usize, end: usize, lowest: usize) -> i64 {
         let plan = self.plan;
         let blocks = |column| {
@@ -245,7 +245,7 @@ impl Bits {
         difference
     }
 
-    /// Computes the column at `index` in `kept`, with blocks from `first` to `last`, from the one before.
+    /// Computes the column at `index` in `kept`, with blocks from `first` to `last`, from the previous one.
     fn shift(&mut self, index: usize, occurrence: u32, before: (usize, usize), (first, last): (usize, usize)) -> i64 {
         let Self { symbols, plan, eq, kept, .. } = self;
         let (old, new) = kept[(index - 1) * plan.width..].split_at_mut(plan.width);
@@ -272,8 +272,8 @@ impl Bits {
         64 * (last - before.1) as i64 + carry.difference()
     }
 
-    /// The same for a run of columns that all have the same few blocks, which then stay in registers: the first index
-    /// in `kept`, the positions in `dest`, and the first block.
+    /// The same for a run of columns that all have the same few blocks, which stay in registers. The run is its first
+    /// index in `kept`, its positions in `dest`, and its first block.
     #[inline]
     fn run_of<const W: usize>(&mut self, (index, items, first): (usize, Range<usize>, usize)) -> i64 {
         let Self { symbols, plan, eq, kept, .. } = self;
@@ -301,7 +301,7 @@ impl Bits {
     }
 
     /// The edit script, last edit first, after a run that found the distance.
-    pub(super) fn walk_back<T: Eq>(&mut self, source: &[T], dest: &[T], mut emit: impl FnMut(EditOp)) {
+    pub(super) fn traceback<T: Eq>(&mut self, source: &[T], dest: &[T], mut emit: impl FnMut(EditOp)) {
         let plan = self.plan;
         let (mut i, mut j) = (source.len(), dest.len());
         let mut start = (j - 1) / plan.stride * plan.stride;
@@ -318,7 +318,7 @@ impl Bits {
                 EditTag::Delete
             } else {
                 first = plan.blocks(j - 1).0;
-                // Below the band, where the column to the left is not computed, no cheapest script goes.
+                // No cheapest script goes below the band, where the column to the left is not computed.
                 let inside = (i as isize - j as isize) < plan.diagonals.1;
                 if i == 0 || (inside && self.bit(j - 1 - start, first, i, |block| block.vn)) {
                     j -= 1;
@@ -343,8 +343,8 @@ impl Bits {
     }
 }
 
-/// The last place, as a number of diagonals outwards, from where on there are fewer matches than diagonals, however
-/// far one looks. It need not look further than the `matches` that are left could change anything.
+/// The smallest number of diagonals outwards beyond which every further run of diagonals has fewer matches than
+/// diagonals. The search ends when the remaining `matches` cannot change the result.
 fn edge<'a>(outwards: impl Iterator<Item = &'a u32>, matches: &mut i64) -> isize {
     let (mut sum, mut most, mut edge) = (0, 0, 0);
     for (&count, diagonal) in outwards.zip(1..) {

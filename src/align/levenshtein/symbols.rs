@@ -1,23 +1,23 @@
-//! Which rows of the table an item matches, 64 at a time.
+//! The rows of the table that each item matches, 64 at a time.
 
 use std::hash::{BuildHasher, Hash};
 
 use rustc_hash::FxBuildHasher;
 
-/// The end of every list of occurrences: an occurrence in a block below the last, so that it can be visited like any other.
+/// The end of every list of occurrences: an occurrence in a block below the last one, so it can be visited like any other.
 pub(super) const END: u32 = 0;
 
-/// Where the items of the destination are in the source, by an open-addressing table that keeps its memory.
+/// The positions of the destination's items in the source, by an open-addressing table that keeps its memory.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Symbols {
-    /// How many items the source has.
+    /// The number of items in the source.
     pub(super) rows: usize,
-    /// Per item of the destination the last of its occurrences in the source.
+    /// For each item of the destination, its last occurrence in the source.
     pub(super) dest: Vec<u32>,
-    /// Where items occur first, or [`EMPTY`]: a power of two of slots, so many that an item which is not there mostly
-    /// meets an empty slot at once.
+    /// The position of an item's first occurrence, or [`EMPTY`]. The number of slots is a power of two, large enough that
+    /// the lookup of an absent item mostly finds an empty slot at once.
     slots: Vec<u32>,
-    /// Per position of a first occurrence, the last occurrence, which leads to the others.
+    /// For the position of a first occurrence, the last occurrence, which leads to the others.
     last: Vec<u32>,
     occurrences: Vec<Occurrence>,
 }

@@ -1,4 +1,4 @@
-//! The definition of the edit script, in the plainest form: the oracle that the fast methods are tested against.
+//! The definition of the edit script in its plainest form: the oracle of the fast methods' tests.
 
 use crate::align::{EditOp, EditTag};
 

@@ -1,22 +1,22 @@
-//! Unlike pairs over a large vocabulary: 64 diagonals of the table, one word a column (Hyyro 2003).
+//! Dissimilar sequences over a large vocabulary: 64 diagonals of the table, one word per column (Hyyro 2003).
 //!
-//! The columns are those of [`bits`](super::bits), except that each starts one row further down than the one before:
-//! bit `b` of column `j` belongs to row `i = j + low + b`, and so all along to diagonal `low + b`. Matches outside of
-//! the window are counted on the way. Unless they are so few that no cheapest script leaves the window (the argument is
-//! that of the band of matches), the run says nothing about the pair.
+//! The columns are those of [`bits`](super::bits), except that each starts one row below the previous one: bit `b` of
+//! column `j` belongs to row `i = j + low + b`, which always lies on diagonal `low + b`. Matches outside of the window
+//! are counted. Only if they are so few that no cheapest script leaves the window (by the argument of the band of
+//! matches) is the result valid.
 //!
-//! Where the window lies above row 1, it has vertical differences of 0 and nothing matches. All values there thus are
-//! those of row 0, `D[0][j] = j`, and row 1 sees what it should. What lies below the last row changes nothing above.
+//! Above row 1, the window has vertical differences of 0 and no matches. All values there equal those of row 0,
+//! `D[0][j] = j`, as row 1 requires. Rows below the last one do not affect those above.
 
 use super::symbols::Symbols;
 use crate::align::{EditOp, EditTag};
 
 const WIDTH: isize = 64;
 
-/// How far apart the diagonals of the two corners may be, so that at least a quarter of the window lies on either side.
+/// The largest distance between the diagonals of the two corners: at least a quarter of the window lies on either side.
 const MAX_DELTA: usize = 32;
 
-/// Which step the walk back takes from a cell of a column, one bit a diagonal; where there is none, it is a replace.
+/// The step of the traceback from each cell of a column, one bit per diagonal. A replace sets none of the bits.
 #[derive(Debug, Default, Clone, Copy)]
 struct Steps {
     same: u64,
@@ -28,14 +28,14 @@ struct Steps {
 pub(super) struct Window {
     /// The diagonal of bit 0.
     low: isize,
-    /// Per column from 1 on.
+    /// For each column, from column 1 on.
     steps: Vec<Steps>,
-    /// How many matches lie on each diagonal outside of the window, from `-columns` on.
+    /// The number of matches on each diagonal outside of the window, from `-columns` on.
     outside: Vec<u32>,
 }
 
 impl Window {
-    /// The distance, or nothing if a cheapest script might leave the window.
+    /// The distance, or `None` if a cheapest script might leave the window.
     pub(super) fn run(&mut self, symbols: &Symbols) -> Option<usize> {
         let (rows, columns) = (symbols.rows, symbols.dest.len());
         if rows.abs_diff(columns) > MAX_DELTA {
@@ -48,14 +48,14 @@ impl Window {
         self.outside.resize(rows + columns, 0);
         let mut room = rows + columns;
         self.steps.resize(columns, Steps::default());
-        // Two of the four differences are kept negated, which is one step less from column to column.
+        // Two of the four differences are kept negated, which takes one operation less per column.
         let (mut vp, mut not_vn) = (!0 << -low, !0);
         let mut distance = delta.max(0) as u64;
         for ((&occurrence, steps), column) in symbols.dest.iter().zip(&mut self.steps).zip(1..) {
             let first = low + column;
             let mut eq = 0;
             symbols.visit(occurrence, |block, mut rows| {
-                // Most often there is one match or none, and which is not worth guessing.
+                // Mostly there is one match or none; a branch between the two would often be mispredicted.
                 loop {
                     let bit = WIDTH * block as isize + rows.trailing_zeros() as isize + 1 - first;
                     let inside = (bit as usize) < WIDTH as usize;
@@ -76,8 +76,8 @@ impl Window {
             let zero = ((eq & vp).wrapping_add(vp) ^ vp) | (eq | !not_vn);
             let (not_hp, hn) = ((zero | vp) & not_vn, zero & vp);
             let insert = !not_vn;
-            // In the next column the rows are one further down, so that what is said of a row meets what is said of
-            // the row above it. The row that comes in below is taken to match nothing.
+            // The next column starts one row further down, so each difference moves to the bit of the row above. The
+            // row that enters at the bottom matches nothing.
             let not_zero = !(zero >> 1);
             (vp, not_vn) = (hn | not_zero & not_hp, not_zero | not_hp);
             let delete = vp << 1;
@@ -86,12 +86,12 @@ impl Window {
         }
         let below = &self.outside[..(columns as isize + low).max(0) as usize];
         let above = &self.outside[(rows + columns).min((columns as isize + low + WIDTH) as usize)..];
-        let left = rows + columns - room;
-        (never_pays(below.iter().rev(), left) && never_pays(above.iter(), left)).then_some(distance as usize)
+        let matches = rows + columns - room;
+        (never_pays(below.iter().rev(), matches) && never_pays(above.iter(), matches)).then_some(distance as usize)
     }
 
     /// The edit script, last edit first, after a run that found the distance.
-    pub(super) fn walk_back(&self, source_len: usize, dest_len: usize, mut emit: impl FnMut(EditOp)) {
+    pub(super) fn traceback(&self, source_len: usize, dest_len: usize, mut emit: impl FnMut(EditOp)) {
         let (mut i, mut j) = (source_len, dest_len);
         let mut bit = i as isize - j as isize - self.low;
         while i > 0 && j > 0 {
@@ -112,7 +112,7 @@ impl Window {
     }
 }
 
-/// Are there fewer matches than diagonals, however far one looks outwards? There are `matches` in all, at most.
+/// Whether every run of diagonals outwards has fewer matches than diagonals, given at most `matches` in total.
 fn never_pays<'a>(outwards: impl Iterator<Item = &'a u32>, matches: usize) -> bool {
     let mut sum = 0;
     outwards.zip(1..=matches as u32).all(|(&count, diagonals)| {
