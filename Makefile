@@ -41,7 +41,7 @@ cli: ## build and test the command figa alone, without libtorch
 	cargo test -p figa-cli
 
 doc: ## build the documentation, without libtorch
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p figa-loss --no-default-features --features data,rayon,torch,doc-only
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p figa-loss --no-default-features --features data,parquet,rayon,torch,doc-only
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p figa-cli -p figa-atomic-file
 
 versions: ## check with the newest tch, and with the oldest of each dependency, without libtorch
@@ -54,9 +54,9 @@ mutants: libtorch ## break alignment, weights and loss on purpose: the tests mus
 # The API is compared with the last release, or with BASELINE="--baseline-rev COMMIT".
 release: libtorch ## what a release must pass beside the tests (rustup, cargo-deny, cargo-semver-checks)
 	rustup run --install $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) \
-		cargo check --locked -p figa-loss --no-default-features --features data,rayon,torch,doc-only
+		cargo check --locked -p figa-loss --no-default-features --features data,parquet,rayon,torch,doc-only
 	cargo deny check
-	cargo semver-checks -p figa-loss --only-explicit-features --features data,rayon,torch,doc-only $(BASELINE)
+	cargo semver-checks -p figa-loss --only-explicit-features --features data,parquet,rayon,torch,doc-only $(BASELINE)
 	cargo package --workspace
 
 libtorch: ## install libtorch unless it is there

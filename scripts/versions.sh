@@ -12,7 +12,7 @@ cd "$copy"
 
 check() { # description of the versions
     echo "versions: $1, $(sed -n '/^name = "tch"$/{n;s/version = "\(.*\)"/tch \1/p;}' Cargo.lock)"
-    cargo check -p figa-loss --no-default-features --features data,rayon,torch,doc-only
+    cargo check -p figa-loss --no-default-features --features data,parquet,rayon,torch,doc-only
     cargo check -p figa-cli
 }
 

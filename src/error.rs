@@ -56,8 +56,10 @@ pub enum Error {
     /// The name of a data file does not say its format.
     #[cfg(feature = "data")]
     #[error(
-        "{}: expected a name that ends in .json (one array) or .jsonl (one record a line), perhaps with .gz or .zst behind",
-        path.display()
+        "{}: expected a name that ends in .jsonl (one record a line), .json (one array), either of them followed by .gz or \
+         .zst, or .parquet{}",
+        path.display(),
+        if cfg!(feature = "parquet") { "" } else { " (feature parquet)" }
     )]
     Format {
         /// The file.

@@ -178,6 +178,7 @@
 //! |---|---|---|
 //! | (none) | | [`align`] and [`weights`]: pure Rust, builds in seconds |
 //! | `data` | yes | [`data`]: records, prompts, encoding with Hugging Face [`tokenizers`], collation |
+//! | `parquet` | | [`RecordReader`] reads Parquet files |
 //! | `rayon` | yes | [`Aligner::align_all`] on all cores |
 //! | `torch` | yes | [`loss`] and tensors, through [`tch`]; needs libtorch |
 //! | `doc-only` | | type-check and document without libtorch |

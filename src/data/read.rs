@@ -1,5 +1,7 @@
 //! Files of records as a stream: a few records are in memory at a time, whatever the files' number, size and compression.
 
+#[cfg(feature = "parquet")]
+mod parquet;
 mod split;
 
 use std::fs::{self, File};
@@ -22,6 +24,9 @@ pub enum Format {
     Lines,
     /// One array of records.
     Array,
+    /// Parquet, with a record in each row (feature `parquet`).
+    #[cfg(feature = "parquet")]
+    Parquet,
 }
 
 /// The text of one record, not parsed yet.
@@ -47,7 +52,7 @@ pub enum Format {
 pub struct RawRecord {
     /// The file; `-` is the standard input.
     pub path: Arc<Path>,
-    /// The line in which it begins, from 1.
+    /// The line in which it begins, or its row in a Parquet file, from 1.
     pub line: usize,
     text: RawText,
 }
@@ -125,7 +130,8 @@ impl RawRecord {
 ///
 /// * `.jsonl` and `.ndjson` hold one record a line, `.json` one array of them; so do the same names with `.gz` or `.zst`
 ///   behind them.
-/// * `-` is the standard input, in either form, compressed or not.
+/// * `.parquet` holds a record in each row (feature `parquet`).
+/// * `-` is the standard input, lines or an array, compressed or not.
 /// * Any other name may be a pattern, such as `data/*.jsonl.gz`; its files come in the order of their names.
 ///
 /// ```no_run
@@ -139,7 +145,7 @@ impl RawRecord {
 /// ```
 pub struct RecordReader {
     paths: std::vec::IntoIter<PathBuf>,
-    now: Option<Splitter>,
+    now: Option<Records>,
     /// Records of more bytes go to a temporary file instead of memory, and do not [parse](RawRecord::parse). 64 MiB by
     /// default.
     pub max_bytes: usize,
@@ -182,10 +188,10 @@ impl RecordReader {
 
     /// The records of a text from anywhere; `name` is its path in errors.
     pub fn from_text(name: impl AsRef<Path>, format: Format, text: impl BufRead + Send + 'static) -> Self {
-        Self::new(vec![], Some(Splitter::new(name.as_ref().into(), Some(format), Box::new(text), None)))
+        Self::new(vec![], Some(Records::Text(Splitter::new(name.as_ref().into(), Some(format), Box::new(text), None))))
     }
 
-    fn new(paths: Vec<PathBuf>, now: Option<Splitter>) -> Self {
+    fn new(paths: Vec<PathBuf>, now: Option<Records>) -> Self {
         Self { paths: paths.into_iter(), now, max_bytes: 64 << 20, blank_lines: 0, position: Arc::default() }
     }
 
@@ -270,22 +276,55 @@ fn both<A, B>(a: impl FnOnce() -> A, b: impl FnOnce() -> B) -> (A, B) {
     (a(), b())
 }
 
+/// The records of one file.
+enum Records {
+    Text(Splitter),
+    #[cfg(feature = "parquet")]
+    Parquet(Box<parquet::ParquetRows>),
+}
+
+impl Records {
+    fn open(path: PathBuf, position: &Arc<AtomicU64>) -> Result<Self> {
+        match format(&path)? {
+            #[cfg(feature = "parquet")]
+            Some(Format::Parquet) => Ok(Self::Parquet(parquet::ParquetRows::open(path, position)?.into())),
+            format => Ok(Self::Text(Splitter::open(path, format, position)?)),
+        }
+    }
+
+    fn next(&mut self, max_bytes: usize, blank_lines: &mut usize) -> Result<Option<RawRecord>> {
+        match self {
+            Self::Text(splitter) => splitter.next(max_bytes, blank_lines),
+            #[cfg(feature = "parquet")]
+            Self::Parquet(rows) => rows.next(max_bytes),
+        }
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        match self {
+            Self::Text(splitter) => splitter.check_unchanged(),
+            #[cfg(feature = "parquet")]
+            Self::Parquet(_) => Ok(()),
+        }
+    }
+}
+
 impl Iterator for RecordReader {
     type Item = Result<RawRecord>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             if self.now.is_none() {
-                match Splitter::open(self.paths.next()?, &self.position) {
-                    Ok(splitter) => self.now = Some(splitter),
+                match Records::open(self.paths.next()?, &self.position) {
+                    Ok(records) => self.now = Some(records),
                     Err(error) => return Some(Err(error)),
                 }
             }
-            let splitter = self.now.as_mut()?;
-            match splitter.next(self.max_bytes, &mut self.blank_lines) {
+            let records = self.now.as_mut()?;
+            match records.next(self.max_bytes, &mut self.blank_lines) {
                 Ok(Some(record)) => return Some(Ok(record)),
                 Ok(None) => {
-                    let unchanged = splitter.check_unchanged();
+                    let unchanged = records.check_unchanged();
                     self.now = None;
                     if let Err(error) = unchanged {
                         return Some(Err(error));
@@ -345,6 +384,8 @@ fn format(path: &Path) -> Result<Option<Format>> {
     match extension(&stem).as_deref() {
         Some("jsonl" | "ndjson") => Ok(Some(Format::Lines)),
         Some("json") => Ok(Some(Format::Array)),
+        #[cfg(feature = "parquet")]
+        Some("parquet") if stem == path => Ok(Some(Format::Parquet)),
         _ => Err(Error::Format { path: path.into() }),
     }
 }

@@ -1,4 +1,4 @@
-//! One text becomes records: it is decompressed and cut, and nothing else.
+//! From one text to records: it is decompressed and cut.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use super::{BYTE_ORDER_MARK, Format, RawRecord, RawText, format, is_stdin};
+use super::{BYTE_ORDER_MARK, Format, RawRecord, RawText, is_stdin};
 use crate::error::{Error, Result};
 
-/// Lets gzip and Zstandard through a decoder, by their first bytes.
+/// Decodes gzip and Zstandard, recognised by their first bytes.
 fn decompressed(text: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
     let mut text = BufReader::with_capacity(1 << 17, text);
     Ok(match text.fill_buf()? {
@@ -38,10 +38,10 @@ impl Read for Counted {
 /// Cuts one text into records.
 pub(super) struct Splitter {
     path: Arc<Path>,
-    /// None until the first byte has told.
+    /// `None` until the first byte decides.
     format: Option<Format>,
     text: Box<dyn BufRead + Send>,
-    /// To notice that the file changes while it is read.
+    /// To detect that the file changes while it is read.
     opened: Option<Opened>,
     line: usize,
     array: Array,
@@ -73,7 +73,7 @@ impl Splitter {
         Self { path, format, text, opened, line: 1, array: Array::Before }
     }
 
-    pub(super) fn open(path: PathBuf, position: &Arc<AtomicU64>) -> Result<Self> {
+    pub(super) fn open(path: PathBuf, format: Option<Format>, position: &Arc<AtomicU64>) -> Result<Self> {
         let open = || {
             if is_stdin(&path) {
                 return Ok((decompressed(io::stdin())?, None));
@@ -87,7 +87,7 @@ impl Splitter {
             Ok((decompressed(Counted { file, position: position.clone() })?, opened))
         };
         let (text, opened) = open().map_err(|reason| Error::Io { path: path.clone(), reason })?;
-        Ok(Self::new(path.as_path().into(), format(&path)?, text, opened))
+        Ok(Self::new(path.as_path().into(), format, text, opened))
     }
 
     pub(super) fn check_unchanged(&self) -> Result<()> {
@@ -115,6 +115,8 @@ impl Splitter {
         match format {
             Format::Lines => self.next_line(max_bytes, blank_lines),
             Format::Array => self.next_element(max_bytes),
+            #[cfg(feature = "parquet")]
+            Format::Parquet => Err(self.broken("Parquet cannot be read from a text: name a .parquet file")),
         }
     }
 
@@ -158,7 +160,7 @@ impl Splitter {
         }
     }
 
-    /// Moves what stands in front of the byte that `find` finds to `text`, and then that byte away, which it returns.
+    /// Moves everything in front of the byte that `find` finds to `text`, then consumes and returns that byte.
     fn take_until(&mut self, text: &mut Text, mut find: impl FnMut(&[u8]) -> Option<usize>) -> Result<Option<u8>> {
         loop {
             let buffer = fill(&mut *self.text, &self.path)?;
@@ -177,7 +179,7 @@ impl Splitter {
         }
     }
 
-    /// A byte order mark, which may come in pieces. Half of one is none, and left as something wrong.
+    /// Skips a byte order mark, which may arrive in pieces. Half of one is an error.
     fn skip_mark(&mut self) -> Result<()> {
         for (byte, found) in BYTE_ORDER_MARK.iter().zip(0..) {
             if self.peek()?.first() != Some(byte) {
@@ -188,7 +190,7 @@ impl Splitter {
         Ok(())
     }
 
-    /// The first byte that is not blank, which stays.
+    /// The first byte that is not blank; it is not consumed.
     fn skip_blanks(&mut self) -> Result<Option<u8>> {
         loop {
             let buffer = fill(&mut *self.text, &self.path)?;
@@ -222,7 +224,7 @@ fn fill<'a>(text: &'a mut dyn BufRead, path: &Path) -> Result<&'a [u8]> {
     text.fill_buf().map_err(|reason| Error::Io { path: path.into(), reason })
 }
 
-/// Finds the end of an array's element: a comma or a bracket that is inside of nothing.
+/// Finds the end of an array's element: a comma or a bracket at depth 0.
 #[derive(Default)]
 struct Scan {
     depth: usize,
@@ -252,8 +254,8 @@ impl Scan {
     }
 }
 
-/// The bytes of a record: in memory, and in a file from the moment that they are too many.
-struct Text {
+/// The bytes of a record: in memory, or in a file once there are too many.
+pub(super) struct Text {
     bytes: Vec<u8>,
     max_bytes: usize,
     spilled: Option<File>,
@@ -262,11 +264,11 @@ struct Text {
 }
 
 impl Text {
-    fn new(max_bytes: usize) -> Self {
+    pub(super) fn new(max_bytes: usize) -> Self {
         Self { bytes: vec![], max_bytes, spilled: None, len: 0, is_blank: true }
     }
 
-    fn push(&mut self, part: &[u8]) -> io::Result<()> {
+    pub(super) fn push(&mut self, part: &[u8]) -> io::Result<()> {
         self.len += part.len() as u64;
         self.is_blank = self.is_blank && part.trim_ascii().is_empty();
         if self.spilled.is_none() && self.len > self.max_bytes as u64 {
@@ -281,7 +283,7 @@ impl Text {
         Ok(())
     }
 
-    fn finish(self) -> RawText {
+    pub(super) fn finish(self) -> RawText {
         match self.spilled {
             None => RawText::Bytes(self.bytes),
             Some(file) => RawText::Spilled(file, self.len),
