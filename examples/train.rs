@@ -1,12 +1,13 @@
-//! A whole training run, to be read from top to bottom: a small causal transformer learns the original answers, so
-//! that it believes its mistakes, and then FIGA takes them back.
+//! A whole training run, to be read from top to bottom: a small causal transformer learns the original answers, mistakes
+//! included, and then unlearns the mistakes with FIGA.
 //!
 //! ```text
-//! make demo                                                  the embedded data: 40 s on 2 cores after the build
-//! cargo run --release --example train -- --help              your own data, device, steps
+//! make demo
+//! cargo run --release --example train -- --help
 //! ```
 //!
-//! What you will see at the end (CPU, seed 0; the last digits depend on the machine):
+//! The first command trains on the embedded data, 40 s on 2 cores after the build; the second lists the options. The
+//! output ends with (CPU, seed 0; the last digits depend on the machine):
 //!
 //! ```text
 //!                                   train            held out
@@ -17,11 +18,11 @@
 //! revised likelier, share        0.0000   0.1810   0.5000   0.4286
 //! ```
 //!
-//! On the pairs it trains on, the model drops its mistakes and takes up the corrections; penalties stop when the gate
-//! closes at p = 0.549, what is left of the fall is spill-over. Nothing holds the kept tokens in place (`gamma` is
-//! 0), so they slip as well. 210 questions about everything teach a model that has read nothing else no facts about
-//! the other 42: their columns only show that. With --data and --eval name files of one kind of correction to see it
-//! generalise.
+//! On the training pairs, the model unlearns its mistakes and learns the corrections. The gate stops each penalty at
+//! p = 0.549; the rest of the decrease is a side effect of other tokens. Nothing preserves the kept tokens (`gamma` is
+//! 0), so they become less likely as well. On the held-out pairs nothing improves: 210 unrelated questions teach a model
+//! that knows nothing else no facts about the other 42. Use --data and --eval with files of one kind of correction to
+//! see it generalise.
 
 use std::path::PathBuf;
 

@@ -130,8 +130,17 @@ pub fn write_folder<E: From<io::Error>>(path: &Path, fill: impl FnOnce(&Path) ->
 /// Renames a file within its file system and syncs the folders, so that the new name survives a power failure. The
 /// content must be synced already.
 ///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+/// figa_atomic_file::write(&old, "content")?;
+/// figa_atomic_file::rename(&old, &new)?;
+/// assert_eq!(std::fs::read_to_string(&new)?, "content");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
 /// # Errors
-/// Those of [`fs::rename`] and of [`sync_folder`].
+/// If the file cannot be renamed, or a folder cannot be synced.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     sync_folder(parent(to))?;
@@ -143,10 +152,7 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Syncs the entries of a folder to the disk: files that were created, renamed or removed there. Does nothing where a
 /// folder cannot be opened as a file, which is everywhere but on Unix.
-///
-/// # Errors
-/// If the folder cannot be opened or synced.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
+fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 

@@ -19,7 +19,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Args, Serialize)]
 #[command(next_help_heading = "Records")]
 pub struct RecordArgs {
-    /// Files of records (.jsonl, .ndjson or .json, also with .gz or .zst appended), patterns, or - for standard input
+    /// Files of records (.jsonl, .ndjson or .json, also with .gz or .zst appended; .parquet), patterns, or - for standard input
     #[arg(required = true, help_heading = None, value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub inputs: Vec<PathBuf>,
     /// Field with the instruction, or with the messages before the answer

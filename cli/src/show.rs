@@ -23,8 +23,8 @@ use crate::records::RecordArgs;
 #[derive(clap::Args)]
 #[command(
     mut_arg("inputs", |arg| arg.value_name("TEXTS|FILES").help(
-        "Two texts; or files of records (.jsonl, .ndjson or .json, also with .gz or .zst appended), patterns, or - for \
-         standard input"
+        "Two texts; or files of records (.jsonl, .ndjson or .json, also with .gz or .zst appended; .parquet), patterns, \
+         or - for standard input"
     )),
     after_help = "\
 Two arguments are an original and a revised text, unless --record or --html is given: then they are files. The answers

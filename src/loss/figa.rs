@@ -139,6 +139,8 @@ pub struct Figa {
 ///
 /// const BOUNDED: FigaLoss = FigaLoss::new().with_penalty(Penalty::Unlikelihood).with_gate(None);
 /// assert_eq!((BOUNDED.ignore_index, BOUNDED.reduction), (-100, Reduction::ActiveTokens));
+/// let small = FigaLoss::new().with_ignore_index(-1).with_chunk_rows(256);
+/// assert_eq!((small.ignore_index, small.chunk_rows), (-1, Some(256)));
 /// let Figa { gate, penalty, .. } = FigaLoss::default().objective;
 /// assert_eq!((gate, penalty), (Some(Gate::AtMost(0.6)), Penalty::Nll));
 /// ```
