@@ -1,8 +1,8 @@
 //! Fine-grained loss functions for aligning language models, over libtorch ([`tch`]).
 //!
 //! A model's original answer is contrasted, token by token, with a minimally revised one. Tokens that the revision
-//! added or substituted are rewarded, tokens that it deleted or substituted are penalised, the rest is left alone:
-//! the FIGA loss of [arXiv 2311.04072](https://arxiv.org/abs/2311.04072).
+//! added or substituted are rewarded, tokens that it deleted or substituted are penalised, and the others have no
+//! weight: the FIGA loss of [arXiv 2311.04072](https://arxiv.org/abs/2311.04072).
 //!
 //! Data flows one way, and the modules follow it:
 //!
@@ -13,8 +13,8 @@
 //! | [`data`] | a file of [`SpaRecord`]s and a tokenizer | [`Example`] rows, a padded [`Batch`], tensors |
 //! | [`loss`] | logits, or hidden states and the head; labels, weights | a scalar to call `backward` on |
 //!
-//! [`docs::choosing`] says when to take what, [`docs::figa`] leads from the paper to the signatures, [`docs::results`]
-//! shows what it does to a real model, and [`docs::design`] why it is built this way.
+//! [`docs::choosing`] compares the options, [`docs::figa`] derives the functions from the paper, [`docs::results`] shows
+//! results on a real model, and [`docs::design`] explains the design.
 //!
 //! # Label two answers
 //!
@@ -93,8 +93,8 @@
 //!
 //! # Use it with a frozen head
 //!
-//! [`fused_linear_figa_loss`] takes hidden states and head instead of logits, computes the active rows only, and gives a
-//! gradient to what requires one. A frozen head costs neither the time nor the memory of its gradient.
+//! [`fused_linear_figa_loss`] takes hidden states and a head instead of logits and computes the active rows only. Inputs
+//! that require no gradient get none: a frozen head costs neither the time nor the memory of its gradient.
 //!
 //! ```
 //! # #[cfg(feature = "torch")] {
@@ -116,7 +116,7 @@
 //!
 //! # Accumulate gradients
 //!
-//! The mean of micro-batch means is not the mean of the batch. Divide each by the count of all:
+//! The mean of micro-batch means is not the mean of the batch. Divide each sum by the count of the whole batch:
 //!
 //! ```
 //! # #[cfg(feature = "torch")] {
@@ -127,7 +127,7 @@
 //! let labels = Tensor::from_slice(&[-100i64, 2, 3, -100, 4, 5]).reshape([2, 3]);
 //! let weights = Tensor::from_slice(&[0f32, 1.0, 1.0, 0.0, 0.0, 1.0]).reshape([2, 3]);
 //!
-//! // 3: two in the first row, one in the second. Of rows, `Example::active` tells.
+//! // 3: two in the first row, one in the second. `Example::active` counts them for rows of the module `data`.
 //! let count = weights.count_nonzero(None).double_value(&[]);
 //! let loss = FigaLoss::new().with_reduction(Reduction::External(count));
 //! for row in 0..2 {
@@ -144,9 +144,9 @@
 //!
 //! # Pick alpha, beta and the gate
 //!
-//! `alpha` rewards what was added, `beta` penalises what was removed, and both are in the weights: [`FigaWeights`], or
-//! [`PairEncoder::weights`]. The gate is a matter of the loss. The defaults are the paper's, and [`docs::choosing`] says
-//! when to leave them.
+//! `alpha` rewards added tokens and `beta` penalises removed ones. Both are set in [`FigaWeights`], or in
+//! [`PairEncoder::weights`]; the gate is set in the loss. The defaults are the paper's, and [`docs::choosing`] says when
+//! to change them.
 //!
 //! ```
 //! # #[cfg(feature = "torch")] {
@@ -156,7 +156,7 @@
 //! let weights = FigaWeights { beta: 0.2, ..FigaWeights::default() };
 //! // Penalises while p >= exp(-1) = 0.368, where the default stops at exp(-0.6) = 0.549.
 //! let later = FigaLoss::new().with_gate(Some(Gate::AtMost(1.0)));
-//! // Fades by itself, and needs no gate.
+//! // Bounded, so it needs no gate.
 //! let bounded = FigaLoss::new().with_gate(None).with_penalty(Penalty::Unlikelihood);
 //! # let _ = (weights, later, bounded);
 //! # }
@@ -166,11 +166,11 @@
 //!
 //! * **The paper's loss**, with the tie-breaking of the paper's aligner and without the mistakes of its code; [`docs::figa`]
 //!   compares them line by line.
-//! * **Weights that arrive.** The sign is in the weight of a token, and the weights are an argument of the loss: there is
-//!   no trainer in between that could drop them.
-//! * **Fast where FIGA is sparse.** Most tokens weigh 0. Their logits are not looked at, and with
-//!   [`fused_linear_figa_loss`] not computed. `cargo bench --bench loss` compares.
-//! * **Errors instead of panics**, and instead of a CUDA context that is lost to a label outside of the vocabulary.
+//! * **Weights that are used.** The weights are an argument of the loss, sign included: no trainer in between can drop
+//!   them.
+//! * **Fast, because FIGA is sparse.** Most tokens have the weight 0. Their logits are not read, and with
+//!   [`fused_linear_figa_loss`] not even computed. `cargo bench --bench loss` compares.
+//! * **Errors instead of panics**, and instead of the loss of a CUDA context to a label outside of the vocabulary.
 //!
 //! # Features
 //!
@@ -220,7 +220,7 @@ pub use tch;
 #[cfg(feature = "data")]
 pub use tokenizers;
 
-/// Longer reading: the pages of the folder `docs`.
+/// Further reading.
 #[cfg(any(doc, doctest))]
 pub mod docs {
     #[doc = include_str!("../docs/figa.md")]
