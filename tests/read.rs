@@ -1,4 +1,4 @@
-//! Reading records: from pieces, compressed files, patterns and broken files, and into batches.
+//! Reading records: from pieces, compressed files and broken files, and into batches.
 #![cfg(feature = "data")]
 
 use std::fs::{self, File};
@@ -144,7 +144,7 @@ fn answers(inputs: &[&Path]) -> Vec<String> {
 }
 
 #[test]
-fn inputs_may_be_compressed_several_files_or_patterns() {
+fn inputs_may_be_compressed_or_several_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let json = |answer: &str| serde_json::to_string(&record(answer)).unwrap();
@@ -159,7 +159,7 @@ fn inputs_may_be_compressed_several_files_or_patterns() {
     fs::write(path("b.jsonl.gz"), &gz).unwrap();
     let array = format!("[{},\n {}]", json("5"), json("6"));
     fs::write(path("c.json.zst"), zstd::encode_all(array.as_bytes(), 1).unwrap()).unwrap();
-    assert_eq!(answers(&[&path("[ab].*"), &path("c.json.zst")]), ["1", "2", "3", "4", "5", "6"]);
+    assert_eq!(answers(&[&path("a.jsonl"), &path("b.jsonl.gz"), &path("c.json.zst")]), ["1", "2", "3", "4", "5", "6"]);
 
     let reader = RecordReader::open([path("a.jsonl")]).unwrap();
     let position = reader.position();
@@ -179,8 +179,7 @@ fn inputs_may_be_compressed_several_files_or_patterns() {
     assert!(error(&path("cut.json")).contains("cut.json:2:1: the array does not end: the file is cut off"));
     fs::write(path("more.json"), format!("{array}\n{array}")).unwrap();
     assert!(error(&path("more.json")).contains("more.json:3:1: there is text behind the array"));
-    assert!(error(&path("none*.jsonl")).contains("expected a file, or a pattern that matches at least one"));
-    assert!(error(&path("a[.jsonl")).contains("inputs: "));
+    assert!(error(&path("none.jsonl")).contains("none.jsonl: No such file"));
     assert!(error(&path("x.csv.gz")).contains("x.csv.gz"));
     assert!(error(folder.path()).contains("expected a name that ends in"));
 }

@@ -1,11 +1,11 @@
 //! Which records a command reads, and how far it has come.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use figa_loss::{Fields, RawRecord, RecordReader};
@@ -54,10 +54,24 @@ impl RecordArgs {
     }
 
     pub fn open(&self) -> Result<RecordReader> {
-        let mut reader = RecordReader::open(&self.inputs)?;
+        let mut paths = vec![];
+        for input in &self.inputs {
+            paths.extend(files(input)?);
+        }
+        let mut reader = RecordReader::open(paths)?;
         reader.max_bytes = (self.max_record as usize) << 20;
         Ok(reader)
     }
+}
+
+/// The files that an argument names: itself, or those that match it as a pattern, in the order of their names.
+fn files(input: &Path) -> Result<Vec<PathBuf>> {
+    let pattern = input.to_str().filter(|pattern| pattern.contains(['*', '?', '[']) && !input.exists());
+    let Some(pattern) = pattern else { return Ok(vec![input.into()]) };
+    let found = glob::glob(pattern).with_context(|| format!("inputs: {pattern} is not a valid pattern"))?;
+    let found = found.collect::<Result<Vec<_>, _>>()?;
+    ensure!(!found.is_empty(), "inputs: expected a file, or a pattern that matches at least one, got {pattern}");
+    Ok(found)
 }
 
 /// Where a record is, for errors: `pairs.jsonl:3`.

@@ -196,6 +196,12 @@ fn nothing_is_overwritten_and_errors_say_what_to_do() {
     let error = with(&["--out", "l.jsonl", "--prompt", "chat"]);
     assert!(error.contains("--prompt chat: ") && error.contains("has no chat template"), "{error}");
     assert!(label_error(&folder, &["none.jsonl", "--out", "l.jsonl"]).starts_with("none.jsonl: No such file"));
+    assert_eq!(
+        label_error(&folder, &["none*.jsonl", "--out", "l.jsonl"]),
+        "inputs: expected a file, or a pattern that matches at least one, got none*.jsonl"
+    );
+    let error = label_error(&folder, &["a[.jsonl", "--out", "l.jsonl"]);
+    assert!(error.starts_with("inputs: a[.jsonl is not a valid pattern: "), "{error}");
     assert_eq!(folder.bytes("taken.jsonl"), b"mine");
     folder.usage_error(&arguments(&["pairs.jsonl"]));
     let error = folder.error(&["label", "pairs.jsonl", "--tokenizer", "tokenizer.json", "--out", "l.jsonl"]);

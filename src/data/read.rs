@@ -132,12 +132,11 @@ impl RawRecord {
 ///   behind them.
 /// * `.parquet` holds a record in each row (feature `parquet`).
 /// * `-` is the standard input, lines or an array, compressed or not.
-/// * Any other name may be a pattern, such as `data/*.jsonl.gz`; its files come in the order of their names.
 ///
 /// ```no_run
 /// use figa_loss::{Fields, RecordReader};
 ///
-/// for record in RecordReader::open(["pairs-*.jsonl.gz"])? {
+/// for record in RecordReader::open(["pairs-1.jsonl.gz", "pairs-2.jsonl.gz"])? {
 ///     let record = record?.parse(&Fields::default())?;
 ///     println!("{}", record.revised_output);
 /// }
@@ -170,18 +169,17 @@ impl SpaRecord {
 }
 
 impl RecordReader {
-    /// Finds the files; they are opened one by one.
+    /// Checks that the files exist and have a format. They are opened one by one.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that does not exist, [`Error::Format`] for a name without a known ending,
-    /// [`Error::Value`] for an invalid pattern or one that matches no file.
-    pub fn open(inputs: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<Self> {
-        let mut paths = vec![];
-        for input in inputs {
-            paths.extend(files(input.as_ref())?);
-        }
+    /// [`Error::Io`] for a file that does not exist, [`Error::Format`] for a name without a known ending.
+    pub fn open(paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<Self> {
+        let paths: Vec<PathBuf> = paths.into_iter().map(|path| path.as_ref().into()).collect();
         for path in &paths {
             format(path)?;
+            if !is_stdin(path) {
+                fs::metadata(path).map_err(|reason| Error::Io { path: path.clone(), reason })?;
+            }
         }
         Ok(Self::new(paths, None))
     }
@@ -338,33 +336,6 @@ impl Iterator for RecordReader {
             }
         }
     }
-}
-
-/// The files that an argument names.
-fn files(input: &Path) -> Result<Vec<PathBuf>> {
-    if is_stdin(input) || input.exists() {
-        return Ok(vec![input.into()]);
-    }
-    let expected = "a file, or a pattern that matches at least one";
-    let actual = || input.display().to_string();
-    let pattern = input.to_str().filter(|pattern| pattern.contains(['*', '?', '[']));
-    let Some(pattern) = pattern else {
-        format(input)?;
-        let reason = fs::metadata(input).err().unwrap_or_else(|| io::ErrorKind::NotFound.into());
-        return Err(Error::Io { path: input.into(), reason });
-    };
-    let found = glob::glob(pattern).map_err(|error| Error::Value {
-        argument: "inputs",
-        expected,
-        actual: format!("{}: {error}", actual()),
-    })?;
-    let found: Vec<PathBuf> = found
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::Io { path: error.path().into(), reason: error.into() })?;
-    if found.is_empty() {
-        return Err(Error::Value { argument: "inputs", expected, actual: actual() });
-    }
-    Ok(found)
 }
 
 fn is_stdin(path: &Path) -> bool {
