@@ -68,7 +68,7 @@ impl Python {
         self.ask(&format!("{{\"source\": {source:?}, \"dest\": {dest:?}}}")) as usize
     }
 
-    /// The seconds of so many calls on the stored pair.
+    /// The seconds that `calls` calls on the stored pair take.
     fn seconds(&mut self, calls: usize) -> f64 {
         self.ask(&format!("{{\"repeat\": {calls}}}"))
     }

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Makes sure that there is a libtorch to build against. If LIBTORCH or LIBTORCH_USE_PYTORCH is set, the script only
-# checks its version. Otherwise it installs PyTorch's wheels into .libtorch, which .cargo/config.toml names: with CUDA if
-# nvidia-smi lists a GPU, else for the CPU. It installs into a temporary folder and renames that, so that .libtorch is
-# complete or absent.
+# checks its version. Otherwise it installs PyTorch's wheels into .libtorch, which .cargo/config.toml names: with CUDA
+# if nvidia-smi lists a GPU, else for the CPU. It installs into a temporary folder and then renames the folder, so that
+# .libtorch is complete or absent.
 set -eu
 
 version=2.11.0 # the version that the tch in Cargo.lock needs

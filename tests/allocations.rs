@@ -39,7 +39,7 @@ static ALLOCATOR: Counting = Counting;
 /// Lengths of sequences whose memory is kept for the next pair, and of longer ones.
 const SHORT: usize = 8_192;
 const LONG: usize = 60_000;
-/// At most so many bytes are kept.
+/// Fewer bytes than this are kept.
 const MAX_KEPT: usize = 4 << 20;
 const VOCABULARY: u32 = 1000;
 

@@ -6,7 +6,7 @@ pub const F64: (Kind, Device) = (Kind::Double, Device::Cpu);
 pub const F32: (Kind, Device) = (Kind::Float, Device::Cpu);
 pub const I64: (Kind, Device) = (Kind::Int64, Device::Cpu);
 
-/// How far results may differ that are equal but for rounding in f64.
+/// The tolerance for results that differ only by rounding in f64.
 pub const ROUNDING: f64 = 1e-12;
 
 /// The elements in row-major order.

@@ -61,7 +61,7 @@ fn reduced(
     }
 }
 
-/// `[B, S, V]`.
+/// The logits, `[B, S, V]`.
 pub fn logits(hidden: &Tensor, head: &LmHead<'_>) -> Tensor {
     let logits = hidden.matmul(&head.weight.tr());
     let logits = head.bias.map_or(logits.shallow_clone(), |bias| logits + bias) * head.scale;
