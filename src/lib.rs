@@ -1,8 +1,8 @@
 //! Fine-grained loss functions for aligning language models, over libtorch ([`tch`]).
 //!
 //! A model's original answer is contrasted, token by token, with a minimally revised one. Tokens that the revision
-//! added or substituted are rewarded, tokens that it deleted or substituted are penalised, and the others have no
-//! weight: the FIGA loss of [arXiv 2311.04072](https://arxiv.org/abs/2311.04072).
+//! added or substituted are rewarded, tokens that it deleted or substituted are penalised, and kept tokens are left
+//! alone: the FIGA loss of [arXiv 2311.04072](https://arxiv.org/abs/2311.04072).
 //!
 //! Data flows one way, and the modules follow it:
 //!
