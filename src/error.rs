@@ -37,11 +37,7 @@ pub enum Error {
 
     /// A record of a data file is invalid.
     #[cfg(feature = "data")]
-    #[error(
-        "{}:{line}:{column}: {message}; a record is an object with the strings instruction, original_output and \
-         revised_output, or the fields that were named for them",
-        path.display()
-    )]
+    #[error("{}:{line}:{column}: {message}", path.display())]
     Record {
         /// The file.
         path: PathBuf,
@@ -78,7 +74,7 @@ pub enum Error {
 
     /// A record holds a conversation that only a chat template can render.
     #[cfg(feature = "data")]
-    #[error("the prompt is a conversation of {messages} messages: rendering it takes the model's chat template")]
+    #[error("the prompt is a conversation of {messages} messages: rendering it requires the model's chat template")]
     Conversation {
         /// The number of messages.
         messages: usize,

@@ -52,7 +52,7 @@ pub struct EncodingArgs {
     #[command(flatten)]
     #[serde(flatten)]
     labelling: LabellingArgs,
-    /// Cut rows to this many tokens, after aligning them
+    /// Truncate rows to this many tokens, after the answers are aligned
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<usize>,
 }
@@ -133,11 +133,21 @@ fn aligner_parser() -> impl TypedValueParser<Value = Aligner> {
     PossibleValuesParser::new(Aligner::ALL.iter().map(lowercase)).map(by_name)
 }
 
+/// A granularity as `--granularity` takes it.
+pub fn granularity_name(granularity: Granularity) -> String {
+    match granularity {
+        Granularity::Phrase(gap) => format!("phrase:{gap}"),
+        other => lowercase(other),
+    }
+}
+
 fn parse_granularity(text: &str) -> Result<Granularity, String> {
     match text.split_once(':') {
         None if text == "token" => Ok(Granularity::Token),
         None if text == "word" => Ok(Granularity::Word),
-        Some(("phrase", gap)) => gap.parse().map(Granularity::Phrase).map_err(|error| format!("phrase:{gap}: {error}")),
+        Some(("phrase", gap)) => {
+            gap.parse().map(Granularity::Phrase).map_err(|_| format!("phrase:{gap}: expected a number"))
+        }
         _ => Err("expected token, word or phrase:N".into()),
     }
 }

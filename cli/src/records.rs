@@ -37,7 +37,7 @@ pub struct RecordArgs {
     /// Field with the revised answer, or with a conversation that ends with it
     #[arg(long, value_name = "FIELD", default_value = "revised_output")]
     revised: String,
-    /// Treat a record of more than this many MiB as bad
+    /// Treat a record of more than this many MiB as bad, 1 to 4095
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..4096))]
     max_record: u32,
 }

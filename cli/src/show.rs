@@ -43,7 +43,7 @@ pub struct ShowArgs {
     /// Write a page that shows a sample of the records; must not exist yet
     #[arg(long, value_name = "PAGE")]
     html: Option<PathBuf>,
-    /// Number of records on the page, spread evenly over all records
+    /// Number of records on the page, evenly spaced over the input
     #[arg(long, value_name = "N", requires = "html", default_value = "20")]
     sample: NonZeroUsize,
     #[command(flatten)]

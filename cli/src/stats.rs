@@ -25,8 +25,8 @@ maximum length would lose; --max-length adds a line to it, marked *:
   rows cut        rows that lose their end
   tokens lost     tokens after the cut, and all tokens of pairs without room
   active lost     active tokens among them
-  nothing left    pairs with room whose active tokens are all lost
-  no room         pairs whose prompt leaves no room for an answer; they are lost as a whole
+  none active     pairs with room whose active tokens are all lost
+  long prompts    pairs whose prompt leaves no room for an answer; they are lost as a whole
 
 Examples:
   figa stats pairs.jsonl --tokenizer MODEL

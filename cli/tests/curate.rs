@@ -136,7 +136,7 @@ fn duplicates_have_the_same_prompt_and_answers() {
     assert_eq!(kept_ids(&folder, &[]), kept("abcdefg", &[]));
 }
 
-/// `words` words that no other text has, but for one word in so many that is changed.
+/// `words` words that no other text has, except at the positions in `changed`.
 fn text(topic: usize, words: usize, changed: &[usize]) -> String {
     let word = |at| if changed.contains(&at) { format!("changed{at}") } else { format!("w{topic}x{at}") };
     (0..words).map(word).collect::<Vec<_>>().join(" ")
@@ -151,7 +151,7 @@ fn near_duplicates_are_similar_in_prompt_and_answers() {
     let (prompt, answer) = (text(1, 100, &[]), text(2, 300, &[]));
     let folder = Folder::with_records([
         record("a", prompt.clone(), answer.clone()),
-        // 3 of 300 words: 9 of 298 shingles are others, similarity 0.94.
+        // 3 of 300 words: 9 of 298 shingles differ, similarity 0.94.
         record("b", prompt.clone(), text(2, 300, &[50, 100, 200])),
         // 16 of 300 words: 48 shingles, similarity 0.72.
         record("c", prompt.clone(), text(2, 300, &(0..16).map(|at| 5 + 18 * at).collect::<Vec<_>>())),
@@ -254,7 +254,7 @@ fn contradictory_arguments_are_refused() {
         ),
         (&["--scorer", "true"], "--scorer: has no effect without --max-original"),
         (&["--min-words", "3", "--max-words", "2"], "--min-words: expected at most the value of --max-words"),
-        (&["--skip-bad", "kept.jsonl"], "--skip-bad: expected another file than that of --out"),
+        (&["--skip-bad", "kept.jsonl"], "--skip-bad: expected a file other than that of --out"),
         (&["--max-edit-ratio", "1.5"], "expected a number from 0 to 1"),
         (&["--min-gap", "nan", "--scorer", "true"], "expected a number"),
         (&["--reviser-prompt", "p"], "--reviser <COMMAND>"),
@@ -362,7 +362,7 @@ fn ten() -> Vec<Value> {
 
 const BOTH: [&str; 6] = ["--scorer", "sh scorer.sh", "--max-original", "5", "--reviser", "sh reviser.sh"];
 
-/// What a run writes that is not stopped, and how often it asks.
+/// The output of an uninterrupted run, and its number of requests.
 fn uninterrupted() -> (String, usize) {
     let folder = Folder::with_records(ten());
     folder.write("scorer.sh", SCORER);

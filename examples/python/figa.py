@@ -4,7 +4,7 @@
     pip install torch datasets transformers
     python3 examples/python/figa.py MODEL labels.parquet
 
-`figa_loss` is the loss of the Rust crate with its default configuration, in ten lines. It computes every row of logits; what
+`figa_loss` is the loss of the Rust crate with its default configuration, in eight lines. It computes every row of logits; what
 the crate's own loss saves is the work for tokens that weigh nothing.
 """
 
@@ -19,9 +19,9 @@ def figa_loss(logits, labels, weights, gate=0.6):
     active = (labels != -100) & (weights != 0)
     logits, labels, weights = logits[active], labels[active], weights[active]
     nll = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-    live = (weights > 0) | (nll.detach() <= gate)
-    loss = torch.where(live, weights * nll, 0.0).sum()
-    return loss / live.sum().clamp(min=1)
+    ungated = (weights > 0) | (nll.detach() <= gate)
+    loss = torch.where(ungated, weights * nll, 0.0).sum()
+    return loss / ungated.sum().clamp(min=1)
 
 
 def collate(records):

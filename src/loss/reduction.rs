@@ -10,16 +10,16 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Reduction {
-    /// The number of active tokens, at least 1: label not ignored, weight not 0, not gated.
+    /// The number of active tokens that are not gated, at least 1: label not ignored, weight not 0.
     #[default]
     ActiveTokens,
     /// The number of tokens whose label is not ignored, at least 1, whatever their weights and the gate.
     LabelledTokens,
-    /// The sum of |weight| over the active tokens, or 1 if that is 0.
+    /// The sum of |weight| over the active tokens that are not gated, or 1 if that is 0.
     AbsWeights,
     /// 1: the plain sum.
     Sum,
-    /// The mean over each sequence's active tokens, then the mean over the `B` sequences; one without an active token
+    /// The mean over each sequence's active tokens that are not gated, then the mean over the `B` sequences; one without an active token
     /// counts as 0. The numerator is the sum of the sequences' means, the denominator `B`.
     SequenceMeans,
     /// Nothing: the loss of every token, `[B, S]`, in the positions of `labels`, and 0 where nothing is active. Numerator

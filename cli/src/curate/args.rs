@@ -14,12 +14,12 @@ use crate::records::RecordArgs;
 /// Keep the pairs that are worth training on, after scoring and revising them
 #[derive(clap::Args)]
 #[command(after_help = "\
-A record passes these steps in order: length, scores, reviser, share of changed words, kind of changes, duplicates. The
-first one that it fails drops it, and no command is asked about it again. Words are separated by white space.
+A record goes through these steps in order: length, scores, reviser, share of changed words, kind of changes, duplicates.
+It is dropped at the first step that it fails, and no later command sees it. Words are separated by white space.
 
 Kept records are written unchanged, one per line. With a reviser, only the revised answer changes.
 
-A command is started once, with sh. It must answer each line of input with one line of output, without buffering it.
+A command is started once, with sh. It must answer each line of input with one line of output, and flush after each line.
   --scorer   gets {\"instruction\": ..., \"input\": ..., \"answer\": ...} and prints a number
   --reviser  gets {\"instruction\": ..., \"input\": ..., \"output\": ..., \"original_output\": ..., \"prompt\": ...}
              and prints {\"revised_output\": ...}
@@ -88,7 +88,7 @@ pub struct ReviserArgs {
     /// Command that revises the original answer; the records then need no revised one
     #[arg(long, value_name = "COMMAND")]
     pub reviser: Option<String>,
-    /// Jinja template of the reviser's prompt; all fields of the record are variables [default: asks for minimal edits]
+    /// Jinja template of the reviser's prompt; all fields of the record are variables [default: a built-in prompt that asks for minimal edits]
     #[arg(long, value_name = "FILE", requires = "reviser")]
     pub reviser_prompt: Option<PathBuf>,
 }
@@ -102,10 +102,10 @@ pub struct FilterArgs {
     /// Keep records whose answers have at most this many words
     #[arg(long, value_name = "WORDS")]
     pub max_words: Option<usize>,
-    /// Keep records with at least this share of removed and added words in both answers, 0 to 1
+    /// Keep records whose share of changed words, over both answers together, is at least this, 0 to 1
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub min_edit_ratio: Option<f64>,
-    /// Keep records with at most this share of removed and added words in both answers, 0 to 1
+    /// Keep records whose share of changed words, over both answers together, is at most this, 0 to 1
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub max_edit_ratio: Option<f64>,
     /// Keep records whose changes are of one of these kinds, separated by commas
@@ -144,7 +144,7 @@ impl CurateArgs {
             "--out: expected a name that ends in .jsonl, got {}",
             self.out.display()
         );
-        ensure!(self.skip_bad.as_ref() != Some(&self.out), "--skip-bad: expected another file than that of --out");
+        ensure!(self.skip_bad.as_ref() != Some(&self.out), "--skip-bad: expected a file other than that of --out");
         self.scores.check()?;
         let FilterArgs { min_words, max_words, min_edit_ratio, max_edit_ratio, .. } = self.filters;
         check_order("--min-words", min_words, "--max-words", max_words)?;
@@ -185,7 +185,7 @@ impl ScoreArgs {
         self.min_reference.is_some() || self.min_gap.is_some()
     }
 
-    /// Each threshold has its scores, and scores are not without a threshold.
+    /// Every threshold has a source of scores, and no source is unused.
     fn check(&self) -> Result<()> {
         let Self { score_original, score_reference, scorer, max_original, min_reference, min_gap } = self;
         for (threshold, source, value, field) in [

@@ -78,7 +78,7 @@ fn score(json: &str, field: Option<&str>, place: &str) -> Result<Option<f64>> {
     Ok(score)
 }
 
-/// In an array, a record may take several lines. Its line breaks can only be white space between values.
+/// In an array, a record may take several lines. Any line break in it is insignificant white space.
 fn one_line(json: &str) -> String {
     match json.contains('\n') {
         true => json.trim().replace(['\r', '\n'], " "),

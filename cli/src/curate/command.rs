@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 /// The longest answer, in bytes. A command that never ends its line must not fill the memory.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
 
-/// Lines that are read ahead of the requests. One would do, because a command must not print more.
+/// Lines that are read ahead of the requests. One would be enough: more than one unread line is already an error.
 const LINES_AHEAD: usize = 16;
 
 /// How long to wait for the exit status of a command that has closed its output.

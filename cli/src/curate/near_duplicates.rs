@@ -40,7 +40,7 @@ impl NearDuplicates {
         Self { similarity, band_hashes, digests: vec![], last, previous: vec![] }
     }
 
-    /// Adds a record, unless an earlier one is similar: then it returns false.
+    /// Adds a record. Returns false, and adds nothing, if an earlier one is similar.
     pub fn insert(&mut self, sketch: &Sketch) -> bool {
         let digest = [&sketch.prompt, &sketch.answers].map(digest);
         let keys = self.band_keys(sketch);

@@ -151,7 +151,8 @@ fn edit_reason(filters: &FilterArgs, comparison: &AnswerComparison) -> Option<Dr
     }
 }
 
-/// A record with another revised answer. If the original answer ends a conversation, the revised one ends the same.
+/// A record with another revised answer. If the original answer is the last message of a conversation, so
+/// is the revised one.
 fn with_revision(json: &str, names: &Fields, revision: &str) -> Result<String> {
     let mut fields: RawFields = serde_json::from_str(json)?;
     let original = fields.get(&names.original).unwrap_or_default();

@@ -54,7 +54,7 @@ fn minima<'a>(texts: impl IntoIterator<Item = &'a String>) -> Minima {
     minima
 }
 
-/// Adds the shingles of a text. The same shingle in another part of the prompt, or in the other answer, is another one.
+/// Adds the shingles of a text. The same shingle in another part of the prompt, or in the other answer, counts as a different one.
 fn add_shingles(minima: &mut Minima, part: u64, text: &str) {
     let words: Vec<u64> = text.split_whitespace().map(|word| XxHash64::oneshot(part, word.as_bytes())).collect();
     // A text of fewer words is one shingle.

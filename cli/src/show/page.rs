@@ -6,7 +6,7 @@ use figa_loss::{Fields, RawRecord, Side, SpaRecord, TextComparer, TokenLabel};
 use super::prompt_parts;
 use super::sample::Sample;
 use super::tokens::{ShownTexts, ShownToken, printable};
-use crate::encoding::lowercase;
+use crate::encoding::{granularity_name, lowercase};
 use crate::records::place;
 
 /// A run of more kept tokens than this is folded, except for some context at both ends.
@@ -33,7 +33,7 @@ pub fn page(comparer: &TextComparer, fields: &Fields, name: &str, sample: Sample
         style = include_str!("page.css"),
         name = escape(name),
         aligner = lowercase(comparer.aligner),
-        granularity = lowercase(comparer.granularity),
+        granularity = granularity_name(comparer.granularity),
         shown = shown,
         count = count,
         active = format!("{:.1}%", 100.0 * tally.active as f64 / tally.tokens as f64),
@@ -85,7 +85,7 @@ fn answer(side: Side, tokens: &[ShownToken]) -> String {
         let (folded, after) = rest.split_at(rest.len().saturating_sub(CONTEXT));
         html += &elements(side, before);
         if let Some(first) = folded.first() {
-            // The gap stands outside: at its place, the text continues when folded.
+            // The gap stays outside of `<details>`, so that the spacing is right when it is folded.
             html += &escape(&first.gap);
             html += &format!("<details><summary>{} kept</summary>", folded.len());
             html += &element(side, first);

@@ -15,7 +15,7 @@ pub struct ShownTexts {
     revised: Vec<ShownToken>,
 }
 
-/// A token and its text. Gaps and texts in a row are the whole text.
+/// A token and its text. Concatenated, gaps and texts are the whole text.
 pub struct ShownToken {
     pub token: LabelledToken,
     /// The text between the token before and this one.
@@ -49,7 +49,7 @@ impl ShownToken {
         lowercase(self.token.label)
     }
 
-    /// Whether the token is the same on both sides.
+    /// Whether the label is kept or ignored. (A changed word may contain equal tokens.)
     pub fn is_kept(&self) -> bool {
         matches!(self.token.label, TokenLabel::Kept | TokenLabel::Ignored)
     }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
-/// Bars in a picture, about.
+/// The approximate number of bars in a picture.
 const BARS: f64 = 30.0;
-/// The longest percent of the values is cut off if the picture would be this many times wider with it.
+/// The top 1 % of the values is cut off if the picture would be this many times wider with it.
 const WIDENING: f64 = 1.5;
 
 /// A number that is counted, and its unit.
@@ -18,7 +18,7 @@ pub struct Quantity {
     pub unit: &'static str,
     /// What has such a value: pairs or rows.
     pub of: &'static str,
-    /// Values are rounded to this fraction of the unit.
+    /// Values are rounded to 1 / `parts` of the unit.
     pub parts: f64,
 }
 

@@ -28,7 +28,7 @@ fn distributions(totals: &StatsTotals) -> String {
 }
 
 fn labels(totals: &StatsTotals) -> String {
-    let mut rows = vec![["answer", "tokens", "share", "pairs with any", ""].map(String::from)];
+    let mut rows = vec![["answer", "tokens", "share", "pairs affected", ""].map(String::from)];
     for total in &totals.labels {
         let same_answer = totals.labels.iter().filter(|other| other.answer == total.answer);
         rows.push([
@@ -43,7 +43,7 @@ fn labels(totals: &StatsTotals) -> String {
 }
 
 fn truncation(totals: &StatsTotals, max_length: Option<usize>) -> String {
-    let titles = ["--max-length", "rows cut", "", "tokens lost", "", "active lost", "", "nothing left", "no room"];
+    let titles = ["--max-length", "rows cut", "", "tokens lost", "", "active lost", "", "none active", "long prompts"];
     let mut rows = vec![titles.map(String::from)];
     for loss in &totals.truncation {
         let mark = if max_length == Some(loss.max_length) { " *" } else { "" };

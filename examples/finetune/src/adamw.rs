@@ -23,7 +23,7 @@ struct Parameter {
 }
 
 impl AdamW {
-    /// An optimizer of the trainable ones among the parameters.
+    /// An optimizer of the trainable parameters.
     pub fn new(parameters: &BTreeMap<String, Tensor>) -> Self {
         let trainable = parameters.iter().filter(|(_, value)| value.requires_grad());
         let parameters = trainable.map(|(name, value)| Parameter {

@@ -19,7 +19,7 @@ pub struct Args {
     /// Folder with config.json, model.safetensors (or its shards) and tokenizer.json, or a hub id (owner/name)
     #[arg(long, required_unless_present = "resume")]
     pub model: Option<String>,
-    /// SPA records to train on (.json or .jsonl)
+    /// SPA records to train on (.jsonl or .json, also compressed; .parquet)
     #[arg(long, required_unless_present = "resume")]
     pub data: Option<PathBuf>,
     /// Folder for the results; must not contain a run yet
@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "RUN", exclusive = true)]
     #[serde(skip)]
     pub resume: Option<PathBuf>,
-    /// SPA records to evaluate on before and after training (.json or .jsonl)
+    /// SPA records to evaluate on before and after training (.jsonl or .json, also compressed; .parquet)
     #[arg(long)]
     pub eval: Option<PathBuf>,
     /// Control text, unrelated to the pairs, whose perplexity is measured [default: a page about a lighthouse]
@@ -38,7 +38,7 @@ pub struct Args {
     /// Number of evaluation records to generate greedy answers for
     #[arg(long, default_value_t = 100)]
     pub answers: usize,
-    /// Also evaluate every so many steps
+    /// Also evaluate every STEPS steps
     #[arg(long, value_name = "STEPS")]
     pub eval_every: Option<usize>,
     /// Training methods, separated by commas
@@ -71,7 +71,7 @@ pub struct Args {
     /// Freeze the embeddings and the layers below this one, to save memory and time
     #[arg(long, value_name = "LAYER", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
     pub freeze_below: i64,
-    /// Write a checkpoint every so many steps, in place of the previous one
+    /// Write a checkpoint every STEPS steps, in place of the previous one
     #[arg(long, value_name = "STEPS", default_value_t = 500)]
     pub save_every: usize,
     /// Seed of the data order

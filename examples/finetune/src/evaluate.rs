@@ -12,7 +12,7 @@ use crate::loss::loss_of;
 use crate::method::with_equal_weights;
 use crate::metrics::{Answer, Scores};
 
-/// A greedy answer ends at the latest this many tokens after the length of the longest revised one.
+/// A greedy answer may be this many tokens longer than the longest revised one.
 const EXTRA_TOKENS: usize = 8;
 
 /// The number of answers that a report shows side by side.

@@ -37,7 +37,7 @@ pub struct Experiment<'a> {
     pub evaluator: Option<Evaluator>,
 }
 
-/// How the base model does before training: the contents of `baseline.json`.
+/// Scores and answers of the base model: the contents of `baseline.json`.
 #[derive(Serialize, Deserialize)]
 pub struct Baseline {
     pub evaluation: Evaluation,

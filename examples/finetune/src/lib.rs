@@ -17,7 +17,8 @@
 //!    `metrics` lists the scores.
 //! 5. `summary` groups the outcomes by method. `table`, `figures` with `plot`, and `report` show them.
 //!
-//! With `--profile`, `profile` takes the place of steps 3 to 5, and `clock` measures.
+//! `clock` measures the parts of a step, and `json` reads and writes files. With `--profile`, `profile` replaces steps 3
+//! to 5.
 //!
 //! # The folder of a run
 //!

@@ -44,8 +44,8 @@ pub struct GradientAccumulator {
 }
 
 impl GradientAccumulator {
-    /// Leaves the gradient of the summed loss in the parameters. It is divided by the number of ungated tokens, which
-    /// is known only after the last pass, when it is [applied](Gradient::apply).
+    /// Leaves the gradient of the summed loss in the parameters. [`Gradient::apply`] divides it by the
+    /// number of ungated tokens, which is known only after the last pass.
     pub fn gradient(&self, model: &Llama, optimizer: &mut AdamW, pairs: &[&[Example]]) -> Result<Gradient> {
         let device = model.device();
         let mut sum = 0.0;

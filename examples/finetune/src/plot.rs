@@ -49,7 +49,7 @@ const GRID: RGBColor = RGBColor(220, 220, 220);
 const LEGEND_LINE: i32 = 40;
 const LEGEND_TEXT: i32 = 50;
 const LEGEND_MARGINS: u32 = 70;
-/// The height of the first line, and the most that separates two of them.
+/// The height of the first line, and the largest distance between two of them.
 const LEGEND_TOP: i32 = 40;
 const LEGEND_PITCH: i32 = 44;
 

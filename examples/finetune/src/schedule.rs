@@ -4,7 +4,7 @@ use std::f64::consts::PI;
 
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 
-/// One step in this many is part of the warm-up.
+/// The warm-up takes one part in this many of all steps.
 const WARM_UP_DIVISOR: usize = 10;
 
 /// The indices of the pairs of a step. Each epoch goes through all pairs in an order of its own.

@@ -26,7 +26,7 @@ pub struct Run {
 
 /// Trains a run to its end, from its latest checkpoint if it has one. Returns `None` if it was interrupted.
 ///
-/// The first run to train takes the loaded `base_model`, later ones load it again.
+/// The first run takes the loaded `base_model`; later runs load it again.
 pub fn train(
     experiment: &Experiment,
     run: &Run,

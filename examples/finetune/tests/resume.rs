@@ -65,7 +65,7 @@ fn a_checkpoint_replaces_the_previous_one() {
         false
     };
     assert!(run(sandbox.args("out", &["--save-every=2"]), &interrupted).unwrap());
-    // The checkpoint of a step is written after the question whether to stop, and none is written after the last step.
+    // The checkpoint of a step is written after `interrupted` is called, and none is written after the last step.
     assert_eq!(after_each_step.into_inner(), [&[][..], &[], &["checkpoint-2"], &["checkpoint-2"], &["checkpoint-4"]]);
     assert_eq!(checkpoints(&sandbox.path("out")), [""; 0]);
 }
