@@ -88,22 +88,22 @@ pub enum Error {
     /// A prompt has no tokens.
     #[cfg(feature = "data")]
     #[error(
-        "the prompt of the {side:?} response has no tokens, and nothing could predict the response's first token; use a \
+        "the prompt of the {side} answer has no tokens, and nothing could predict the answer's first token; use a \
          template that renders some text, or a tokenizer that adds a BOS"
     )]
     EmptyPrompt {
-        /// The response without a prompt.
+        /// The answer without a prompt.
         side: Side,
     },
 
-    /// A prompt leaves no room for a single token of the response.
+    /// A prompt leaves no room for a single token of the answer.
     #[cfg(feature = "data")]
     #[error(
-        "the prompt has {prompt_tokens} tokens and max_length is {max_length}: no token of the {side:?} response is left; \
-         raise max_length or leave the record out"
+        "the prompt has {prompt_tokens} tokens and max_length is {max_length}: no room for the {side} answer; raise \
+         max_length, or drop the record"
     )]
     PromptTooLong {
-        /// The response that does not fit.
+        /// The answer that does not fit.
         side: Side,
         /// Tokens of the prompt.
         prompt_tokens: usize,

@@ -1,5 +1,7 @@
 //! Which of the two answers.
 
+use std::fmt;
+
 /// One of the two answers of a pair.
 ///
 /// ```
@@ -20,4 +22,13 @@ pub enum Side {
 impl Side {
     /// Both, the original first.
     pub const ALL: [Self; 2] = [Self::Original, Self::Revised];
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Original => "original",
+            Self::Revised => "revised",
+        })
+    }
 }

@@ -60,7 +60,7 @@ pub enum TokenLabel {
 pub fn label_tokens<T: Eq>(alignment: &Alignment, side: Side, tokens: &[T], eos: &T) -> Result<Vec<TokenLabel>> {
     let mut labels = vec![TokenLabel::Kept; alignment.changed(side).len()];
     if tokens.len() != labels.len() {
-        let actual = format!("{} tokens, where {} {side:?} tokens were aligned", tokens.len(), labels.len());
+        let actual = format!("{} tokens, where {} {side} tokens were aligned", tokens.len(), labels.len());
         return Err(Error::Value {
             argument: "tokens",
             expected: "the sequence that was aligned on this side",

@@ -37,7 +37,7 @@ fn encoder(template: PromptTemplate) -> PairEncoder {
     encoder
 }
 
-fn response<'a>(encoder: &PairEncoder, example: &'a Example) -> Vec<(String, &'a TokenLabel)> {
+fn answer<'a>(encoder: &PairEncoder, example: &'a Example) -> Vec<(String, &'a TokenLabel)> {
     let token = |id: &u32| encoder.tokenizer().id_to_token(*id).unwrap();
     let tokens = example.input_ids().iter().map(token).zip(example.token_labels());
     tokens.filter(|(_, label)| **label != Ignored).collect()
@@ -83,7 +83,7 @@ fn the_boundary_is_that_of_the_joint_encoding() {
     let alone = encoder.tokenizer().encode(PromptTemplate::Alpaca.render(&record).unwrap(), true).unwrap().len();
     let prompt = pair.original.token_labels().iter().filter(|&&label| label == Ignored).count();
     assert_eq!(prompt, alone - 1);
-    let tokens: Vec<_> = response(&encoder, &pair.original).into_iter().map(|(token, _)| token).collect();
+    let tokens: Vec<_> = answer(&encoder, &pair.original).into_iter().map(|(token, _)| token).collect();
     assert_eq!(tokens, [" a", "b", "</s>"]);
 }
 
@@ -98,7 +98,7 @@ fn multi_byte_text_keeps_the_boundary() {
 }
 
 #[test]
-fn special_tokens_of_the_tokenizer_are_not_part_of_the_response() {
+fn special_tokens_of_the_tokenizer_are_not_part_of_the_answer() {
     let mut tokenizer = tokenizer();
     tokenizer.with_post_processor(Some(bos_and_eos()));
     let mut encoder = PairEncoder::new(tokenizer, "</s>").unwrap();
@@ -122,7 +122,7 @@ fn the_prompt_is_never_aligned_with_the_answer() {
 }
 
 #[test]
-fn whitespace_of_the_response_belongs_to_it_even_if_the_tokenizer_trims_offsets() {
+fn whitespace_of_the_answer_belongs_to_it_even_if_the_tokenizer_trims_offsets() {
     let mut tokenizer = tokenizer();
     tokenizer.with_post_processor(Some(ByteLevel::default().trim_offsets(true)));
     let mut encoder = PairEncoder::new(tokenizer, "</s>").unwrap();

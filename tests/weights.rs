@@ -35,7 +35,7 @@ fn tokens_that_were_not_aligned_are_an_error() {
     let message = label_tokens(&alignment, Side::Original, &[1, EOS], &EOS).unwrap_err().to_string();
     assert_eq!(
         message,
-        "tokens: expected the sequence that was aligned on this side, got 2 tokens, where 3 Original tokens were \
+        "tokens: expected the sequence that was aligned on this side, got 2 tokens, where 3 original tokens were \
          aligned"
     );
 }

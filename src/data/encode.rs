@@ -1,4 +1,4 @@
-//! From a record to two rows: the original response with its penalties, the revised one with its rewards.
+//! From a record to two rows: the original answer with its penalties, the revised one with its rewards.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -161,11 +161,11 @@ impl EncodedPair {
 
 /// Turns records into rows. Set its public fields to configure it.
 ///
-/// * Prompt and response are tokenized together, as the model will see them. A token belongs to the response if it
-///   covers at least one of the response's bytes, so a token that straddles the boundary belongs to the response.
-/// * Only the tokens of the responses are aligned, EOS included, and before anything is cut: a token keeps its true
+/// * Prompt and answer are tokenized together, as the model will see them. A token belongs to the answer if it
+///   covers at least one of the answer's bytes, so a token that straddles the boundary belongs to the answer.
+/// * Only the tokens of the answers are aligned, EOS included, and before anything is cut: a token keeps its true
 ///   label even if `max_length` cuts its counterpart off.
-/// * Each row ends in EOS, which is not repeated where the response's text already ends in it. Of the special tokens
+/// * Each row ends in EOS, which is not repeated where the answer's text already ends in it. Of the special tokens
 ///   that the tokenizer adds to a text, those in front (BOS) stay, and EOS replaces those behind. BOS is not repeated
 ///   either where the prompt's text begins with it, as that of a chat template may.
 #[derive(Debug, Clone)]
@@ -174,7 +174,7 @@ pub struct PairEncoder {
     /// The special tokens that the tokenizer adds in front of a text.
     bos_ids: Vec<u32>,
     eos_id: u32,
-    /// The prompt in front of both responses; [`PromptTemplate::Alpaca`] by default.
+    /// The prompt in front of both answers; [`PromptTemplate::Alpaca`] by default.
     pub template: PromptTemplate,
     /// How to find the changes; [`Aligner::Levenshtein`] by default.
     pub aligner: Aligner,
@@ -189,7 +189,7 @@ pub struct PairEncoder {
 
 impl PairEncoder {
     /// An encoder with default settings. It switches off the tokenizer's padding and truncation, and its post-processor,
-    /// which may trim the offsets that separate prompt and response. The encoder adds BOS itself.
+    /// which may trim the offsets that separate prompt and answer. The encoder adds BOS itself.
     ///
     /// # Errors
     /// [`Error::Model`] if the tokenizer has no token `eos_token`.
@@ -248,24 +248,24 @@ impl PairEncoder {
     ///
     /// # Errors
     /// Those of [`PromptTemplate::render`]; [`Error::Tokenizer`] if tokenization fails, [`Error::EmptyPrompt`] for a
-    /// prompt without tokens, [`Error::PromptTooLong`] if `max_length` leaves no token of a response, [`Error::Value`]
+    /// prompt without tokens, [`Error::PromptTooLong`] if `max_length` leaves no token of a answer, [`Error::Value`]
     /// for weights that are not finite or negative.
     pub fn encode(&self, record: &SpaRecord) -> Result<EncodedPair> {
         self.weights.validate()?;
         let prompt = self.template.render(record)?;
         let original = self.row(&prompt, &record.original_output, Side::Original)?;
         let revised = self.row(&prompt, &record.revised_output, Side::Revised)?;
-        let alignment = self.aligner.align(original.response(), revised.response());
+        let alignment = self.aligner.align(original.answer(), revised.answer());
         let alignment = self.granularity.widen(alignment, &original.words, &revised.words)?;
         let finish = |row: Row, side| {
-            let labels = label_tokens(&alignment, side, row.response(), &self.eos_id)?;
+            let labels = label_tokens(&alignment, side, row.answer(), &self.eos_id)?;
             self.finish(row, side, &labels)
         };
         Ok(EncodedPair::new(finish(original, Side::Original)?, finish(revised, Side::Revised)?))
     }
 
-    fn row(&self, prompt: &str, response: &str, side: Side) -> Result<Row> {
-        let encoding = self.tokenizer.encode(format!("{prompt}{response}"), false).map_err(Error::Tokenizer)?;
+    fn row(&self, prompt: &str, answer: &str, side: Side) -> Result<Row> {
+        let encoding = self.tokenizer.encode(format!("{prompt}{answer}"), false).map_err(Error::Tokenizer)?;
         let in_prompt = encoding.get_offsets().iter().take_while(|&&(_, end)| end <= prompt.len()).count();
         let has_bos = encoding.get_ids()[..in_prompt].starts_with(&self.bos_ids);
         let bos_ids = if has_bos { &[][..] } else { &self.bos_ids };
@@ -280,10 +280,10 @@ impl PairEncoder {
         Ok(Row { ids, prompt_tokens, words: encoding.get_word_ids()[in_prompt..].to_vec() })
     }
 
-    fn finish(&self, row: Row, side: Side, response_labels: &[TokenLabel]) -> Result<Example> {
+    fn finish(&self, row: Row, side: Side, answer_labels: &[TokenLabel]) -> Result<Example> {
         let Row { ids: mut input_ids, prompt_tokens, .. } = row;
         let mut token_labels = vec![TokenLabel::Ignored; prompt_tokens];
-        token_labels.extend_from_slice(response_labels);
+        token_labels.extend_from_slice(answer_labels);
         if let Some(max_length) = self.max_length {
             if prompt_tokens >= max_length {
                 return Err(Error::PromptTooLong { side, prompt_tokens, max_length });
@@ -309,16 +309,16 @@ pub(super) fn read_tokenizer(file: &Path) -> Result<Tokenizer> {
     Tokenizer::from_bytes(json).map_err(invalid)
 }
 
-/// The ids of prompt, response and EOS.
+/// The ids of prompt, answer and EOS.
 struct Row {
     ids: Vec<u32>,
     prompt_tokens: usize,
-    /// The word of each token of the response; EOS has none.
+    /// The word of each token of the answer; EOS has none.
     words: Vec<Option<u32>>,
 }
 
 impl Row {
-    fn response(&self) -> &[u32] {
+    fn answer(&self) -> &[u32] {
         &self.ids[self.prompt_tokens..]
     }
 }

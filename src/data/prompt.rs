@@ -6,12 +6,12 @@ use super::chat::ChatTemplate;
 use super::record::{Message, SpaRecord};
 use crate::error::{Error, Result};
 
-/// How an instruction is rendered as a prompt. The response follows the rendered text directly.
+/// How an instruction is rendered as a prompt. The answer follows the rendered text directly.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum PromptTemplate {
     /// The prompt of Stanford Alpaca, with its two forms for records with and without `input`; one space separates it
-    /// from the response.
+    /// from the answer.
     #[default]
     Alpaca,
     /// The instruction, and the input if there is one, each on lines of its own.
@@ -40,7 +40,7 @@ impl PromptTemplate {
         Ok(ChatTemplate::read(folder)?.map_or(Self::Alpaca, Self::Chat))
     }
 
-    /// The text in front of a response, separator included.
+    /// The text in front of a answer, separator included.
     ///
     /// ```
     /// use figa_loss::{PromptTemplate, SpaRecord};

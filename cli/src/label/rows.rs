@@ -6,8 +6,6 @@ use anyhow::{Result, bail};
 use figa_loss::{EncodedPair, Side};
 use serde::Serialize;
 
-use crate::encoding::lowercase;
-
 /// Characters of JSON for the id, label and weight of a token, rounded up.
 const JSON_BYTES_PER_TOKEN: usize = 20;
 
@@ -58,9 +56,9 @@ fn json_fields(pair: &EncodedPair, tokens: usize) -> String {
     }
     let mut json = String::with_capacity(JSON_BYTES_PER_TOKEN * tokens);
     for side in Side::ALL {
-        let (name, row) = (lowercase(side), pair.row(side));
+        let row = pair.row(side);
         json += &format!(
-            ",\"{name}_input_ids\":{},\"{name}_labels\":{},\"{name}_weights\":{}",
+            ",\"{side}_input_ids\":{},\"{side}_labels\":{},\"{side}_weights\":{}",
             list(row.input_ids()),
             list(row.labels()),
             list(row.weights()),

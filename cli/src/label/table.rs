@@ -22,8 +22,6 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use rayon::prelude::*;
 
-use crate::encoding::lowercase;
-
 /// The rows of a segment, column by column.
 #[derive(Default)]
 pub struct RowTable {
@@ -84,7 +82,7 @@ impl RowColumns {
 /// `record`, and three lists for each side.
 fn schema() -> Schema {
     let mut fields = vec![Field::new("record", DataType::Int64, false)];
-    for side in Side::ALL.map(lowercase) {
+    for side in Side::ALL {
         for (name, item) in
             [("input_ids", DataType::Int64), ("labels", DataType::Int64), ("weights", DataType::Float32)]
         {

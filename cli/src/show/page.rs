@@ -59,7 +59,7 @@ fn article(
         let active = tokens.iter().filter(|shown| shown.token.weight != 0.0).count();
         tally.active += active;
         tally.tokens += tokens.len();
-        let title = format!("{} answer, {active} of {} tokens active", lowercase(side), tokens.len());
+        let title = format!("{side} answer, {active} of {} tokens active", tokens.len());
         section(&title, &answer(side, tokens))
     });
     Ok(format!(

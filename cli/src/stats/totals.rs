@@ -58,7 +58,7 @@ pub struct AnswerLabelTotal {
 impl StatsTotals {
     pub fn new(max_lengths: &[usize]) -> Self {
         let label = |(side, label): (Side, TokenLabel)| AnswerLabelTotal {
-            answer: lowercase(side),
+            answer: side.to_string(),
             label: lowercase(label),
             tokens: 0,
             pairs: 0,
