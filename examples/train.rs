@@ -121,7 +121,7 @@ fn main() -> Result<()> {
         let rows = collate(pairs.flat_map(EncodedPair::rows), encoder.eos_id()).to_tensors(device)?;
         let output = FigaLoss::new().forward(&model.forward(&rows.input_ids), &rows.labels, &rows.weights)?;
         optimizer.backward_step_clip_norm(&output.loss, 1.0);
-        let LossSummary { added, removed, gated, .. } = output.stats.read()?;
+        let LossSummary { rewarded: added, penalised: removed, gated, .. } = output.stats.read()?;
         let nll = |class: ClassSummary| class.mean_nll.map_or("-".into(), |nll| format!("{nll:.2}"));
         let line = format!(
             "figa {step:>4}  loss {:7.4}  added {:>4} nll {:>5}  removed {:>3} nll {:>5}  gated {:>3}",

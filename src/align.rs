@@ -98,7 +98,8 @@ pub struct EditOp {
 /// A maximal run of edits of one kind: `original[span.original]` became `revised[span.revised]`.
 ///
 /// An [`EditTag::Insert`] has an empty `original` range, an [`EditTag::Delete`] an empty `revised` range. The two
-/// ranges of an [`EditTag::Replace`] are equally long under [`Aligner::Levenshtein`]; under a diff they need not be.
+/// ranges of an [`EditTag::Replace`] are equally long under [`Aligner::Levenshtein`]; under a diff they need not be. In an
+/// alignment that was [widened](Granularity::widen), a replace may differ in length too, and cover kept items.
 ///
 /// ```
 /// use figa_loss::{Aligner, EditTag, Span};

@@ -2,8 +2,8 @@
 //!
 //! The linker drops `libtorch_cuda.so`, because no symbol of it is used by name, and then CUDA is silently "not
 //! available". Linking it by force would keep programs from starting where the library or the CUDA libraries it needs
-//! are absent. So it is loaded before `main`, that is before anyone can ask libtorch for CUDA, from where the program
-//! finds libtorch itself; where that fails, the program runs on the CPU.
+//! are absent. So it is loaded before `main`, with the search path that found libtorch. Where that fails, the program
+//! runs on the CPU.
 
 #[cfg(all(target_os = "linux", not(feature = "doc-only")))]
 #[used]

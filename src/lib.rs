@@ -166,11 +166,11 @@
 //!
 //! * **The paper's loss**, with the tie-breaking of the paper's aligner and without the mistakes of its code; [`docs::figa`]
 //!   compares them line by line.
-//! * **Weights that are used.** The weights are an argument of the loss, sign included: no trainer in between can drop
-//!   them.
+//! * **Weights cannot get lost.** They are an argument of the loss, sign included: no trainer in between can drop them.
 //! * **Fast, because FIGA is sparse.** Most tokens have the weight 0. Their logits are not read, and with
 //!   [`fused_linear_figa_loss`] not even computed. `cargo bench --bench loss` compares.
-//! * **Errors instead of panics**, and instead of the loss of a CUDA context to a label outside of the vocabulary.
+//! * **Errors instead of panics.** A label outside of the vocabulary is an error, not a device assert that ends the CUDA
+//!   context.
 //!
 //! # Features
 //!

@@ -14,7 +14,7 @@
 //! ```text
 //! nll_t = -log softmax(logits_t)[label_t]            in f32, or f64 for f64 logits
 //! w_t   = 0 where label_t = ignore_index
-//! w_t   = 0 where w_t < 0 and nll_t > gate           the stop rule, 0.6 nats by default
+//! w_t   = 0 where w_t < 0 and nll_t > gate           the gate, 0.6 nats by default
 //! loss  = sum_t w_t * nll_t / max(1, count_t(w_t != 0))
 //! ```
 //!
@@ -25,8 +25,8 @@
 //!
 //! # How it is computed
 //!
-//! Only the active rows are computed, those with a label and a weight. They are selected on the host. Labels and weights
-//! that are there already, as in a [`Batch`](crate::Batch), cost no wait for the device; others are copied first.
+//! Only the active rows are computed, those with a label and a weight other than 0. They are selected on the host. Labels
+//! and weights on the CPU are read without waiting for the GPU; others are copied to the host first.
 //!
 //! `loss/core` holds what every loss needs: rows, log-odds, head and the driver that computes the gradient. A loss such as
 //! [`FigaLoss`] is an objective on it, a few lines on what a row costs. A [`Reduction`] divides the sum, and a

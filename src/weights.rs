@@ -8,7 +8,7 @@
 //! | removed | original | [`Deleted`](TokenLabel::Deleted), [`Substituted`](TokenLabel::Substituted) | `-beta` | -0.5 |
 //! | kept | original | [`Kept`](TokenLabel::Kept) | 0 | 0 |
 //! | first EOS | original | [`Eos`](TokenLabel::Eos) | 0, never penalised | 0 |
-//! | prompt, padding | both | [`Ignored`](TokenLabel::Ignored) | 0 | 0 |
+//! | prompt | both | [`Ignored`](TokenLabel::Ignored) | 0 | 0 |
 //!
 //! The weight carries the sign, so a batch is plain rows: nothing has to record which rows are the good ones.
 
@@ -19,10 +19,10 @@ use crate::side::Side;
 /// The label of a position that is no target, -100 as in PyTorch and Hugging Face.
 pub const IGNORE_INDEX: i64 = -100;
 
-/// What the revision did to a token.
+/// What the revision did to a token. (The *label* of a position, in `labels`, is the id of the token to predict.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TokenLabel {
-    /// Part of the prompt or of the padding, not of an answer.
+    /// Part of the prompt.
     Ignored,
     /// The same token on both sides.
     Kept,

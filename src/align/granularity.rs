@@ -1,4 +1,4 @@
-//! Words and phrases: an alignment of tokens, widened. What the tokens mark stays marked.
+//! Words and phrases: an alignment of tokens, widened. Widening only adds changed tokens.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ pub enum Granularity {
 }
 
 impl Granularity {
-    /// Widens an alignment of tokens.
+    /// Widens an alignment of tokens. An insertion or deletion that joins tokens of the other side becomes a replace.
     ///
     /// For each token, `original_words` and `revised_words` hold the number of its word, as
     /// [`Encoding::get_word_ids`] returns them. A token without a number, or beyond the end of the list, is a word of

@@ -23,7 +23,7 @@ use super::{EditOp, EditTag};
 ///
 /// 1. Strip the common prefix, then the common suffix.
 /// 2. For the remaining items, let `D[i][j]` be the distance of the first `i` source and `j` destination items, and trace
-///    back from the end: *delete* where `D[i-1][j] + 1 == D[i][j]`; otherwise *insert* where `j > 1` and
+///    back from the end: *delete* where `j = 0` or `D[i-1][j] + 1 == D[i][j]`; otherwise *insert* where `i = 0` or
 ///    `D[i][j-1] + 1 == D[i-1][j-1]`; otherwise step diagonally, a *replace* if the items differ.
 ///
 /// python-Levenshtein splits pairs of more than about 2048 x 2048 items, where its choice may differ; here the rule holds

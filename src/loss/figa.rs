@@ -20,11 +20,13 @@ use crate::weights::IGNORE_INDEX;
 /// * `weights`: `[B, S]`, a float type; taken as constants even if they require a gradient
 /// * result: a scalar, f32 (f64 for f64 logits), differentiable with respect to `logits`
 ///
-/// `labels` and `weights` are on the device of `logits` or on the CPU. On the CPU they cost no wait for the device.
+/// `labels` and `weights` are on the device of `logits` or on the CPU. If they are on the CPU, the call does not wait for
+/// the GPU.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Dtype`], [`Error::Device`] for arguments that do not fit each other,
-/// [`Error::LabelOutOfRange`] for a label that is neither a column of `logits` nor -100.
+/// [`Error::LabelOutOfRange`] for a label that is neither a column of `logits` nor -100, [`Error::Value`] for an undefined
+/// tensor, [`Error::Torch`] if libtorch fails.
 ///
 /// # Memory
 /// The active rows of `logits` in f32, and once more in `backward`, beside the gradient of `logits`. Logits whose first
@@ -62,8 +64,8 @@ pub fn figa_loss(logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Result<T
 /// * `weights`: `[B, S]`, a float type; taken as constants even if they require a gradient
 /// * result: a scalar, f32 (f64 for f64), differentiable with respect to `hidden` and `lm_head`
 ///
-/// `hidden` and `lm_head` are on one device; `labels` and `weights` there or on the CPU. On the CPU they cost no wait for
-/// the device.
+/// `hidden` and `lm_head` are on one device; `labels` and `weights` there or on the CPU. If they are on the CPU, the
+/// call does not wait for the GPU.
 ///
 /// # Errors
 /// Those of [`figa_loss`].
@@ -94,13 +96,14 @@ pub fn fused_linear_figa_loss(hidden: &Tensor, lm_head: &Tensor, labels: &Tensor
     Ok(FigaLoss::new().forward_linear(hidden, lm_head, labels, weights)?.loss)
 }
 
-/// Which penalised tokens are still penalised, by their nll in the current forward pass (nats, detached).
+/// A token with a negative weight is penalised only while its nll in the current forward pass (nats, detached) is in this
+/// range; otherwise it leaves both sum and denominator.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Gate {
-    /// Those with `nll <= limit`: the model still believes in them.
+    /// `nll <= limit`: the model still finds the token likely.
     AtMost(f64),
-    /// Those with `min <= nll <= max`.
+    /// `min <= nll <= max`.
     Band {
         /// Least nll that is penalised.
         min: f64,
@@ -109,7 +112,7 @@ pub enum Gate {
     },
 }
 
-/// What a token with a negative weight costs, `|weight|` times.
+/// The cost of a token with a negative weight, before it is multiplied by `|weight|`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Penalty {
@@ -126,7 +129,7 @@ pub enum Penalty {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Figa {
-    /// The stop rule for negative weights; `Some(Gate::AtMost(0.6))` by default, `None` switches it off.
+    /// The gate of negative weights; `Some(Gate::AtMost(0.6))` by default, `None` switches it off.
     pub gate: Option<Gate>,
     /// What negative weights do; [`Penalty::Nll`] by default.
     pub penalty: Penalty,
@@ -177,7 +180,7 @@ impl FigaLoss {
         }
     }
 
-    /// Sets the stop rule for negative weights.
+    /// Sets the gate of negative weights.
     pub const fn with_gate(mut self, gate: Option<Gate>) -> Self {
         self.objective.gate = gate;
         self

@@ -21,7 +21,7 @@ use crate::error::Result;
 /// assert_eq!(output.denominator.double_value(&[]), 1.0);
 /// assert!((output.numerator.double_value(&[]) - 2f64.ln()).abs() < 1e-6);
 /// let summary = output.stats.read()?;
-/// assert_eq!((summary.added.count, summary.removed.count, summary.gated.count, summary.kept), (1, 0, 1, 1));
+/// assert_eq!((summary.rewarded.count, summary.penalised.count, summary.gated.count, summary.unweighted), (1, 0, 1, 1));
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
 #[derive(Debug)]
@@ -31,7 +31,10 @@ pub struct LossOutput {
     pub loss: Tensor,
     /// The sum of what the active tokens contribute, a differentiable scalar.
     pub numerator: Tensor,
-    /// The denominator of the [`Reduction`], a constant scalar. Sum both over ranks to reduce across them.
+    /// The denominator of the [`Reduction`], a constant scalar; where it is 0, the loss is the numerator.
+    ///
+    /// Over micro-batches or processes that make one step, numerators and denominators add up, and their quotient is the
+    /// loss of the step; except with [`Reduction::External`], where the denominator is that of the step already.
     pub denominator: Tensor,
     /// Counts and means by class of token.
     pub stats: LossStats,
@@ -56,17 +59,17 @@ pub struct LossOutput {
 ///     });
 /// }
 /// let summary: LossSummary = stats.expect("two micro-batches").read()?;
-/// let added: ClassSummary = summary.added;
-/// assert_eq!((added.count, summary.eos.count), (2, 2));
-/// assert!((added.mean_probability.expect("two tokens") - 0.5).abs() < 1e-6);
-/// assert!((added.mean_nll.expect("two tokens") - 2f64.ln()).abs() < 1e-6);
+/// let rewarded: ClassSummary = summary.rewarded;
+/// assert_eq!((rewarded.count, summary.eos.count), (2, 2));
+/// assert!((rewarded.mean_probability.expect("two tokens") - 0.5).abs() < 1e-6);
+/// assert!((rewarded.mean_nll.expect("two tokens") - 2f64.ln()).abs() < 1e-6);
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct LossStats {
-    /// f64 `[4, 3]`: for added, eos, removed and gated tokens their count, sum of nll and sum of probabilities.
+    /// f64 `[4, 3]`: for rewarded, eos, penalised and gated tokens their count, sum of nll and sum of probabilities.
     sums: Tensor,
-    kept: i64,
+    unweighted: i64,
 }
 
 /// The numbers of [`LossStats`].
@@ -74,15 +77,15 @@ pub struct LossStats {
 #[non_exhaustive]
 pub struct LossSummary {
     /// Tokens with a positive weight, except those in `eos`.
-    pub added: ClassSummary,
+    pub rewarded: ClassSummary,
     /// Tokens with a positive weight whose label is the `eos_id` of the loss.
     pub eos: ClassSummary,
     /// Tokens with a negative weight that the gate lets pass.
-    pub removed: ClassSummary,
+    pub penalised: ClassSummary,
     /// Tokens with a negative weight that the gate skips.
     pub gated: ClassSummary,
     /// How many tokens have a label and the weight 0. Nothing else is computed for them.
-    pub kept: i64,
+    pub unweighted: i64,
 }
 
 /// Count, mean nll and mean probability of a class of tokens.
@@ -103,7 +106,7 @@ const NUMBERS: i64 = 3;
 impl LossStats {
     fn new(outcome: &Outcome, eos_id: Option<i64>) -> Result<Self> {
         let Outcome { rows, terms, .. } = outcome;
-        // 0 added, 1 eos, 2 removed, 3 gated.
+        // 0 rewarded, 1 eos, 2 penalised, 3 gated.
         let penalised = rows.weights.f_lt(0)?.f_to_kind(Kind::Int64)?;
         let gated = terms.counted.f_logical_not()?.f_to_kind(Kind::Int64)?;
         let mut class = penalised.f_add(&penalised)?.f_add(&gated)?;
@@ -115,8 +118,8 @@ impl LossStats {
         let numbers = Tensor::f_stack(&[nll.f_ones_like()?, nll.shallow_clone(), nll.f_neg()?.f_exp()?], 1)?;
         // Row by row, not by multiplying with masks: 0 * inf is NaN.
         let sums = Tensor::f_zeros([CLASSES, NUMBERS], (Kind::Double, nll.device()))?;
-        let kept = rows.batch.labelled - rows.positions.size1()?;
-        Ok(Self { sums: sums.f_index_add(0, &class, &numbers)?, kept })
+        let unweighted = rows.batch.labelled - rows.positions.size1()?;
+        Ok(Self { sums: sums.f_index_add(0, &class, &numbers)?, unweighted })
     }
 
     /// The sum of two, on the device and without waiting for it.
@@ -124,7 +127,7 @@ impl LossStats {
     /// # Errors
     /// [`Error::Torch`](crate::Error::Torch) if they are on different devices.
     pub fn add(&self, other: &Self) -> Result<Self> {
-        Ok(Self { sums: self.sums.f_add(&other.sums)?, kept: self.kept + other.kept })
+        Ok(Self { sums: self.sums.f_add(&other.sums)?, unweighted: self.unweighted + other.unweighted })
     }
 
     /// Reads all numbers. Waits for the device once.
@@ -138,7 +141,7 @@ impl LossStats {
             ClassSummary { count: class[0] as i64, mean_nll: mean(class[1]), mean_probability: mean(class[2]) }
         });
         let mut next = || classes.next().expect("four classes");
-        Ok(LossSummary { added: next(), eos: next(), removed: next(), gated: next(), kept: self.kept })
+        Ok(LossSummary { rewarded: next(), eos: next(), penalised: next(), gated: next(), unweighted: self.unweighted })
     }
 }
 
@@ -153,7 +156,8 @@ impl LossOutput {
             let tokens = Tensor::f_zeros([batch * seq], (kind, values.device()))?;
             tokens.f_index_add(0, &rows.positions.f_add_scalar(1)?, values)?.f_reshape([batch, seq])?
         } else {
-            numerator.f_div(&denominator)?
+            // An empty sum is 0, not 0 / 0.
+            numerator.f_div(&denominator.f_where_self(&denominator.f_ne(0)?, &denominator.f_ones_like()?)?)?
         };
         Ok(Self { loss, numerator, denominator, stats: LossStats::new(outcome, eos_id)? })
     }

@@ -1,26 +1,26 @@
 //! How the terms of the rows become one number.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::core::driver::Outcome;
 use super::core::rows::RowTensors;
 use crate::error::{Error, Result};
 
-/// What the sum over the tokens is divided by.
+/// What the sum over the tokens is divided by. A denominator of 0, where no token counts, divides nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Reduction {
-    /// The number of active tokens that are not gated, at least 1: label not ignored, weight not 0.
+    /// The number of active tokens that are not gated: label not ignored, weight not 0.
     #[default]
     ActiveTokens,
-    /// The number of tokens whose label is not ignored, at least 1, whatever their weights and the gate.
+    /// The number of tokens whose label is not ignored, whatever their weights and the gate.
     LabelledTokens,
-    /// The sum of |weight| over the active tokens that are not gated, or 1 if that is 0.
+    /// The sum of |weight| over the active tokens that are not gated.
     AbsWeights,
     /// 1: the plain sum.
     Sum,
-    /// The mean over each sequence's active tokens that are not gated, then the mean over the `B` sequences; one without an active token
-    /// counts as 0. The numerator is the sum of the sequences' means, the denominator `B`.
+    /// The mean over each sequence's active tokens that are not gated, then the mean over the `B` sequences; one without
+    /// an active token counts as 0. The numerator is the sum of the sequences' means, the denominator `B`.
     SequenceMeans,
     /// Nothing: the loss of every token, `[B, S]`, in the positions of `labels`, and 0 where nothing is active. Numerator
     /// and denominator are those of [`Reduction::Sum`].
@@ -45,7 +45,7 @@ impl Reduction {
     /// The factor of each row, given which rows count; `None` if it is 1.
     pub(super) fn row_factors(self) -> Option<fn(&RowTensors, &Tensor) -> Result<Tensor>> {
         match self {
-            Self::SequenceMeans => Some(one_by_count_of_sequence),
+            Self::SequenceMeans => Some(reciprocal_counts),
             _ => None,
         }
     }
@@ -56,23 +56,22 @@ impl Reduction {
         let kind = terms.value.f_kind()?;
         let constant = |number: f64| Ok(Tensor::f_full([], number, (kind, terms.value.device()))?);
         match self {
-            Self::ActiveTokens => Ok(terms.counted.f_sum(kind)?.f_clamp_min(1)?),
-            Self::LabelledTokens => constant(rows.batch.labelled.max(1) as f64),
+            Self::ActiveTokens => Ok(terms.counted.f_sum(kind)?),
+            Self::LabelledTokens => constant(rows.batch.labelled as f64),
             Self::AbsWeights => {
                 let counted = rows.weights.f_where_self(&terms.counted, &rows.weights.f_zeros_like()?)?;
-                let sum = counted.f_abs()?.f_sum(kind)?;
-                Ok(sum.f_where_self(&sum.f_ne(0)?, &sum.f_ones_like()?)?)
+                Ok(counted.f_abs()?.f_sum(kind)?)
             }
-            Self::SequenceMeans => constant(rows.batch.sequences.max(1) as f64),
+            Self::SequenceMeans => constant(rows.batch.sequences() as f64),
             Self::External(number) => constant(number),
             Self::Sum | Self::None => constant(1.0),
         }
     }
 }
 
-fn one_by_count_of_sequence(rows: &RowTensors, counted: &Tensor) -> Result<Tensor> {
-    let kind: Kind = rows.weights.f_kind()?;
-    let counts = Tensor::f_zeros([rows.batch.sequences], (kind, counted.device()))?;
+fn reciprocal_counts(rows: &RowTensors, counted: &Tensor) -> Result<Tensor> {
+    let kind = rows.weights.f_kind()?;
+    let counts = Tensor::f_zeros([rows.batch.sequences()], (kind, counted.device()))?;
     let counts = counts.f_index_add(0, &rows.sequences, &counted.f_to_kind(kind)?)?.f_clamp_min(1)?;
     Ok(counts.f_reciprocal()?.f_index_select(0, &rows.sequences)?)
 }

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hash};
 
 use rustc_hash::FxBuildHasher;
 
-/// The end of every list of occurrences: an occurrence in a block below the last one, so it can be visited like any other.
+/// The end of every list of blocks: an entry for a block below the last one, so it can be visited like any other.
 pub(super) const END: u32 = 0;
 
 /// The positions of the destination's items in the source, by an open-addressing table that keeps its memory.
@@ -12,21 +12,21 @@ pub(super) const END: u32 = 0;
 pub(super) struct Symbols {
     /// The number of items in the source.
     pub(super) rows: usize,
-    /// For each item of the destination, its last occurrence in the source.
+    /// For each item of the destination, the last block of the source that holds it.
     pub(super) dest: Vec<u32>,
     /// The position of an item's first occurrence, or [`EMPTY`]. The number of slots is a power of two, large enough that
     /// the lookup of an absent item mostly finds an empty slot at once.
     slots: Vec<u32>,
-    /// For the position of a first occurrence, the last occurrence, which leads to the others.
+    /// For the position of an item's first occurrence, the last block that holds it, which leads to the others.
     last: Vec<u32>,
-    occurrences: Vec<Occurrence>,
+    blocks: Vec<MatchBlock>,
 }
 
 const EMPTY: u32 = u32::MAX;
 
 /// The rows of one block that hold the same item.
 #[derive(Debug, Clone, Copy)]
-struct Occurrence {
+struct MatchBlock {
     rows: u64,
     block: u32,
     before: u32,
@@ -40,9 +40,9 @@ impl Symbols {
         self.slots.resize((4 * source.len()).next_power_of_two(), EMPTY);
         self.last.clear();
         self.last.resize(source.len(), END);
-        self.occurrences.clear();
-        self.occurrences.reserve(source.len() + 1);
-        self.occurrences.push(Occurrence { rows: 0, block: source.len().div_ceil(64) as u32, before: END });
+        self.blocks.clear();
+        self.blocks.reserve(source.len() + 1);
+        self.blocks.push(MatchBlock { rows: 0, block: source.len().div_ceil(64) as u32, before: END });
         for (position, item) in source.iter().enumerate() {
             let slot = self.find(source, item);
             if self.slots[slot] == EMPTY {
@@ -50,21 +50,21 @@ impl Symbols {
             }
             let last = &mut self.last[self.slots[slot] as usize];
             let (block, row) = ((position / 64) as u32, 1 << (position % 64));
-            let occurrence = &mut self.occurrences[*last as usize];
-            if occurrence.block == block {
-                occurrence.rows |= row;
+            let matches = &mut self.blocks[*last as usize];
+            if matches.block == block {
+                matches.rows |= row;
             } else {
-                let before = std::mem::replace(last, self.occurrences.len() as u32);
-                self.occurrences.push(Occurrence { rows: row, block, before });
+                let before = std::mem::replace(last, self.blocks.len() as u32);
+                self.blocks.push(MatchBlock { rows: row, block, before });
             }
         }
-        let mut occurrences = std::mem::take(&mut self.dest);
-        occurrences.clear();
-        occurrences.extend(dest.iter().map(|item| {
+        let mut last_blocks = std::mem::take(&mut self.dest);
+        last_blocks.clear();
+        last_blocks.extend(dest.iter().map(|item| {
             let first = self.slots[self.find(source, item)];
             self.last.get(first as usize).map_or(END, |&last| last)
         }));
-        self.dest = occurrences;
+        self.dest = last_blocks;
     }
 
     /// The slot that holds the item, or the empty one where it belongs.
@@ -80,14 +80,14 @@ impl Symbols {
         slot
     }
 
-    /// Calls `each(block, rows)` for an occurrence and all before it.
+    /// Calls `each(block, rows)` for a block and all before it that hold the same item.
     #[inline]
-    pub(super) fn visit(&self, mut occurrence: u32, mut each: impl FnMut(usize, u64)) {
+    pub(super) fn visit(&self, mut at: u32, mut each: impl FnMut(usize, u64)) {
         loop {
-            let Occurrence { rows, block, before } = self.occurrences[occurrence as usize];
+            let MatchBlock { rows, block, before } = self.blocks[at as usize];
             each(block as usize, rows);
-            occurrence = before;
-            if occurrence == END {
+            at = before;
+            if at == END {
                 break;
             }
         }

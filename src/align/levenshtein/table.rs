@@ -21,7 +21,7 @@ pub(super) fn editops<T: Eq>(source: &[T], dest: &[T]) -> Vec<EditOp> {
         let tag = if j == 0 || (i > 0 && at(i - 1, j) + 1 == at(i, j)) {
             i -= 1;
             EditTag::Delete
-        } else if i == 0 || (j > 1 && at(i, j - 1) + 1 == at(i - 1, j - 1)) {
+        } else if i == 0 || at(i, j - 1) + 1 == at(i - 1, j - 1) {
             j -= 1;
             EditTag::Insert
         } else {

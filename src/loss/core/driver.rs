@@ -1,11 +1,11 @@
-//! From inputs and rows to the terms of an objective, differentiable by the inputs.
+//! From inputs and rows to the terms of an objective, differentiable with respect to the inputs.
 //!
 //! libtorch's Rust bindings have no custom autograd functions. The gradient is therefore computed in closed form in the
 //! forward pass, without a graph, and a [surrogate](surrogate) brings it into the graph: a scalar of value 0 with this
 //! gradient.
 //!
-//! Rows that the objective skips have no gradient. With hidden states they are left out of the products of the gradient,
-//! like all rows of slope 0. From logits on a CPU, and where a reduction has to know how many rows count, the rows that
+//! Rows that the objective skips have no gradient. On a CPU, hidden states of rows of slope 0 are left out of the matrix
+//! products; on a GPU, finding them would mean waiting for it. From logits on a CPU, and where a reduction has to know how many rows count, the rows that
 //! may be skipped are decided first.
 
 use tch::{Device, Kind, Tensor, no_grad_guard};
@@ -16,7 +16,7 @@ use super::odds::{Odds, pieces, rows_at_a_time};
 use super::rows::{RowTensors, Rows};
 use crate::error::Result;
 
-/// Fewer logits in a chunk keep no processor busy.
+/// A chunk with fewer logits does not keep the processor busy.
 const LEAST_CHUNK_LOGITS: i64 = 1 << 22;
 
 /// What the logits of a row are computed from.
@@ -61,7 +61,7 @@ pub(in crate::loss) fn run(
     objective: &impl Objective,
     request: &Request<'_>,
 ) -> Result<Outcome> {
-    let Decided { rows, computed, factors, skipped } = decide(source, rows, objective, request)?;
+    let Plan { rows, computed, factors, skipped } = decide(source, rows, objective, request)?;
     let input = source.select(&rows.positions.f_narrow(0, 0, computed)?)?;
     let pass = Pass {
         labels: rows.labels.f_narrow(0, 0, computed)?,
@@ -71,7 +71,7 @@ pub(in crate::loss) fn run(
         per_row: request.per_row,
         kind: source.compute_kind()?,
     };
-    let Passed { mut terms, mut values, surrogate } = match source {
+    let PassOutput { mut terms, mut values, surrogate } = match source {
         Source::Logits(_) => pass.on_logits(&input)?,
         Source::Hidden { .. } => pass.on_hidden(&input, &source.head(), source.rows_at_a_time(request)?)?,
     };
@@ -110,7 +110,7 @@ impl<'a> Source<'a> {
     fn head(&self) -> LmHead<'_> {
         match self {
             Self::Hidden { weight, head, .. } => LmHead { weight, ..*head },
-            Self::Logits(logits) => LmHead::new(logits),
+            Self::Logits(_) => unreachable!("logits have no head"),
         }
     }
 
@@ -160,7 +160,7 @@ pub(in crate::loss) fn compute_kind(input: &Tensor) -> Result<Kind> {
 }
 
 /// The rows, after deciding which of them count as far as the request needs it.
-struct Decided {
+struct Plan {
     rows: RowTensors,
     /// How many of the rows, from the first on, are still to be computed.
     computed: i64,
@@ -169,7 +169,7 @@ struct Decided {
     skipped: Option<Terms>,
 }
 
-fn decide(source: &Source<'_>, rows: &Rows, objective: &impl Objective, request: &Request<'_>) -> Result<Decided> {
+fn decide(source: &Source<'_>, rows: &Rows, objective: &impl Objective, request: &Request<'_>) -> Result<Plan> {
     let (kind, device) = (source.compute_kind()?, source.input().device());
     let on_cpu = device == Device::Cpu;
     // On a CPU it is cheaper to decide first than to make room for a gradient of 0. A GPU would have to be waited for.
@@ -201,7 +201,7 @@ fn decide(source: &Source<'_>, rows: &Rows, objective: &impl Objective, request:
         }
     }
     let factors = request.factors.map(|factors| factors(&tensors, &counted)).transpose()?;
-    Ok(Decided { rows: tensors, computed: computed as i64, factors, skipped })
+    Ok(Plan { rows: tensors, computed: computed as i64, factors, skipped })
 }
 
 /// The main pass over `n` rows.
@@ -215,7 +215,7 @@ struct Pass<'a, O> {
     kind: Kind,
 }
 
-struct Passed {
+struct PassOutput {
     terms: Terms,
     values: Tensor,
     surrogate: Tensor,
@@ -236,7 +236,7 @@ impl<O: Objective> Pass<'_, O> {
     }
 
     /// From rows of logits `[n, V]`, which are overwritten.
-    fn on_logits(&self, logits: &Tensor) -> Result<Passed> {
+    fn on_logits(&self, logits: &Tensor) -> Result<PassOutput> {
         let no_grad = no_grad_guard();
         let mut x = logits.f_detach()?.f_to_kind(self.kind)?;
         let (terms, factors) = self.terms(&mut x, (0, logits.size2()?.0))?;
@@ -251,11 +251,11 @@ impl<O: Objective> Pass<'_, O> {
                 false => sum = surrogate(logits, &gradient)?,
             }
         }
-        Ok(Passed { terms, values, surrogate: sum })
+        Ok(PassOutput { terms, values, surrogate: sum })
     }
 
     /// From rows of hidden states `[n, H]`, which are overwritten, in chunks of `step` rows.
-    fn on_hidden(&self, rows: &Tensor, head: &LmHead<'_>, step: i64) -> Result<Passed> {
+    fn on_hidden(&self, rows: &Tensor, head: &LmHead<'_>, step: i64) -> Result<PassOutput> {
         if self.per_row && head.is_tracked()? {
             // The head's gradient cannot be summed before `backward` brings a factor for each row.
             return self.on_logits(&head.logits(rows, self.kind)?);
@@ -263,7 +263,7 @@ impl<O: Objective> Pass<'_, O> {
         let mut gradients = Gradients::wanted_by(rows, head)?;
         let no_grad = no_grad_guard();
         // The gradient of each chunk overwrites its rows.
-        let (hidden, by_hidden) = (rows.f_detach()?, rows.f_detach()?.f_to_kind(self.kind)?);
+        let (hidden, hidden_gradient) = (rows.f_detach()?, rows.f_detach()?.f_to_kind(self.kind)?);
         let mut parts = vec![];
         for piece @ (start, len) in pieces(rows.size2()?.0, step) {
             let hidden = hidden.f_narrow(0, start, len)?;
@@ -274,7 +274,7 @@ impl<O: Objective> Pass<'_, O> {
                     let _ = x.f_mul_(&cap_slope)?;
                 }
                 let chunk = Chunk { x, factors: factors.f_mul_scalar(head.scale)?, hidden };
-                chunk.add_to(&mut gradients, head, &terms.slope, by_hidden.f_narrow(0, start, len)?)?;
+                chunk.add_to(&mut gradients, head, &terms.slope, hidden_gradient.f_narrow(0, start, len)?)?;
             }
             parts.push(terms);
         }
@@ -285,21 +285,21 @@ impl<O: Objective> Pass<'_, O> {
         let mut sum = Tensor::f_zeros([], (self.kind, rows.device()))?;
         if gradients.for_hidden() {
             match self.per_row {
-                true => values = values.f_add(&surrogate_per_row(rows, &by_hidden)?)?,
-                false => sum = sum.f_add(&surrogate(rows, &by_hidden)?)?,
+                true => values = values.f_add(&surrogate_per_row(rows, &hidden_gradient)?)?,
+                false => sum = sum.f_add(&surrogate(rows, &hidden_gradient)?)?,
             }
         }
-        let [by_weight, by_bias] = gradients.into_sums();
-        for (parameter, gradient) in [(Some(head.weight), by_weight), (head.bias, by_bias)] {
+        let [weight_gradient, bias_gradient] = gradients.into_sums();
+        for (parameter, gradient) in [(Some(head.weight), weight_gradient), (head.bias, bias_gradient)] {
             if let (Some(parameter), Some(gradient)) = (parameter, gradient) {
                 sum = sum.f_add(&surrogate(parameter, &gradient)?)?;
             }
         }
-        Ok(Passed { terms, values, surrogate: sum })
+        Ok(PassOutput { terms, values, surrogate: sum })
     }
 }
 
-/// Rows of hidden states, with the gradient by their logits up to a factor for each row.
+/// Rows of hidden states, with the gradient with respect to their logits up to a factor for each row.
 struct Chunk {
     /// `[n, V]`.
     x: Tensor,
@@ -310,18 +310,19 @@ struct Chunk {
 }
 
 impl Chunk {
-    /// Adds the chunk to the gradients, and writes the gradient by its hidden states to `by_hidden` if it is wanted.
+    /// Adds the chunk to the gradients, and writes the gradient with respect to its hidden states to `hidden_gradient`
+    /// if it is wanted.
     fn add_to(
         mut self,
         gradients: &mut Gradients,
         head: &LmHead<'_>,
         slopes: &Tensor,
-        mut by_hidden: Tensor,
+        mut hidden_gradient: Tensor,
     ) -> Result<()> {
         match steep_first(&mut self.x, slopes)? {
             None => {
                 if let Some(gradient) = gradients.add(&self.x, &self.factors, &self.hidden, head.weight)? {
-                    by_hidden.f_copy_(&gradient)?;
+                    hidden_gradient.f_copy_(&gradient)?;
                 }
             }
             Some(order) => {
@@ -329,7 +330,7 @@ impl Chunk {
                 let (factors, hidden) = (of_steep(&self.factors)?, of_steep(&self.hidden)?);
                 let x = self.x.f_narrow(0, 0, order.size1()?)?;
                 if let Some(gradient) = gradients.add(&x, &factors, &hidden, head.weight)? {
-                    let _ = by_hidden.f_zero_()?.f_index_copy_(0, &order, &gradient)?;
+                    let _ = hidden_gradient.f_zero_()?.f_index_copy_(0, &order, &gradient)?;
                 }
             }
         }
@@ -337,7 +338,7 @@ impl Chunk {
     }
 }
 
-/// Moves the rows of `x` whose slope is not 0 to the front, where each free place takes the next such row from behind:
+/// Moves the rows of `x` whose slope is not 0 to the front, where each free place takes the next such row after them:
 /// the others have no gradient and need not be multiplied. Returns which row each of the first ones was; `None` if all
 /// have a slope, and on a GPU, which would have to be waited for.
 fn steep_first(x: &mut Tensor, slopes: &Tensor) -> Result<Option<Tensor>> {
@@ -351,15 +352,15 @@ fn steep_first(x: &mut Tensor, slopes: &Tensor) -> Result<Option<Tensor>> {
     }
     let mut order: Vec<i64> = (0..count as i64).collect();
     let free = (0..count).filter(|&row| !steep[row]);
-    let behind = (count..steep.len()).filter(|&row| steep[row]);
-    for (place, row) in free.zip(behind) {
+    let after = (count..steep.len()).filter(|&row| steep[row]);
+    for (place, row) in free.zip(after) {
         x.f_get(place as i64)?.f_copy_(&x.f_get(row as i64)?)?;
         order[place] = row as i64;
     }
     Ok(Some(Tensor::f_from_slice(&order)?))
 }
 
-/// A scalar of value 0 whose gradient by `x` is `dx`.
+/// A scalar of value 0 whose gradient with respect to `x` is `dx`.
 ///
 /// The sum of `x * dx` has that gradient whatever its own value is, and nothing in the graph has saved that value: it
 /// can be overwritten with 0.

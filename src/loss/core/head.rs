@@ -1,4 +1,4 @@
-//! The head of a language model: from hidden states to logits, and from gradients by the logits back.
+//! The head of a language model: from hidden states to logits, and gradients back.
 
 use tch::{Kind, Tensor};
 
@@ -23,7 +23,7 @@ pub struct LmHead<'a> {
     pub weight: &'a Tensor,
     /// `[V]`; `None` by default.
     pub bias: Option<&'a Tensor>,
-    /// The factor of Cohere's and Granite's models; 1 by default.
+    /// Multiplies the logits: Cohere's `logit_scale`, `1 / logits_scaling` of Granite; 1 by default.
     pub scale: f64,
     /// `cap * tanh(logits / cap)`, as in Gemma 2; `None` by default.
     pub softcap: Option<f64>,
@@ -96,7 +96,7 @@ pub(super) fn is_tracked(tensor: &Tensor) -> Result<bool> {
     Ok(tensor.f_alias()?.requires_grad())
 }
 
-/// The gradients of a sum over rows by hidden states and head, computed chunk by chunk.
+/// The gradients of a sum over rows with respect to hidden states and head, computed chunk by chunk.
 #[derive(Debug)]
 pub(super) struct Gradients {
     /// Whether the hidden states get one.
@@ -134,8 +134,8 @@ impl Gradients {
         [self.weight.flatten(), self.bias.flatten()]
     }
 
-    /// Adds a chunk of hidden rows `[n, H]` whose gradient by the logits is `x [n, V]`, each row times its factor
-    /// `[n, 1]`. Returns the gradient by the hidden rows, if it is wanted.
+    /// Adds a chunk of hidden rows `[n, H]` whose gradient with respect to the logits is `x [n, V]`, each row times its factor
+    /// `[n, 1]`. Returns the gradient with respect to the hidden rows, if it is wanted.
     pub(super) fn add(&mut self, x: &Tensor, factors: &Tensor, hidden: &Tensor, weight: &Tensor) -> Result<Sum> {
         if let Some(sum) = &mut self.bias {
             add_product(sum, &x.f_tr()?, factors)?;

@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use crate::error::Result;
 
-/// The numbers of rows that an objective may use. All `[n]`, f32 or f64.
+/// What an objective may read about each row. All `[n]`, f32 or f64.
 #[derive(Debug)]
 pub(in crate::loss) struct Scores {
     /// `log (p / (1 - p))` for the probability `p` of the label.
@@ -17,17 +17,17 @@ pub(in crate::loss) struct Scores {
 #[derive(Debug)]
 pub(in crate::loss) struct Terms {
     pub(in crate::loss) nll: Tensor,
-    /// Whether the row counts: a gate may skip it.
+    /// Bool: false where the gate skips the row.
     pub(in crate::loss) counted: Tensor,
     /// What the row adds to the numerator; 0 where it does not count.
     pub(in crate::loss) value: Tensor,
-    /// The derivative of `value` by the log-odds; 0 where the row does not count.
+    /// The derivative of `value` with respect to the log-odds; 0 where the row does not count.
     pub(in crate::loss) slope: Tensor,
 }
 
 /// A loss that is local to a row.
 pub(in crate::loss) trait Objective {
-    /// Whether the forward pass decides if a row of this weight counts.
+    /// Whether a row of this weight may be skipped, depending on its scores.
     fn may_skip(&self, weight: f64) -> bool;
 
     /// The terms of rows with these scores and weights `[n]`.

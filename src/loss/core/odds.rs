@@ -66,7 +66,8 @@ impl Odds {
         Ok(Scores { log_odds, nll })
     }
 
-    /// `[n, 1]`: what the rows that [`Odds::take`] left have to be multiplied by to become the gradient by the logits,
+    /// `[n, 1]`: what the rows that [`Odds::take`] left have to be multiplied by to become the gradient with respect to the
+    /// logits,
     /// given the slopes `[n]` of a function of the log-odds.
     pub(super) fn gradient_factors(&self, slopes: &Tensor) -> Result<Tensor> {
         Ok(slopes.f_neg()?.f_unsqueeze(1)?.f_div(&self.total)?)

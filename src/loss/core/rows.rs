@@ -4,8 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 
-/// The rows of a loss: each predicts one token from the logits at one position. A position may carry several rows, of
-/// different sequences.
+/// The rows of a loss: each predicts one token from the logits at one position.
 ///
 /// They are built on the host: it is there that the collator knows them, and that a label outside of the vocabulary has
 /// to be found. On CUDA it would be a device assert, which no program survives.
@@ -29,8 +28,13 @@ pub(in crate::loss) struct BatchFacts {
     pub(in crate::loss) shape: [i64; 2],
     /// How many tokens have a label, whatever they weigh.
     pub(in crate::loss) labelled: i64,
+}
+
+impl BatchFacts {
     /// How many sequences there are, with rows or without.
-    pub(in crate::loss) sequences: i64,
+    pub(in crate::loss) fn sequences(&self) -> i64 {
+        self.shape[0]
+    }
 }
 
 impl Rows {
@@ -40,7 +44,7 @@ impl Rows {
         let (batch, seq) = labels.size2()?;
         let labels = Vec::<i64>::try_from(on_host(labels, Kind::Int64)?)?;
         let weights = Vec::<f64>::try_from(on_host(weights, Kind::Double)?)?;
-        let batch = BatchFacts { shape: [batch, seq], labelled: 0, sequences: batch };
+        let batch = BatchFacts { shape: [batch, seq], labelled: 0 };
         let mut rows = Self { positions: vec![], labels: vec![], weights: vec![], sequences: vec![], batch };
         for (at, (&label, &weight)) in (0..).zip(labels.iter().zip(&weights)) {
             let (row, position) = (at / seq, at % seq);
