@@ -35,7 +35,7 @@ fn main() -> Result<()> {
 pub fn compare(path: &Path) -> Result<String> {
     let records = SpaRecord::read(path)?;
     ensure!(!records.is_empty(), "{} holds no records", path.display());
-    let pair = |record: &SpaRecord| Ok((words(&record.original_output)?, words(&record.revised_output)?));
+    let pair = |record: &SpaRecord| Ok((words(&record.original_output.text())?, words(&record.revised_output.text())?));
     let pairs = records.iter().map(pair).collect::<Result<Vec<_>>>()?;
     let tokens: usize = pairs.iter().map(|(original, revised)| original.len() + revised.len()).sum();
 

@@ -185,10 +185,11 @@ fn train_tokenizer(records: &[SpaRecord]) -> Result<Tokenizer> {
         .special_tokens(vec![AddedToken::from(EOS, true)])
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
-    let texts = records.iter().flat_map(|r| [&r.instruction, &r.input, &r.original_output, &r.revised_output]);
-    tokenizer
-        .train(&mut TrainerWrapper::from(trainer), texts.map(String::as_str))
-        .map_err(anyhow::Error::from_boxed)?;
+    let texts = records.iter().flat_map(|record| {
+        let answers = [&record.original_output, &record.revised_output].map(|answer| answer.text());
+        [(&*record.instruction).into(), (&*record.input).into()].into_iter().chain(answers)
+    });
+    tokenizer.train(&mut TrainerWrapper::from(trainer), texts).map_err(anyhow::Error::from_boxed)?;
     Ok(tokenizer)
 }
 

@@ -37,17 +37,23 @@ mod chat;
 mod collate;
 mod compare;
 mod encode;
+mod example;
+mod model_folder;
 mod prompt;
 mod read;
 mod record;
+mod render;
+mod words;
 
 pub use batching::Batching;
-pub use chat::ChatTemplate;
+pub use chat::{ChatOptions, ChatTemplate};
 #[cfg(feature = "torch")]
 pub use collate::BatchTensors;
 pub use collate::{Batch, collate};
 pub use compare::{LabelledTexts, LabelledToken, TextComparer};
-pub use encode::{EncodedPair, Example, PairEncoder};
+pub use encode::PairEncoder;
+pub use example::{EncodedPair, Example};
 pub use prompt::PromptTemplate;
 pub use read::{Format, RawRecord, RecordReader};
 pub use record::{Fields, Message, SpaRecord};
+pub use render::{RenderedAnswer, RenderedPair};

@@ -37,14 +37,10 @@ pub enum Error {
 
     /// A record of a data file is invalid.
     #[cfg(feature = "data")]
-    #[error("{}:{line}:{column}: {message}", path.display())]
+    #[error("{place}: {message}")]
     Record {
-        /// The file.
-        path: PathBuf,
-        /// The line of the error, from 1.
-        line: usize,
-        /// The column of the error, from 1, in bytes.
-        column: usize,
+        /// Where it is: the file, the line and, for invalid JSON, the column, or the row.
+        place: String,
         /// What is wrong there.
         message: String,
     },
@@ -52,10 +48,11 @@ pub enum Error {
     /// The name of a data file does not say its format.
     #[cfg(feature = "data")]
     #[error(
-        "{}: expected a name that ends in .jsonl (one record a line), .json (one array), either of them followed by .gz or \
-         .zst, or .parquet{}",
+        "{}: expected .jsonl or .ndjson (one record per line), .json (one array or one record per line), each also with .gz \
+         or .zst, or .parquet{}{}",
         path.display(),
-        if cfg!(feature = "parquet") { "" } else { " (feature parquet)" }
+        if cfg!(feature = "parquet") { "" } else { " (feature parquet)" },
+        convert_csv(path)
     )]
     Format {
         /// The file.
@@ -72,12 +69,12 @@ pub enum Error {
         message: String,
     },
 
-    /// A record holds a conversation that only a chat template can render.
+    /// A record holds something that only a chat template can render.
     #[cfg(feature = "data")]
-    #[error("the prompt is a conversation of {messages} messages: rendering it requires the model's chat template")]
+    #[error("only the model's chat template renders {what}")]
     Conversation {
-        /// The number of messages.
-        messages: usize,
+        /// What it holds.
+        what: String,
     },
 
     /// The tokenizer failed.
@@ -169,4 +166,18 @@ pub enum Error {
     #[cfg(feature = "torch")]
     #[error("{}", .0.to_string().lines().next().unwrap_or_default())]
     Torch(#[from] tch::TchError),
+}
+
+/// How to turn a table of text into records.
+#[cfg(feature = "data")]
+fn convert_csv(path: &std::path::Path) -> String {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    if !["csv", "tsv"].contains(&extension.to_ascii_lowercase().as_str()) {
+        return String::new();
+    }
+    let (path, separator) = (path.display(), if extension.eq_ignore_ascii_case("tsv") { ", sep='\\t'" } else { "" });
+    format!(
+        "; convert it: python3 -c \"import pandas; pandas.read_csv('{path}'{separator}).to_json('records.jsonl', \
+         orient='records', lines=True)\""
+    )
 }

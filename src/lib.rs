@@ -202,8 +202,9 @@ pub use align::{Aligner, Alignment, EditOp, EditTag, Granularity, Span, distance
 pub use data::BatchTensors;
 #[cfg(feature = "data")]
 pub use data::{
-    Batch, Batching, ChatTemplate, EncodedPair, Example, Fields, Format, LabelledTexts, LabelledToken, Message,
-    PairEncoder, PromptTemplate, RawRecord, RecordReader, SpaRecord, TextComparer, collate,
+    Batch, Batching, ChatOptions, ChatTemplate, EncodedPair, Example, Fields, Format, LabelledTexts, LabelledToken,
+    Message, PairEncoder, PromptTemplate, RawRecord, RecordReader, RenderedAnswer, RenderedPair, SpaRecord,
+    TextComparer, collate,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]
@@ -215,6 +216,8 @@ pub use side::Side;
 pub use weights::{FigaWeights, IGNORE_INDEX, TokenLabel, label_tokens};
 
 // Their types are in our signatures.
+#[cfg(feature = "data")]
+pub use serde_json;
 #[cfg(feature = "torch")]
 pub use tch;
 #[cfg(feature = "data")]

@@ -22,6 +22,12 @@ pub enum Side {
 impl Side {
     /// Both, the original first.
     pub const ALL: [Self; 2] = [Self::Original, Self::Revised];
+
+    /// Its place in [`ALL`](Self::ALL).
+    #[cfg(feature = "data")]
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
 }
 
 impl fmt::Display for Side {

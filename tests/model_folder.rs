@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use figa_loss::{ChatTemplate, Error, Message, PairEncoder};
+use figa_loss::{ChatOptions, ChatTemplate, Error, Message, PairEncoder};
 use tempfile::TempDir;
 
 fn folder(files: &[(&str, &str)]) -> TempDir {
@@ -32,7 +32,8 @@ fn says(content: &str) -> [Message; 1] {
 
 fn rendered(template: &str) -> Result<String, String> {
     let folder = with_template(template);
-    let text = ChatTemplate::read(folder.path()).and_then(|template| template.unwrap().render(&says(" Hi <you>\n")));
+    let text = ChatTemplate::read(folder.path(), &ChatOptions::default())
+        .and_then(|template| template.unwrap().render(&says(" Hi <you>\n"), true));
     text.map_err(|error| error.to_string().replace(folder.path().to_str().unwrap(), ""))
 }
 
@@ -76,10 +77,10 @@ fn errors_of_chat_templates_name_the_line_and_the_reason() {
         assert!(error.starts_with(place) && !error.contains('\n'), "{error}");
     }
     for folder in [folder(&[]), with_template(()), with_template([(); 0].to_vec())] {
-        assert!(ChatTemplate::read(folder.path()).unwrap().is_none());
+        assert!(ChatTemplate::read(folder.path(), &ChatOptions::default()).unwrap().is_none());
     }
     let broken = folder(&[("tokenizer_config.json", "{")]);
-    let error = ChatTemplate::read(broken.path()).err().unwrap().to_string();
+    let error = ChatTemplate::read(broken.path(), &ChatOptions::default()).err().unwrap().to_string();
     assert!(error.contains("tokenizer_config.json: EOF"), "{error}");
 }
 
@@ -87,7 +88,9 @@ fn errors_of_chat_templates_name_the_line_and_the_reason() {
 fn a_chat_template_may_be_in_a_list_or_in_a_file() {
     let named = |name: &str| serde_json::json!({ "name": name, "template": format!("{name} {{{{ bos_token }}}}") });
     let folder = with_template(vec![named("tool_use"), named("default")]);
-    let render = |folder: &Path| ChatTemplate::read(folder).unwrap().unwrap().render(&says("Hi")).unwrap();
+    let render = |folder: &Path| {
+        ChatTemplate::read(folder, &ChatOptions::default()).unwrap().unwrap().render(&says("Hi"), true).unwrap()
+    };
     assert_eq!(render(folder.path()), "default <s>");
     fs::write(folder.path().join("chat_template.jinja"), "file {{ bos_token }}\n").unwrap();
     assert_eq!(render(folder.path()), "file <s>");
@@ -117,10 +120,10 @@ fn the_eos_token_is_named_by_its_text_or_its_id() {
     assert_eq!(eos(&[("config.json", r#"{"eos_token_id": 2}"#)], Some("</s>")).unwrap(), 1);
     assert!(matches!(eos(&[("config.json", r#"{"eos_token_id": 3}"#)], None), Err(Error::Model { .. })));
     let error = eos(&[], None).unwrap_err().to_string();
-    assert!(error.contains("names no eos_token: name the token that ends an answer"), "{error}");
+    assert!(error.contains("names no eos_token: pass the token that ends an answer"), "{error}");
     let error = eos(&[], Some("<eos>")).unwrap_err().to_string();
     assert_eq!(error, "tokenizer: has no token \"<eos>\"; name the token that ends the model's answers");
     let broken = folder(&[("tokenizer.json", "{}")]);
     let error = PairEncoder::read(broken.path().join("tokenizer.json"), None).unwrap_err().to_string();
-    assert!(error.contains("tokenizer.json: no tokenizer: ") && !error.contains('\n'), "{error}");
+    assert!(error.contains("tokenizer.json: not a valid tokenizer: ") && !error.contains('\n'), "{error}");
 }

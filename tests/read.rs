@@ -140,7 +140,7 @@ fn batching_is_by_length_and_passes_errors_through() {
 
 fn answers(inputs: &[&Path]) -> Vec<String> {
     let reader = RecordReader::open(inputs).unwrap();
-    reader.map(|raw| raw.unwrap().parse(&Fields::default()).unwrap().revised_output).collect()
+    reader.map(|raw| raw.unwrap().parse(&Fields::default()).unwrap().revised_output.text().into_owned()).collect()
 }
 
 #[test]
@@ -176,12 +176,12 @@ fn inputs_may_be_compressed_or_several_files() {
     fs::write(path("cut.jsonl.gz"), &gz[..gz.len() - 9]).unwrap();
     assert!(error(&path("cut.jsonl.gz")).contains("cut.jsonl.gz: "), "{}", error(&path("cut.jsonl.gz")));
     fs::write(path("cut.json"), &array[..array.len() - 1]).unwrap();
-    assert!(error(&path("cut.json")).contains("cut.json:2:1: the array does not end: the file is cut off"));
+    assert!(error(&path("cut.json")).contains("cut.json:2: the array does not end: the file is cut off"));
     fs::write(path("more.json"), format!("{array}\n{array}")).unwrap();
-    assert!(error(&path("more.json")).contains("more.json:3:1: there is text behind the array"));
+    assert!(error(&path("more.json")).contains("more.json:3: there is text after the array"));
     assert!(error(&path("none.jsonl")).contains("none.jsonl: No such file"));
     assert!(error(&path("x.csv.gz")).contains("x.csv.gz"));
-    assert!(error(folder.path()).contains("expected a name that ends in"));
+    assert!(error(folder.path()).contains("expected .jsonl or .ndjson"));
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn a_record_that_is_too_long_is_stored_on_disk() {
         assert_eq!((raw.line, raw.bytes().is_none()), (line, line == 2));
         let error = raw.parse(&Fields::default()).unwrap_err().to_string();
         assert!(error.starts_with(&format!("x.jsonl:{line}:")), "{error}");
-        let message = format!("the record has {} bytes, more than are read of one record", long.len());
+        let message = format!("the record has {} bytes, more than the limit of one record", long.len());
         assert_eq!(error.contains(&message), line == 2, "{error}");
         raw.write_to(&mut written).unwrap();
     }
@@ -242,12 +242,15 @@ fn fields_may_have_other_names_and_answers_may_be_conversations() {
     preferences.original = "rejected".into();
     preferences.revised = "chosen".into();
     let record = parse(r#"{"prompt": "Add.", "chosen": "3", "rejected": "4", "score": [1]}"#, &preferences).unwrap();
-    assert_eq!((&*record.instruction, &*record.original_output, &*record.revised_output), ("Add.", "4", "3"));
+    assert_eq!(
+        (&*record.instruction, &*record.original_output.text(), &*record.revised_output.text()),
+        ("Add.", "4", "3")
+    );
     // One field may serve as two.
     let mut both = preferences.clone();
     both.output = "chosen".into();
     let record = parse(r#"{"prompt": "Add.", "chosen": "3", "rejected": "4"}"#, &both).unwrap();
-    assert_eq!((&*record.output, &*record.revised_output), ("3", "3"));
+    assert_eq!((&*record.output, &*record.revised_output.text()), ("3", "3"));
 
     let user = r#"{"role": "user", "content": "Add.", "name": "A"}"#;
     let says = |text: &str| format!(r#"{{"role": "assistant", "content": "{text}"}}"#);
@@ -255,25 +258,28 @@ fn fields_may_have_other_names_and_answers_may_be_conversations() {
     let explicit = format!(r#"{{"prompt": [{user}], "chosen": [{}], "rejected": [{}]}}"#, says("3"), says("4"));
     let record = parse(&implicit, &preferences).unwrap();
     assert_eq!(record, parse(&explicit, &preferences).unwrap());
-    assert_eq!((record.messages.len(), &*record.messages[0].content, &*record.revised_output), (1, "Add.", "3"));
+    assert_eq!((record.messages.len(), &*record.messages[0].text(), &*record.revised_output.text()), (1, "Add.", "3"));
 
     for (json, expected) in [
-        (r#"{"prompt": "a", "rejected": "b"}"#.into(), "missing field `chosen`"),
-        (r#"{"chosen": "a", "rejected": "b"}"#.into(), "missing field `prompt`"),
-        (r#"{"prompt": null, "chosen": "a", "rejected": "b"}"#.into(), "field `prompt` is null, expected a string"),
+        (r#"{"prompt": "a", "rejected": "b"}"#.into(), "the field `chosen` is missing"),
+        (r#"{"chosen": "a", "rejected": "b"}"#.into(), "the field `prompt` is missing"),
+        (r#"{"prompt": null, "chosen": "a", "rejected": "b"}"#.into(), "`prompt` is null"),
         (r#"{"prompt": "a", "prompt": "b"}"#.into(), "duplicate field `prompt`"),
         (r#"{"prompt": "a", "chosen": [], "rejected": "b"}"#.into(), "`chosen` holds no message"),
         (
             format!(r#"{{"prompt": "a", "chosen": [{user}], "rejected": "b"}}"#),
-            "`chosen` ends in a message of \"user\"",
+            "`chosen`: the last message has the role \"user\", expected \"assistant\"",
         ),
         (
             format!(r#"{{"chosen": [{user}, {}], "rejected": [{}]}}"#, says("3"), says("4")),
-            "`rejected` and `chosen` differ before their last messages",
+            "`rejected` has 0 messages in front of its answer and `chosen` has 1, expected the same",
         ),
         (implicit.replacen('{', r#"{"prompt": "more", "#, 1), "both `prompt` and the answers' messages hold a prompt"),
         (explicit.replacen('{', r#"{"input": "more", "#, 1), "both messages and `input` hold a prompt"),
-        (r#"{"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}"#.into(), "missing field `content`"),
+        (
+            r#"{"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}"#.into(),
+            "`prompt`, message 1: has no content",
+        ),
         (r#"{"prompt": "a", "chosen": "b", "rejected": "c"} {}"#.into(), "trailing characters"),
     ] {
         let error = parse(&json, &preferences).unwrap_err();

@@ -101,7 +101,9 @@ fn trained_tokenizer() -> Tokenizer {
         .build();
     let mut tokenizer = Tokenizer::new(BPE::default());
     tokenizer.with_pre_tokenizer(Some(ByteLevel::default().add_prefix_space(false)));
-    let texts = records(252).flat_map(|record| [record.instruction, record.original_output, record.revised_output]);
+    let texts = records(252).flat_map(|record| {
+        [record.instruction.clone(), record.original_output.text().into(), record.revised_output.text().into()]
+    });
     tokenizer.train(&mut TrainerWrapper::BpeTrainer(trainer), texts).expect("a tokenizer");
     tokenizer
 }
@@ -121,7 +123,7 @@ fn compare_with_tokenization(setup: &Setup, tokenizer: &Tokenizer, cores: usize)
     let texts: Vec<String> = records(RECORDS)
         .flat_map(|record| {
             let prompt = PromptTemplate::Alpaca.render(&record).expect("a prompt");
-            [&record.original_output, &record.revised_output].map(|answer| format!("{prompt}{answer}"))
+            [&record.original_output, &record.revised_output].map(|answer| format!("{prompt}{}", answer.text()))
         })
         .collect();
     setup.write_pairs(RECORDS);

@@ -18,6 +18,7 @@ mod sieve;
 mod sketch;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
@@ -28,6 +29,7 @@ use self::report::CurateCounts;
 use self::sieve::Sieve;
 use crate::new_file::NewFile;
 use crate::records::progress_bar;
+use crate::rejects::{BadRecords, reasons_path};
 
 pub fn run(args: &CurateArgs) -> Result<()> {
     args.check()?;
@@ -54,7 +56,12 @@ pub fn run(args: &CurateArgs) -> Result<()> {
 fn curate(args: &CurateArgs, answers: Answers) -> Result<CurateCounts> {
     let mut reader = args.records.open()?;
     let mut kept = NewFile::create("--out", &args.out)?;
-    let mut rejected = args.skip_bad.as_deref().map(|path| NewFile::create("--skip-bad", path)).transpose()?;
+    let create = |path: &PathBuf| {
+        let records = NewFile::create("--skip-bad", path)?;
+        anyhow::Ok((records, NewFile::create("--skip-bad", &reasons_path(path))?))
+    };
+    let mut rejected = args.skip_bad.as_ref().map(create).transpose()?;
+    let mut bad_records = BadRecords::default();
     let (candidates, mut sieve) = (CandidateReader::new(args), Sieve::new(args, answers)?);
     let bar = progress_bar(&reader)?;
     let mut counts = CurateCounts::default();
@@ -68,12 +75,14 @@ fn curate(args: &CurateArgs, answers: Answers) -> Result<CurateCounts> {
                     counts.kept += 1;
                 }
             },
-            (Err((mut raw, _)), Some(rejected)) => {
-                raw.write_to(rejected)?;
+            (Err((mut raw, bad)), Some((records, reasons))) => {
+                raw.write_to(records)?;
+                reasons.write_all(bad.json()?.as_bytes())?;
+                bad_records.report(&bad, &bar);
                 counts.rejected += 1;
             }
-            (Err((_, error)), None) => {
-                bail!("{error:#}; fix it, or write bad records to a file with --skip-bad FILE");
+            (Err((_, bad)), None) => {
+                bail!("{bad}; fix it, or write bad records to a file with --skip-bad FILE");
             }
         }
         bar.set_message(format!("{} of {} kept", counts.kept, counts.records));
@@ -81,8 +90,9 @@ fn curate(args: &CurateArgs, answers: Answers) -> Result<CurateCounts> {
     counts.blank_lines = reader.blank_lines() as u64;
     let answers = sieve.finish()?;
     (counts.asked, counts.recalled) = (answers.asked, answers.recalled);
-    if let Some(rejected) = rejected {
-        rejected.commit()?;
+    if let Some((records, reasons)) = rejected {
+        records.commit()?;
+        reasons.commit()?;
     }
     kept.commit()?;
     answers.remove();

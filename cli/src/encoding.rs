@@ -1,20 +1,22 @@
 //! How a command encodes records: the tokenizer, the prompt, and what the changes weigh.
 
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use figa_loss::{
-    Aligner, ChatTemplate, EncodedPair, Error, Fields, FigaWeights, Granularity, PairEncoder, PromptTemplate, RawRecord,
+    Aligner, ChatOptions, ChatTemplate, EncodedPair, Fields, FigaWeights, Granularity, PairEncoder, PromptTemplate,
+    RawRecord,
 };
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::records::place;
+use crate::rejects::BadRecord;
 
 /// The arguments that say what counts as changed, and what it weighs.
-#[derive(Args, Serialize)]
+#[derive(Args, Clone, Serialize)]
 #[command(next_help_heading = "Encoding")]
 pub struct LabellingArgs {
     /// Algorithm that finds the changes
@@ -36,24 +38,46 @@ pub struct LabellingArgs {
     gamma: f32,
 }
 
-/// The arguments that say how to turn a record into rows.
-#[derive(Args, Serialize)]
-#[command(next_help_heading = "Encoding")]
-pub struct EncodingArgs {
-    /// Folder of a model in Hugging Face layout, or its tokenizer.json
-    #[arg(long, value_name = "PATH")]
-    tokenizer: PathBuf,
-    /// Token that ends an answer [default: the eos_token that the model's folder names]
+/// The arguments that say which text a model sees.
+#[derive(Args, Clone, Serialize)]
+#[command(next_help_heading = "Prompt")]
+pub struct PromptArgs {
+    /// Token that ends an answer where the chat template does not [default: the one that the model's folder names]
     #[arg(long, value_name = "TOKEN")]
     eos: Option<String>,
     /// Prompt in front of the answers [default: the model's chat template if its folder has one, otherwise alpaca]
     #[arg(long, value_enum)]
     prompt: Option<PromptChoice>,
+    /// Which of the model's named chat templates to use [default: tool_use for records with tools if there is one, otherwise
+    /// default]
+    #[arg(long, value_name = "NAME")]
+    template_name: Option<String>,
+    /// Variable that the chat template sees, such as enable_thinking=false; its value is JSON, or else a string. May be repeated
+    #[arg(long, value_name = "NAME=JSON", value_parser = parse_variable)]
+    template_var: Vec<(String, Value)>,
+    /// Date or time that the chat template sees if it asks for it, such as 2026-01-31 [default: now]
+    #[arg(long, value_name = "DATE")]
+    pub date: Option<String>,
+    /// Accept answers whose reasoning the chat template drops
+    #[arg(long)]
+    drop_reasoning: bool,
+}
+
+/// The arguments that say how to turn a record into rows.
+#[derive(Args, Clone, Serialize)]
+#[command(next_help_heading = "Encoding")]
+pub struct EncodingArgs {
+    /// Folder of a model in Hugging Face layout, or its tokenizer.json
+    #[arg(long, value_name = "PATH")]
+    tokenizer: PathBuf,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub prompt: PromptArgs,
     #[command(flatten)]
     #[serde(flatten)]
     labelling: LabellingArgs,
     /// Truncate rows to this many tokens, after the answers are aligned
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", help_heading = "Encoding")]
     pub max_length: Option<usize>,
 }
 
@@ -70,6 +94,12 @@ enum PromptChoice {
 }
 
 impl LabellingArgs {
+    pub fn configure(&self, encoder: &mut PairEncoder) -> Result<()> {
+        (encoder.aligner, encoder.granularity) = (self.aligner, self.granularity);
+        encoder.weights = self.weights()?;
+        Ok(())
+    }
+
     pub fn weights(&self) -> Result<FigaWeights> {
         let weights = FigaWeights { alpha: self.alpha, beta: self.beta, gamma: self.gamma };
         weights.validate()?;
@@ -77,30 +107,32 @@ impl LabellingArgs {
     }
 }
 
-impl EncodingArgs {
-    /// The file that `--tokenizer` means; the argument may also name its folder.
-    pub fn tokenizer_file(&self) -> PathBuf {
-        if self.tokenizer.is_dir() { self.tokenizer.join("tokenizer.json") } else { self.tokenizer.clone() }
+impl PromptArgs {
+    /// Whether any of them is given.
+    pub fn are_given(&self) -> bool {
+        let Self { eos, prompt, template_name, template_var, date, drop_reasoning } = self;
+        let is_given = eos.is_some() || prompt.is_some() || template_name.is_some() || date.is_some();
+        is_given || !template_var.is_empty() || *drop_reasoning
     }
 
-    pub fn encoder(&self) -> Result<PairEncoder> {
-        let mut encoder = PairEncoder::read(&self.tokenizer, self.eos.as_deref())?;
-        encoder.template = self.template()?;
-        encoder.aligner = self.labelling.aligner;
-        encoder.granularity = self.labelling.granularity;
-        encoder.weights = self.labelling.weights()?;
-        encoder.max_length = self.max_length;
+    /// An encoder for a model, with the default labels and weights.
+    pub fn encoder(&self, tokenizer: &Path) -> Result<PairEncoder> {
+        let mut encoder = PairEncoder::read(tokenizer, self.eos.as_deref()).context("--tokenizer")?;
+        encoder.template = self.template(tokenizer)?;
+        encoder.drop_reasoning = self.drop_reasoning;
         Ok(encoder)
     }
 
-    fn template(&self) -> Result<PromptTemplate> {
-        let file = self.tokenizer_file();
-        let folder = file.parent().context("--tokenizer: expected a folder or a file")?;
+    fn template(&self, tokenizer: &Path) -> Result<PromptTemplate> {
+        let mut options = ChatOptions::default();
+        options.name.clone_from(&self.template_name);
+        options.variables = self.template_var.iter().cloned().collect();
+        options.date.clone_from(&self.date);
         Ok(match self.prompt {
-            None => PromptTemplate::for_model(folder)?,
+            None => PromptTemplate::for_model(tokenizer, &options)?,
             Some(PromptChoice::Chat) => {
-                let template = ChatTemplate::read(folder)?.with_context(|| {
-                    format!("--prompt chat: {} has no chat template; use alpaca or plain", folder.display())
+                let template = ChatTemplate::read(tokenizer, &options)?.with_context(|| {
+                    format!("--prompt chat: {} has no chat template; use alpaca or plain", tokenizer.display())
                 })?;
                 PromptTemplate::Chat(template)
             }
@@ -111,12 +143,23 @@ impl EncodingArgs {
     }
 }
 
-/// The rows of a record, or what is wrong with it and where.
-pub fn encode(encoder: &PairEncoder, fields: &Fields, raw: &RawRecord) -> Result<EncodedPair, String> {
-    raw.parse(fields).and_then(|record| encoder.encode(&record)).map_err(|error| match error {
-        Error::Record { .. } => error.to_string(),
-        error => format!("{}: {error}", place(raw)),
-    })
+impl EncodingArgs {
+    pub fn tokenizer(&self) -> &Path {
+        &self.tokenizer
+    }
+
+    pub fn encoder(&self) -> Result<PairEncoder> {
+        let mut encoder = self.prompt.encoder(&self.tokenizer)?;
+        self.labelling.configure(&mut encoder)?;
+        encoder.max_length = self.max_length;
+        Ok(encoder)
+    }
+}
+
+/// The rows of a record, or what is wrong with it.
+pub fn encode(encoder: &PairEncoder, fields: &Fields, raw: &RawRecord) -> Result<EncodedPair, BadRecord> {
+    let pair = raw.parse(fields).and_then(|record| encoder.encode(&record));
+    pair.map_err(|error| BadRecord::new(raw, &error.to_string()))
 }
 
 /// The name of a library value in the arguments and in the output: `Levenshtein` is `levenshtein`.
@@ -150,4 +193,10 @@ fn parse_granularity(text: &str) -> Result<Granularity, String> {
         }
         _ => Err("expected token, word or phrase:N".into()),
     }
+}
+
+/// `NAME=JSON`; what is no JSON is a string.
+fn parse_variable(text: &str) -> Result<(String, Value), String> {
+    let (name, json) = text.split_once('=').ok_or("expected NAME=JSON, such as enable_thinking=false")?;
+    Ok((name.to_owned(), serde_json::from_str(json).unwrap_or_else(|_| json.into())))
 }

@@ -1,12 +1,14 @@
 //! `figa label`: token ids, labels and weights of each record.
 
 mod appender;
+mod note;
 mod output;
 mod rows;
 mod table;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail};
 use figa_loss::{EncodedPair, RawRecord};
@@ -14,8 +16,19 @@ use serde::{Deserialize, Serialize};
 
 use self::output::Output;
 use self::rows::LabelledPair;
-use crate::encoding::{EncodingArgs, encode};
+use crate::encoding::EncodingArgs;
 use crate::records::{RecordArgs, progress_bar};
+use crate::rejects::{BadRecord, BadRecords};
+
+/// The files of a model that may hold its special tokens and its chat template.
+const MODEL_FILES: [&str; 6] = [
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "config.json",
+];
 
 /// Write token ids, labels and signed weights of each record
 #[derive(clap::Args, Serialize)]
@@ -26,20 +39,25 @@ Each record becomes one row of these columns:
   revised_input_ids, revised_labels, revised_weights     prompt, revised answer and EOS
 The lists have one entry per token. Labels are -100 in the prompt.
 
+With a chat template, a row is the template's rendering of the whole conversation, up to the end of the answer's turn.
+Prompt and answers are texts, messages, or conversations that end with the answer, also those of ShareGPT.
+
 While the command runs, OUT.partial holds what is done. If the run is stopped, --resume continues it.
 
 Examples:
   figa label pairs.jsonl --tokenizer MODEL --out labels.jsonl
   figa label 'part-*.jsonl.zst' --tokenizer MODEL --max-length 2048 --out labels.parquet
-  figa label preferences.jsonl --instruction prompt --original rejected --revised chosen --tokenizer MODEL \\
+  figa label preferences.parquet --instruction prompt --original rejected --revised chosen --tokenizer MODEL \\
       --out labels.parquet
+  figa label sharegpt.json --instruction conversations --original rejected --revised chosen --tools tools \\
+      --tokenizer MODEL --template-var enable_thinking=false --out labels.jsonl
   zcat pairs.gz | figa label - --tokenizer tokenizer.json --eos '</s>' --prompt plain --out labels.jsonl")]
 pub struct LabelArgs {
     /// File to write, .jsonl or .parquet; must not exist yet
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     out: PathBuf,
-    /// Write bad records to this file, byte for byte, instead of stopping at the first
+    /// Write bad records to this file, byte for byte, and the reasons to FILE.why.jsonl, instead of stopping at the first
     #[arg(long, value_name = "FILE")]
     skip_bad: Option<PathBuf>,
     /// Continue the run that OUT.partial holds, if there is one
@@ -65,6 +83,8 @@ struct LabelCounts {
     blank_lines: u64,
     #[serde(flatten)]
     tokens: TokenCounts,
+    /// What the rows look like; empty until there is one.
+    rows: String,
 }
 
 #[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
@@ -77,21 +97,23 @@ struct TokenCounts {
 
 /// A record as a worker thread hands it over.
 enum Outcome {
-    Labelled(LabelledPair, TokenCounts),
-    Bad(RawRecord, String),
+    Labelled(LabelledPair, TokenCounts, Option<String>),
+    Bad(RawRecord, BadRecord),
 }
 
 pub fn run(args: &LabelArgs) -> Result<()> {
-    let encoder = args.encoding.encoder()?;
+    let mut encoding = args.encoding.clone();
+    if args.resume && encoding.prompt.date.is_none() {
+        // The clock of the run that is resumed.
+        let arguments = output::arguments(&args.out)?.unwrap_or_default();
+        encoding.prompt.date = arguments["date"].as_str().map(str::to_owned);
+    }
+    let encoder = encoding.encoder()?;
     let mut reader = args.records.open()?;
-    let inputs = [reader.files(), &[args.encoding.tokenizer_file()]].concat();
-    let opened = Output::<LabelCounts>::open(
-        &args.out,
-        args.skip_bad.as_deref(),
-        args.resume,
-        serde_json::to_value(args)?,
-        &inputs,
-    )?;
+    let inputs = [reader.files(), &model_files(encoding.tokenizer())].concat();
+    let mut arguments = serde_json::to_value(args)?;
+    arguments["date"] = note::date(&encoder).into();
+    let opened = Output::<LabelCounts>::open(&args.out, args.skip_bad.as_deref(), args.resume, arguments, &inputs)?;
     let Some(mut output) = opened else {
         writeln!(io::stdout(), "{} is complete", args.out.display())?;
         return Ok(());
@@ -101,15 +123,38 @@ pub fn run(args: &LabelArgs) -> Result<()> {
         record?;
     }
     let (fields, format) = (args.records.fields(), output.format());
-    let label = |raw: RawRecord| match encode(&encoder, &fields, &raw) {
-        Ok(pair) => {
-            let counts = TokenCounts::of(&pair, encoder.eos_id());
-            Outcome::Labelled(format.labelled(pair), counts)
-        }
-        Err(error) => Outcome::Bad(raw, error),
+    let is_noted = AtomicBool::new(!output.progress().rows.is_empty());
+    let label = |raw: RawRecord| {
+        let labelled = raw.parse(&fields).and_then(|record| {
+            let rendered = encoder.render(&record)?;
+            let pair = encoder.encode_rendered(&rendered)?;
+            // The first one in the order of the input is printed.
+            let note = match is_noted.load(Ordering::Relaxed) {
+                false => Some(note::note(&encoder, encoding.tokenizer(), &record, &rendered, &pair)?),
+                true => None,
+            };
+            let counts = TokenCounts::of(&pair);
+            Ok(Outcome::Labelled(format.labelled(pair), counts, note))
+        });
+        labelled.unwrap_or_else(|error| {
+            let bad = BadRecord::new(&raw, &error.to_string());
+            Outcome::Bad(raw, bad)
+        })
     };
+    let mut bad_records = BadRecords::default();
     for outcome in reader.map_in_order(|raw| Ok(label(raw))) {
-        add(&mut output, outcome?)?;
+        let outcome = outcome?;
+        match &outcome {
+            Outcome::Labelled(_, _, Some(note)) if output.progress().rows.is_empty() => {
+                // On a terminal, before hours of work; everywhere, with the counts.
+                bar.println(note);
+                output.progress_mut().rows.clone_from(note);
+                is_noted.store(true, Ordering::Relaxed);
+            }
+            Outcome::Bad(_, bad) if args.skip_bad.is_some() => bad_records.report(bad, &bar),
+            _ => {}
+        }
+        add(&mut output, outcome)?;
         if output.is_segment_full() {
             output.commit()?;
             bar.set_message(format!("{} records", output.progress().records));
@@ -123,18 +168,31 @@ pub fn run(args: &LabelArgs) -> Result<()> {
     Ok(())
 }
 
+/// The files of a model on which the rows depend.
+fn model_files(tokenizer: &Path) -> Vec<PathBuf> {
+    if tokenizer.is_file() {
+        let folder = tokenizer.parent().unwrap_or(Path::new(""));
+        return [vec![tokenizer.to_owned()], existing(folder, &MODEL_FILES)].concat();
+    }
+    [existing(tokenizer, &["tokenizer.json"]), existing(tokenizer, &MODEL_FILES)].concat()
+}
+
+fn existing(folder: &Path, names: &[&str]) -> Vec<PathBuf> {
+    names.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
+}
+
 fn add(output: &mut Output<LabelCounts>, outcome: Outcome) -> Result<()> {
     output.progress_mut().records += 1;
     match outcome {
-        Outcome::Labelled(pair, counts) => {
+        Outcome::Labelled(pair, counts, _) => {
             output.push(output.progress().records, pair)?;
             let progress = output.progress_mut();
             progress.labelled += 1;
             progress.tokens.add(counts);
         }
-        Outcome::Bad(mut raw, error) => {
-            if !output.reject(&mut raw)? {
-                bail!("{error}; fix it, or write bad records to a file with --skip-bad FILE");
+        Outcome::Bad(mut raw, bad) => {
+            if !output.reject(&mut raw, &bad)? {
+                bail!("{bad}; fix it, or write bad records to a file with --skip-bad FILE");
             }
             output.progress_mut().rejected += 1;
         }
@@ -143,12 +201,12 @@ fn add(output: &mut Output<LabelCounts>, outcome: Outcome) -> Result<()> {
 }
 
 impl TokenCounts {
-    fn of(pair: &EncodedPair, eos_id: u32) -> Self {
+    fn of(pair: &EncodedPair) -> Self {
         let mut counts = Self::default();
         for row in pair.rows() {
             counts.tokens += row.len() as u64;
             counts.active_tokens += row.active().filter(|&active| active).count() as u64;
-            counts.cut_rows += u64::from(row.input_ids().last() != Some(&eos_id));
+            counts.cut_rows += u64::from(!row.is_complete());
         }
         counts
     }
@@ -161,13 +219,14 @@ impl TokenCounts {
 }
 
 fn summary(args: &LabelArgs, counts: &LabelCounts) -> String {
-    let LabelCounts { records, labelled, rejected, blank_lines, tokens } = counts;
+    let LabelCounts { records, labelled, rejected, blank_lines, tokens, rows } = counts;
     let TokenCounts { tokens, active_tokens, cut_rows } = tokens;
     let rejects = args.skip_bad.as_ref().map(|path| format!(" (written to {})", path.display())).unwrap_or_default();
     let share = 100.0 * *active_tokens as f64 / (*tokens).max(1) as f64;
     format!(
-        "{records} records and {blank_lines} blank lines read: {labelled} labelled, {rejected} rejected{rejects}\n\
+        "{rows}{}{records} records and {blank_lines} blank lines read: {labelled} labelled, {rejected} rejected{rejects}\n\
          {}: {tokens} tokens, {share:.1} % of them active; {cut_rows} rows cut",
+        if rows.is_empty() { "" } else { "\n" },
         args.out.display()
     )
 }

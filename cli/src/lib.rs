@@ -10,15 +10,18 @@
 //! records.rs            arguments: which records to read; the progress bar
 //! encoding.rs           arguments: tokenizer, prompt, aligner, weights
 //! new_file.rs           output files that are complete or absent, and replace nothing
+//! rejects.rs            bad records and the reasons
+//! terminal.rs           text that is safe to print
 //!
 //! label.rs              figa label: rows for a trainer, as JSON lines or Parquet
 //!   output.rs             the output of a run that can be killed and resumed
 //!   appender.rs           a file that grows, and can be cut back to what was committed
 //!   rows.rs               the rows of a record in the format of the output
+//!   note.rs               what the rows look like, in a line or two
 //!   table.rs              the Parquet table, its segments, and the file that joins them
 //! show.rs               figa show: what a revision changed
 //!   tokens.rs             the text of each token
-//!   terminal.rs           a diff and a table in the terminal
+//!   table.rs              a diff and a table for the terminal
 //!   page.rs               an HTML page, with page.html and page.css
 //!   sample.rs             an even sample of a stream
 //! stats.rs              figa stats: counts, lengths, and what a maximum length would lose
@@ -44,15 +47,18 @@
 //! ```
 //!
 //! Each command has a struct of arguments and a function `run` that takes it. The files of a command are in its folder
-//! and know nothing of the other commands; what commands share is in `records.rs`, `encoding.rs` and `new_file.rs`.
+//! and know nothing of the other commands; what commands share is in `records.rs`, `encoding.rs`, `new_file.rs`, `rejects.rs` and
+//! `terminal.rs`.
 
 mod curate;
 mod encoding;
 mod label;
 mod new_file;
 mod records;
+mod rejects;
 mod show;
 mod stats;
+mod terminal;
 
 use std::ffi::OsString;
 use std::io;
@@ -108,7 +114,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", terminal::one_line(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

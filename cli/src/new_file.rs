@@ -1,7 +1,7 @@
 //! Files that an argument names and that must not exist yet: they are complete or absent, and replace nothing.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use figa_atomic_file::AtomicFile;
@@ -13,22 +13,22 @@ pub fn check_absent(argument: &str, path: &Path) -> Result<()> {
 }
 
 /// A file that appears under its name with [`commit`](Self::commit). Its errors name it.
-pub struct NewFile<'a> {
-    argument: &'a str,
-    path: &'a Path,
+pub struct NewFile {
+    argument: &'static str,
+    path: PathBuf,
     file: AtomicFile,
 }
 
-impl<'a> NewFile<'a> {
-    pub fn create(argument: &'a str, path: &'a Path) -> Result<Self> {
+impl NewFile {
+    pub fn create(argument: &'static str, path: &Path) -> Result<Self> {
         check_absent(argument, path)?;
         let file = AtomicFile::create(path).with_context(|| format!("{argument}: creating {}", path.display()))?;
-        Ok(Self { argument, path, file })
+        Ok(Self { argument, path: path.into(), file })
     }
 
     pub fn commit(self) -> Result<()> {
         // Another program may have created it meanwhile.
-        check_absent(self.argument, self.path)?;
+        check_absent(self.argument, &self.path)?;
         self.file.commit().with_context(|| format!("{}: writing {}", self.argument, self.path.display()))
     }
 
@@ -37,7 +37,7 @@ impl<'a> NewFile<'a> {
     }
 }
 
-impl Write for NewFile<'_> {
+impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes).map_err(|error| self.name(&error))
     }

@@ -1,5 +1,6 @@
 //! Which records a command reads, and how far it has come.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use figa_loss::{Fields, RawRecord, RecordReader};
+use figa_loss::{Fields, Message, RecordReader};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -31,12 +32,21 @@ pub struct RecordArgs {
     /// Field with the reference answer; may be absent
     #[arg(long, value_name = "FIELD", default_value = "output")]
     output: String,
-    /// Field with the original answer, or with a conversation that ends with it
+    /// Field with the original answer, its message, or a conversation that ends with it
     #[arg(long, value_name = "FIELD", default_value = "original_output")]
     original: String,
-    /// Field with the revised answer, or with a conversation that ends with it
+    /// Field with the revised answer, its message, or a conversation that ends with it
     #[arg(long, value_name = "FIELD", default_value = "revised_output")]
     revised: String,
+    /// Field with the system message
+    #[arg(long, value_name = "FIELD")]
+    system: Option<String>,
+    /// Field with the tools that the chat template shows: a list of objects, or its JSON
+    #[arg(long, value_name = "FIELD")]
+    tools: Option<String>,
+    /// Field with the documents that the chat template shows: a list of objects, or its JSON
+    #[arg(long, value_name = "FIELD")]
+    documents: Option<String>,
     /// Treat a record of more than this many MiB as bad, 1 to 4095
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..4096))]
     max_record: u32,
@@ -50,6 +60,9 @@ impl RecordArgs {
         fields.output.clone_from(&self.output);
         fields.original.clone_from(&self.original);
         fields.revised.clone_from(&self.revised);
+        fields.system.clone_from(&self.system);
+        fields.tools.clone_from(&self.tools);
+        fields.documents.clone_from(&self.documents);
         fields
     }
 
@@ -74,9 +87,12 @@ fn files(input: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Where a record is, for errors: `pairs.jsonl:3`.
-pub fn place(raw: &RawRecord) -> String {
-    format!("{}:{}", raw.path.display(), raw.line)
+/// The text of a message; a message that holds more than its text, such as a call of a tool, as JSON.
+pub fn message_text(message: &Message) -> Cow<'_, str> {
+    if message.is_text() || message.get("content").is_some_and(|content| content.is_array()) {
+        return message.text();
+    }
+    serde_json::to_string(message).expect("a message has a JSON form").into()
 }
 
 /// Shows on a terminal how much of the files has been read.

@@ -2,7 +2,7 @@
 
 mod page;
 mod sample;
-mod terminal;
+mod table;
 mod tokens;
 
 use std::io::Write;
@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 
 use anstream::ColorChoice;
 use anyhow::{Context, Result, bail, ensure};
-use figa_loss::{RawRecord, SpaRecord, TextComparer};
+use figa_loss::{LabelledTexts, PairEncoder, RawRecord, SpaRecord, TextComparer};
 
 use self::sample::Sample;
-use self::tokens::{ShownTexts, printable};
-use crate::encoding::LabellingArgs;
+use self::tokens::ShownTexts;
+use crate::encoding::{LabellingArgs, PromptArgs};
 use crate::new_file::NewFile;
-use crate::records::RecordArgs;
+use crate::records::{RecordArgs, message_text};
+use crate::terminal::printable;
 
 /// Show what a revision changed, with the label and weight of each token
 #[derive(clap::Args)]
@@ -27,8 +28,9 @@ use crate::records::RecordArgs;
          or - for standard input"
     )),
     after_help = "\
-Two arguments are an original and a revised text, unless --record or --html is given: then they are files. The answers
-are tokenized alone, without the prompt, and end with <eos>.
+Two arguments are an original and a revised text, unless --record or --html is given: then they are files. With
+--tokenizer, a record is shown as the model sees it: the prompt, and the answers up to the end of their turn. Otherwise the
+answers are shown alone, and end with <eos>.
 
 Examples:
   figa show 'He go home.' 'He goes home now.'
@@ -52,17 +54,45 @@ pub struct ShowArgs {
     #[arg(long, value_name = "PATH", help_heading = "Encoding")]
     tokenizer: Option<PathBuf>,
     #[command(flatten)]
+    prompt: PromptArgs,
+    #[command(flatten)]
     labelling: LabellingArgs,
 }
 
+/// How records are compared.
+enum Comparison {
+    /// As the model sees them.
+    Rows(Box<PairEncoder>),
+    /// Their answers alone.
+    Answers(TextComparer),
+}
+
 pub fn run(args: &ShowArgs) -> Result<()> {
-    let comparer = comparer(args)?;
     match &args.html {
-        Some(path) => write_page(args, &comparer, path),
-        None => print(args, &comparer),
+        Some(path) => write_page(args, path),
+        None => print(args),
     }
 }
 
+impl Comparison {
+    fn new(args: &ShowArgs) -> Result<Self> {
+        let Some(path) = &args.tokenizer else { return comparer(args).map(Self::Answers) };
+        let mut encoder = args.prompt.encoder(path)?;
+        args.labelling.configure(&mut encoder)?;
+        Ok(Self::Rows(encoder.into()))
+    }
+
+    fn compare(&self, record: &SpaRecord) -> Result<LabelledTexts, figa_loss::Error> {
+        match self {
+            Self::Rows(encoder) => encoder.compare(record),
+            Self::Answers(comparer) => {
+                comparer.compare(&message_text(&record.original_output), &message_text(&record.revised_output))
+            }
+        }
+    }
+}
+
+/// For two texts.
 fn comparer(args: &ShowArgs) -> Result<TextComparer> {
     let mut comparer = match &args.tokenizer {
         Some(path) => TextComparer::with_tokenizer(path).context("--tokenizer")?,
@@ -74,7 +104,7 @@ fn comparer(args: &ShowArgs) -> Result<TextComparer> {
     Ok(comparer)
 }
 
-fn print(args: &ShowArgs, comparer: &TextComparer) -> Result<()> {
+fn print(args: &ShowArgs) -> Result<()> {
     let mut out = anstream::stdout().lock();
     let marks = out.current_choice() == ColorChoice::Never;
     let text = match (&args.records.inputs[..], args.record) {
@@ -85,39 +115,42 @@ fn print(args: &ShowArgs, comparer: &TextComparer) -> Result<()> {
                 original.display(),
                 revised.display()
             );
+            ensure!(!args.prompt.are_given(), "--prompt and its like: expected records, not two texts");
             let text = |path: &Path| path.to_str().map(str::to_owned).context("the texts: expected UTF-8");
-            terminal::text(&ShownTexts::new(comparer, &text(original)?, &text(revised)?)?, marks)
+            table::text(&ShownTexts::new(comparer(args)?.compare(&text(original)?, &text(revised)?)?), marks)
         }
         (_, number) => {
-            let record = nth_record(args, number.map_or(1, NonZeroU64::get))?;
-            let parts = prompt_parts(&record).into_iter().map(|(title, text)| format!("{title}: {text}\n"));
-            let texts = ShownTexts::new(comparer, &record.original_output, &record.revised_output)?;
-            format!("{}\n{}", printable(&parts.collect::<String>()), terminal::text(&texts, marks))
+            let comparison = Comparison::new(args)?;
+            let (place, record) = nth_record(args, number.map_or(1, NonZeroU64::get))?;
+            let texts = ShownTexts::new(comparison.compare(&record).context(place)?);
+            let parts = prompt_parts(&record, &texts).into_iter().map(|(title, text)| format!("{title}: {text}\n"));
+            format!("{}\n{}", printable(&parts.collect::<String>()), table::text(&texts, marks))
         }
     };
     out.write_all(text.as_bytes())?;
     Ok(())
 }
 
-fn write_page(args: &ShowArgs, comparer: &TextComparer, path: &Path) -> Result<()> {
+fn write_page(args: &ShowArgs, path: &Path) -> Result<()> {
+    let comparison = Comparison::new(args)?;
     let mut file = NewFile::create("--html", path)?;
     let (name, sample) = sample_records(args)?;
     let summary = format!("{}: {} of {} records\n", path.display(), sample.len(), sample.seen());
-    let page = page::page(comparer, &args.records.fields(), &name, sample)?;
+    let page = page::page(&comparison, &args.labelling, &args.records.fields(), &name, sample)?;
     file.write_all(page.as_bytes())?;
     file.commit()?;
-    anstream::stdout().write_all(summary.as_bytes())?;
+    anstream::stdout().write_all(printable(&summary).as_bytes())?;
     Ok(())
 }
 
-/// The record with this number, from 1.
-fn nth_record(args: &ShowArgs, number: u64) -> Result<SpaRecord> {
+/// The record with this number, from 1, and its place.
+fn nth_record(args: &ShowArgs, number: u64) -> Result<(String, SpaRecord)> {
     let mut count = 0;
     for raw in args.records.open().context("expected two texts, or files of records")? {
         let raw = raw?;
         count += 1;
         if count == number {
-            return Ok(raw.parse(&args.records.fields())?);
+            return Ok((raw.place(), raw.parse(&args.records.fields())?));
         }
     }
     bail!("--record {number}: expected at most {count}, the number of records")
@@ -139,14 +172,17 @@ fn sample_records(args: &ShowArgs) -> Result<(String, Sample<RawRecord>)> {
     Ok((name, sample))
 }
 
-/// The parts of a record's prompt, each with a title.
-fn prompt_parts(record: &SpaRecord) -> Vec<(&str, &str)> {
-    if !record.messages.is_empty() {
-        return record.messages.iter().map(|message| (&*message.role, &*message.content)).collect();
+/// The parts of a record's prompt, each with a title; one part if it is shown as the model sees it.
+fn prompt_parts(record: &SpaRecord, texts: &ShownTexts) -> Vec<(String, String)> {
+    if !texts.prompt().is_empty() {
+        return vec![("prompt".into(), texts.prompt().into())];
     }
-    let mut parts = vec![("instruction", &*record.instruction)];
+    if !record.messages.is_empty() {
+        return record.messages.iter().map(|message| (message.role().into(), message_text(message).into())).collect();
+    }
+    let mut parts = vec![("instruction".into(), record.instruction.clone())];
     if !record.input.is_empty() {
-        parts.push(("input", &record.input));
+        parts.push(("input".into(), record.input.clone()));
     }
     parts
 }

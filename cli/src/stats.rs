@@ -16,6 +16,7 @@ use self::totals::StatsTotals;
 use crate::encoding::{EncodingArgs, encode};
 use crate::new_file::NewFile;
 use crate::records::{RecordArgs, progress_bar};
+use crate::rejects::BadRecords;
 
 /// Count edits, active tokens and lengths, and what --max-length would lose
 #[derive(clap::Args)]
@@ -79,15 +80,18 @@ fn count(args: &StatsArgs) -> Result<StatsTotals> {
     let mut totals = StatsTotals::new(&max_lengths);
     let mut reader = args.records.open()?;
     let bar = progress_bar(&reader)?;
-    let fields = args.records.fields();
+    let (fields, mut bad_records) = (args.records.fields(), BadRecords::default());
     let measures = reader
         .map_in_order(|raw| Ok(encode(&encoder, &fields, &raw).map(|pair| PairMeasure::new(&pair, &max_lengths))));
     for measure in measures {
         totals.records += 1;
         match measure? {
             Ok(measure) => totals.add(&measure),
-            Err(_) if args.skip_bad => totals.rejected += 1,
-            Err(error) => bail!("{error}; fix it, or skip bad records with --skip-bad"),
+            Err(bad) if args.skip_bad => {
+                totals.rejected += 1;
+                bad_records.report(&bad, &bar);
+            }
+            Err(bad) => bail!("{bad}; fix it, or skip bad records with --skip-bad"),
         }
         bar.set_message(format!("{} records", totals.records));
     }

@@ -92,7 +92,7 @@ fn length_counts_words_of_both_answers() {
     assert_eq!(kept_ids(&folder, &["--max-words", "3"]), kept("abc", &[("too_long", 1)]));
     assert_eq!(
         kept_ids(&folder, &["--min-words", "2", "--max-words", "2"]),
-        kept("b", &[("too_long", 2), ("too_short", 1)])
+        kept("b", &[("too_short", 1), ("too_long", 2)])
     );
 }
 
@@ -324,7 +324,7 @@ fn a_reviser_changes_one_field() {
     let calls = folder.text("calls");
     let request: Value = serde_json::from_str(calls.lines().next().unwrap()).unwrap();
     let keys: Vec<&String> = request.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["input", "instruction", "original_output", "output", "prompt"]);
+    assert_eq!(keys, ["instruction", "input", "output", "original_output", "prompt"]);
     let prompt = request["prompt"].as_str().unwrap();
     assert!(prompt.contains("go home") && prompt.contains("as few words as you can"), "{prompt}");
 

@@ -73,7 +73,7 @@ fn an_invalid_row_is_named_by_its_number() {
     write(&parquet, &format!("{good}\n{bad}\n{good}\n"), 2);
     let read = read(&parquet, &Fields::default());
     let error = read[1].as_ref().unwrap_err();
-    assert!(error.contains("x.parquet:2:") && error.contains("revised_output"), "{error}");
+    assert!(error.contains("x.parquet: row 2: ") && error.contains("revised_output"), "{error}");
     assert!(read[0].is_ok() && read[2].is_ok());
 
     fs::write(&parquet, "PAR1 cut off").unwrap();

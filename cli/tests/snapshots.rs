@@ -205,6 +205,7 @@ fn curate_tables() {
     ];
     assert_snapshot!("curate", folder.stdout(&[&arguments[..], &["--out", "kept.jsonl"]].concat()));
     folder.remove("rejected.jsonl");
+    folder.remove("rejected.jsonl.why.jsonl");
     let json = folder.stdout(&[&arguments[..], &["--out", "again.jsonl", "--json"]].concat());
     assert_snapshot!("curate_json", json);
 }

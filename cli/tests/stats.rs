@@ -119,7 +119,7 @@ fn truncation_loses_what_the_encoder_cuts() {
     let records = SpaRecord::read(example_records()).unwrap();
     let words = |record: &SpaRecord| {
         let SpaRecord { instruction, input, original_output, revised_output, .. } = record.clone();
-        [instruction, input, original_output, revised_output].join(" ")
+        [&instruction, &input, &*original_output.text(), &*revised_output.text()].join(" ")
     };
     let words: BTreeSet<String> = records
         .iter()

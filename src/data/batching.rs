@@ -5,7 +5,7 @@ use std::iter;
 use rand::seq::SliceRandom;
 use rand::{SeedableRng, rngs::StdRng};
 
-use super::encode::EncodedPair;
+use super::example::EncodedPair;
 use crate::error::{Error, Result};
 
 /// Batches of pairs of similar length, to keep padding small, in a random order that the seed determines.

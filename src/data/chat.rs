@@ -1,131 +1,215 @@
-//! The chat template of a model, rendered as `transformers` renders it.
+//! The chat template of a model, rendered as `transformers` 5 renders it.
 
+mod filters;
+mod jinja;
+mod json;
+mod python;
+mod syntax;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::{fs, io};
 
-use jiff::{Zoned, fmt::strtime};
-use minijinja::value::{Kwargs, Value as Variable};
-use minijinja::{Environment, ErrorKind, context};
-use serde::Serialize;
-use serde_json::Value;
-use serde_json::ser::{PrettyFormatter, Serializer};
+use jiff::Zoned;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use minijinja::value::{Serde, Value as Variable};
+use minijinja::{Environment, context};
+use serde_json::{Map, Value};
 
+use super::model_folder::ModelFolder;
 use super::record::Message;
 use crate::error::{Error, Result};
 
-/// The Jinja template with which a model turns a conversation into a prompt.
+/// The names of a message's reasoning; `transformers` copies the first to the other names that templates read.
+pub(super) const REASONING_FIELDS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// The name of a model's template for conversations with tools, if it has one.
+const FOR_TOOLS: &str = "tool_use";
+const DEFAULT: &str = "default";
+
+/// The Jinja template with which a model turns a conversation into a text.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     jinja: Arc<Environment<'static>>,
-    /// The file, for errors.
-    place: String,
+    /// The file of each compiled template, for errors.
+    places: BTreeMap<String, String>,
+    variables: Map<String, Value>,
+    /// The time that the template sees, if it asks for it.
+    date: Option<String>,
+}
+
+/// How to read and render a [`ChatTemplate`].
+///
+/// ```no_run
+/// use figa_loss::{ChatOptions, ChatTemplate};
+///
+/// let mut options = ChatOptions::default();
+/// options.variables.insert("enable_thinking".into(), false.into());
+/// options.date = Some("2026-01-31".into());
+/// let template = ChatTemplate::read("path/to/model", &options)?;
+/// # Ok::<(), figa_loss::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ChatOptions {
+    /// Which of several named templates to use. By default it is the one called `default`, or `tool_use` for a record with
+    /// tools.
+    pub name: Option<String>,
+    /// Variables that the template sees, such as `enable_thinking`. A record's `chat_template_kwargs` override them.
+    pub variables: Map<String, Value>,
+    /// What a template that asks for the time sees, as `2026-01-31` or `2026-01-31T12:00:00`. By default it is the time
+    /// of reading the template, in the time zone of the system.
+    pub date: Option<String>,
+}
+
+/// What a template renders.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Conversation<'a> {
+    pub(super) messages: &'a [Message],
+    pub(super) tools: Option<&'a Value>,
+    pub(super) documents: Option<&'a Value>,
+    pub(super) variables: Option<&'a Map<String, Value>>,
 }
 
 impl ChatTemplate {
-    /// Reads `chat_template.jinja` in a model's folder, or else the template in `tokenizer_config.json`; `None` if
-    /// there is neither.
+    /// Reads the template in a model's folder; `None` if there is none.
+    ///
+    /// It is in `chat_template.jinja`, in `additional_chat_templates/`, in `chat_template.json` or in
+    /// `tokenizer_config.json`; the first that exists is read.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read, [`Error::Model`] for invalid JSON or an invalid template.
-    pub fn read(folder: impl AsRef<Path>) -> Result<Option<Self>> {
-        let folder = folder.as_ref();
-        let config = read_config(folder, "tokenizer_config.json")?;
-        let file = folder.join("chat_template.jinja");
-        let (place, source) = if let Some(source) = read_if_any(&file)? {
-            (file.display().to_string(), source)
-        } else {
-            let file = folder.join("tokenizer_config.json").display().to_string();
-            let source = match &config["chat_template"] {
-                Value::Array(all) => all.iter().find(|t| t["name"] == "default").and_then(|t| t["template"].as_str()),
-                template => template.as_str(),
-            };
-            let Some(source) = source else { return Ok(None) };
-            (format!("{file}, chat_template"), source.to_owned())
-        };
-        let syntax = minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        let mut jinja = Environment::new();
-        jinja.set_syntax(syntax.map_err(|error| explain(&place, &error))?);
-        jinja.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        // Python's None is not iterable.
-        jinja.add_test("iterable", |it: &Variable| !it.is_none() && minijinja::tests::is_iterable(it));
-        jinja.add_filter("tojson", to_json);
-        jinja
-            .add_function("raise_exception", |message: &str| -> Result<(), minijinja::Error> { Err(invalid(message)) });
-        jinja.add_function("strftime_now", |format: &str| strtime::format(format, &Zoned::now()).map_err(invalid));
-        for name in ["bos_token", "eos_token", "pad_token", "unk_token"] {
-            jinja.add_global(name, special_token(&config, name).map_or(Variable::UNDEFINED, Variable::from));
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Model`] for invalid JSON, an invalid template, or several
+    /// templates of which none is called `default` or has the name that is asked for, [`Error::Value`] for an invalid
+    /// date or variable.
+    pub fn read(folder: impl AsRef<Path>, options: &ChatOptions) -> Result<Option<Self>> {
+        let folder = ModelFolder::open(folder.as_ref())?;
+        let mut sources = folder.templates()?;
+        if sources.is_empty() && options.name.is_none() {
+            return Ok(None);
         }
-        jinja.add_template_owned("chat", without_marks(&source)).map_err(|error| explain(&place, &error))?;
-        Ok(Some(Self { jinja: jinja.into(), place }))
+        if let Some(name) = ["messages", "tools", "documents", "add_generation_prompt"]
+            .into_iter()
+            .find(|&name| options.variables.contains_key(name))
+        {
+            let expected = "a variable that is no part of the conversation";
+            return Err(Error::Value { argument: "variables", expected, actual: name.into() });
+        }
+        match &options.name {
+            None => sources.retain(|name, _| [DEFAULT, FOR_TOOLS].contains(&&**name)),
+            Some(chosen) => sources.retain(|name, _| name == chosen),
+        }
+        let wanted = options.name.as_deref().unwrap_or(DEFAULT);
+        if !sources.contains_key(wanted) {
+            let names = folder.templates()?.into_keys().collect::<Vec<_>>();
+            let message = match names.is_empty() {
+                true => format!("has no chat template called {wanted:?}, nor any other"),
+                false => format!(
+                    "has no chat template called {wanted:?}; choose one by its name (--template-name): {}",
+                    names.join(", ")
+                ),
+            };
+            return Err(Error::Model { place: folder.path().display().to_string(), message });
+        }
+        if let Some(source) = sources.remove(wanted) {
+            sources.insert(DEFAULT.into(), source);
+        }
+        let clock = clock(options.date.as_deref())?;
+        let asks_for_time = sources.values().any(|source| source.text.contains("strftime_now"));
+        let date = asks_for_time.then(|| clock.strftime("%Y-%m-%dT%H:%M:%S").to_string());
+        let place = folder.path().display().to_string();
+        let mut jinja = jinja::environment(clock).map_err(|error| explain(&place, &error))?;
+        for (name, token) in folder.special_tokens()? {
+            jinja.add_global(name, token);
+        }
+        let mut places = BTreeMap::new();
+        for (name, source) in sources {
+            let text = syntax::translate(&source.text);
+            jinja.add_template_owned(name.clone(), text).map_err(|error| explain(&source.place, &error))?;
+            places.insert(name, source.place);
+        }
+        Ok(Some(Self { jinja: jinja.into(), places, variables: options.variables.clone(), date }))
     }
 
-    /// The prompt for the next answer in a conversation.
+    /// The time that the template sees, such as `2026-01-31T12:00:00`; `None` if it does not ask for it.
+    pub fn date(&self) -> Option<&str> {
+        self.date.as_deref()
+    }
+
+    /// The text of a conversation, followed by the header of the next answer if `add_generation_prompt`.
+    ///
+    /// As in `transformers` 5, fields of a message that are null are left out, and its reasoning has all the names
+    /// that templates know it by: `reasoning_content` and `thinking`.
     ///
     /// # Errors
     /// [`Error::Model`] if the template raises one, as some do for unknown roles.
-    pub fn render(&self, messages: &[Message]) -> Result<String> {
-        let messages = messages.iter().map(|Message { role, content }| context! { role, content });
-        let messages: Vec<Variable> = messages.collect();
-        let variables = context! { messages, add_generation_prompt => true, tools => (), documents => () };
-        let text = self.jinja.get_template("chat").and_then(|template| template.render(variables));
-        text.map_err(|error| explain(&self.place, &error))
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        self.render_all(&Conversation { messages, ..Conversation::default() }, &[None], add_generation_prompt)
+            .map(|mut texts| texts.remove(0))
+    }
+
+    /// The texts of a conversation that ends in each of the `last` messages; in none for `None`.
+    pub(super) fn render_all(
+        &self,
+        conversation: &Conversation<'_>,
+        last: &[Option<&Message>],
+        add_generation_prompt: bool,
+    ) -> Result<Vec<String>> {
+        let name = match conversation.tools {
+            Some(_) if self.places.contains_key(FOR_TOOLS) => FOR_TOOLS,
+            _ => DEFAULT,
+        };
+        let place = &self.places[name];
+        let template = self.jinja.get_template(name).map_err(|error| explain(place, &error))?;
+        let messages: Vec<Variable> = conversation.messages.iter().map(variable).collect();
+        let mut variables: BTreeMap<&str, Variable> = BTreeMap::new();
+        for (name, value) in self.variables.iter().chain(conversation.variables.into_iter().flatten()) {
+            variables.insert(name, Variable::from(Serde(value)));
+        }
+        variables.insert("tools", optional(conversation.tools));
+        variables.insert("documents", optional(conversation.documents));
+        variables.insert("add_generation_prompt", add_generation_prompt.into());
+        let render = |last: &Option<&Message>| {
+            let messages: Variable = messages.iter().cloned().chain(last.map(variable)).collect();
+            let text = template.render(context! { messages, ..Variable::from_pairs(variables.clone()) });
+            text.map_err(|error| explain(place, &error))
+        };
+        last.iter().map(render).collect()
     }
 }
 
-/// The token that ends an answer, by its text or its id, if the model's folder names one.
-pub(super) fn eos_token(folder: &Path, token: impl Fn(u32) -> Option<String>) -> Result<Option<String>> {
-    if let Some(token) = special_token(&read_config(folder, "tokenizer_config.json")?, "eos_token") {
-        return Ok(Some(token.to_owned()));
+/// None in Python, not undefined, for what is absent.
+fn optional(value: Option<&Value>) -> Variable {
+    value.map_or(Variable::from(()), |value| Serde(value).into())
+}
+
+/// A message as the template sees it.
+fn variable(message: &Message) -> Variable {
+    let fields = message.fields().iter().filter(|(_, value)| !value.is_null());
+    let mut fields: Vec<(&str, Variable)> =
+        fields.map(|(name, value)| (&**name, Variable::from(Serde(value)))).collect();
+    let reasoning = REASONING_FIELDS.into_iter().find_map(|name| message.get(name));
+    if let Some(reasoning) = reasoning.map(|reasoning| Variable::from(Serde(reasoning))) {
+        if message.get("thinking").is_none() {
+            fields.insert(0, ("thinking", reasoning.clone()));
+        }
+        match fields.iter_mut().find(|(name, _)| *name == "reasoning_content") {
+            Some((_, value)) => *value = reasoning,
+            None => fields.push(("reasoning_content", reasoning)),
+        }
     }
-    let id = match &read_config(folder, "config.json")?["eos_token_id"] {
-        Value::Array(several) => several.first().and_then(Value::as_u64),
-        one => one.as_u64(),
-    };
-    Ok(id.and_then(|id| token(u32::try_from(id).ok()?)))
+    Variable::from_pairs(fields)
 }
 
-/// The content of a configuration file; null if there is none.
-fn read_config(folder: &Path, name: &str) -> Result<Value> {
-    let file = folder.join(name);
-    let text = read_if_any(&file)?.unwrap_or_else(|| "null".to_owned());
-    serde_json::from_str(&text)
-        .map_err(|error| Error::Model { place: file.display().to_string(), message: error.to_string() })
-}
-
-fn read_if_any(file: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        text => text.map(Some).map_err(|reason| Error::Io { path: file.into(), reason }),
-    }
-}
-
-/// A token is a string, or an object with the string as `content`.
-fn special_token<'a>(config: &'a Value, name: &str) -> Option<&'a str> {
-    config[name].as_str().or_else(|| config[name]["content"].as_str())
-}
-
-/// Removes the marks of answers for training, which do not change the prompt. Python reads any end of line as `\n`.
-fn without_marks(source: &str) -> String {
-    let source =
-        source.replace("\r\n", "\n").replace("{% generation", "{% if true").replace("{%- generation", "{%- if true");
-    source.replace("{% endgeneration", "{% endif").replace("{%- endgeneration", "{%- endif")
-}
-
-/// As Python's `json.dumps` with `ensure_ascii=False`.
-fn to_json(value: Variable, options: Kwargs) -> Result<String, minijinja::Error> {
-    let (indent, _): (Option<u8>, Option<bool>) = (options.get("indent")?, options.get("ensure_ascii")?);
-    options.assert_all_used()?;
-    let (mut json, space) = (vec![], " ".repeat(indent.unwrap_or(0).into()));
-    let formatter = PrettyFormatter::with_indent(space.as_bytes());
-    value.serialize(&mut Serializer::with_formatter(&mut json, formatter)).map_err(invalid)?;
-    let json = String::from_utf8(json).map_err(invalid)?;
-    // Line ends stand between values only: within a string they are escaped.
-    Ok(if indent.is_some() { json } else { json.replace(",\n", ", ").replace('\n', "") })
-}
-
-fn invalid(reason: impl ToString) -> minijinja::Error {
-    minijinja::Error::new(ErrorKind::InvalidOperation, reason.to_string())
+/// A time without a zone, or now.
+fn clock(date: Option<&str>) -> Result<Zoned> {
+    let Some(date) = date else { return Ok(Zoned::now()) };
+    let parsed = date.parse::<DateTime>().and_then(|date| date.to_zoned(TimeZone::UTC));
+    parsed.map_err(|_| Error::Value {
+        argument: "date",
+        expected: "a date such as 2026-01-31, or a time such as 2026-01-31T12:00:00",
+        actual: date.into(),
+    })
 }
 
 fn explain(place: &str, error: &minijinja::Error) -> Error {

@@ -1,6 +1,6 @@
 //! From rows to a right-padded batch, and from the batch to tensors.
 
-use super::encode::Example;
+use super::example::Example;
 #[cfg(feature = "torch")]
 use crate::error::{Error, Result};
 use crate::weights::IGNORE_INDEX;

@@ -6,7 +6,8 @@ use std::path::Path;
 use tokenizers::pre_tokenizers::whitespace::Whitespace;
 use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer};
 
-use super::encode::{read_tokenizer, tokenizer_file};
+use super::model_folder::ModelFolder;
+use super::words::word_numbers;
 use crate::align::{Aligner, Alignment, Granularity};
 use crate::error::{Error, Result};
 use crate::side::Side;
@@ -40,9 +41,16 @@ pub struct TextComparer {
 /// Two texts and their tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LabelledTexts {
+    prompt: String,
+    texts: [LabelledText; 2],
     alignment: Alignment,
-    original: Vec<LabelledToken>,
-    revised: Vec<LabelledToken>,
+}
+
+/// One of the two texts.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct LabelledText {
+    text: String,
+    tokens: Vec<LabelledToken>,
 }
 
 /// A token of a text, with its label and weight.
@@ -73,32 +81,26 @@ impl TextComparer {
     /// # Errors
     /// [`Error::Io`] for a file that cannot be read, [`Error::Model`] for an invalid one.
     pub fn with_tokenizer(path: impl AsRef<Path>) -> Result<Self> {
-        let mut tokenizer = read_tokenizer(&tokenizer_file(path.as_ref()))?;
-        tokenizer.with_padding(None).with_truncation(None).map_err(Error::Tokenizer)?;
+        let tokenizer = ModelFolder::open(path.as_ref())?.tokenizer()?;
         Ok(Self { tokenizer: Some(tokenizer), ..Self::default() })
     }
 
     /// Aligns two texts, each followed by [`EOS`](Self::EOS).
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if tokenization fails, [`Error::Value`] for weights that are not finite or negative.
+    /// [`Error::Tokenizer`] if tokenization fails, [`Error::Value`] for a weight that is negative or not finite.
     pub fn compare(&self, original: &str, revised: &str) -> Result<LabelledTexts> {
         self.weights.validate()?;
-        let (original, revised) = (self.split(original)?, self.split(revised)?);
-        let alignment = self.aligner.align(&original.names, &revised.names);
-        let alignment = self.granularity.widen(alignment, &original.words, &revised.words)?;
-        let label = |side, Pieces { names, ranges, .. }: Pieces| {
-            let labels = label_tokens(&alignment, side, &names, &Self::EOS.to_owned())?;
-            let tokens = names.into_iter().zip(ranges).zip(labels).map(|((name, range), label)| LabelledToken {
-                name,
-                range,
-                label,
-                weight: self.weights.weight(side, label),
-            });
-            Ok::<_, Error>(tokens.collect())
+        let pieces = [self.split(original)?, self.split(revised)?];
+        let alignment = self.aligner.align(&pieces[0].names, &pieces[1].names);
+        let alignment = self.granularity.widen(alignment, &pieces[0].words, &pieces[1].words)?;
+        let label = |side: Side, text: &str| {
+            let Pieces { names, ranges, .. } = &pieces[side.index()];
+            let labels = label_tokens(&alignment, side, names, &Self::EOS.to_owned())?;
+            Ok::<_, Error>(LabelledText::new(text.into(), side, names.iter().cloned(), ranges, &labels, &self.weights))
         };
-        let (original, revised) = (label(Side::Original, original)?, label(Side::Revised, revised)?);
-        Ok(LabelledTexts { alignment, original, revised })
+        let texts = [label(Side::Original, original)?, label(Side::Revised, revised)?];
+        Ok(LabelledTexts::new(String::new(), texts, alignment))
     }
 
     fn split(&self, text: &str) -> Result<Pieces> {
@@ -107,7 +109,7 @@ impl TextComparer {
             let encoding = tokenizer.encode(text, false).map_err(Error::Tokenizer)?;
             pieces.names = encoding.get_tokens().to_vec();
             pieces.ranges = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
-            pieces.words = encoding.get_word_ids().to_vec();
+            pieces.words = word_numbers(text, &pieces.ranges);
         } else {
             let mut words = PreTokenizedString::from(text);
             Whitespace.pre_tokenize(&mut words).map_err(Error::Tokenizer)?;
@@ -131,17 +133,47 @@ struct Pieces {
     words: Vec<Option<u32>>,
 }
 
+impl LabelledText {
+    pub(super) fn new(
+        text: String,
+        side: Side,
+        names: impl Iterator<Item = String>,
+        ranges: &[Range<usize>],
+        labels: &[TokenLabel],
+        weights: &FigaWeights,
+    ) -> Self {
+        let tokens = names.zip(ranges).zip(labels).map(|((name, range), &label)| LabelledToken {
+            name,
+            range: range.clone(),
+            label,
+            weight: weights.weight(side, label),
+        });
+        Self { text, tokens: tokens.collect() }
+    }
+}
+
 impl LabelledTexts {
+    pub(super) fn new(prompt: String, texts: [LabelledText; 2], alignment: Alignment) -> Self {
+        Self { prompt, texts, alignment }
+    }
+
+    /// The text in front of both, as the model sees it; empty for texts that are compared alone.
+    pub fn prompt(&self) -> &str {
+        &self.prompt
+    }
+
     /// What changed between the tokens.
     pub fn alignment(&self) -> &Alignment {
         &self.alignment
     }
 
+    /// The text of one side; with a chat template, its end of turn included.
+    pub fn text(&self, side: Side) -> &str {
+        &self.texts[side.index()].text
+    }
+
     /// The tokens of one side.
     pub fn tokens(&self, side: Side) -> &[LabelledToken] {
-        match side {
-            Side::Original => &self.original,
-            Side::Revised => &self.revised,
-        }
+        &self.texts[side.index()].tokens
     }
 }

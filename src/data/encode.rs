@@ -1,191 +1,64 @@
 //! From a record to two rows: the original answer with its penalties, the revised one with its rewards.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::Path;
 
 use tokenizers::{Encoding, PostProcessorWrapper, Token, Tokenizer};
 
-use super::chat;
+use super::compare::{LabelledText, LabelledTexts};
+use super::example::{EncodedPair, Example};
+use super::model_folder::ModelFolder;
 use super::prompt::PromptTemplate;
 use super::record::SpaRecord;
-use crate::align::{Aligner, Granularity};
+use super::render::{RenderedAnswer, RenderedPair, render};
+use super::words::word_numbers;
+use crate::align::{Aligner, Alignment, Granularity};
 use crate::error::{Error, Result};
 use crate::side::Side;
 use crate::weights::{FigaWeights, IGNORE_INDEX, TokenLabel, label_tokens};
 
-/// One row of a batch: token ids, and a label, a weight and a [`TokenLabel`] for each of them.
-///
-/// ```
-/// use figa_loss::{Example, TokenLabel};
-///
-/// let labels = vec![TokenLabel::Ignored, TokenLabel::Ignored, TokenLabel::Substituted];
-/// let row = Example::new(vec![1, 5, 8], vec![-100, -100, 8], vec![0.0, 0.0, 1.0], labels)?;
-/// assert_eq!((row.len(), row.is_empty(), row.input_ids()), (3, false, &[1, 5, 8][..]));
-/// assert_eq!((row.labels()[2], row.weights()[2], row.token_labels()[2]), (8, 1.0, TokenLabel::Substituted));
-/// assert_eq!(row.active().collect::<Vec<_>>(), [false, false, true]);
-/// # Ok::<(), figa_loss::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct Example {
-    input_ids: Vec<u32>,
-    labels: Vec<i64>,
-    weights: Vec<f32>,
-    token_labels: Vec<TokenLabel>,
-}
-
-impl Example {
-    /// A row from its parts.
-    ///
-    /// # Errors
-    /// [`Error::Value`] if the lists differ in length.
-    pub fn new(
-        input_ids: Vec<u32>,
-        labels: Vec<i64>,
-        weights: Vec<f32>,
-        token_labels: Vec<TokenLabel>,
-    ) -> Result<Self> {
-        let len = input_ids.len();
-        for (argument, actual) in
-            [("labels", labels.len()), ("weights", weights.len()), ("token_labels", token_labels.len())]
-        {
-            if actual != len {
-                let actual = format!("{actual} entries for {len} ids");
-                return Err(Error::Value { argument, expected: "one entry for each of input_ids", actual });
-            }
-        }
-        Ok(Self { input_ids, labels, weights, token_labels })
-    }
-
-    /// The same row with other weights.
-    ///
-    /// ```
-    /// use figa_loss::{Example, TokenLabel};
-    ///
-    /// let row = Example::new(vec![1, 5], vec![-100, 5], vec![0.0, 0.0], vec![TokenLabel::Kept; 2])?;
-    /// assert_eq!(row.with_weights(vec![0.0, 1.0])?.weights(), [0.0, 1.0]);
-    /// # Ok::<(), figa_loss::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::Value`] if the row and the weights differ in length.
-    pub fn with_weights(self, weights: Vec<f32>) -> Result<Self> {
-        Self::new(self.input_ids, self.labels, weights, self.token_labels)
-    }
-
-    /// Number of tokens.
-    pub fn len(&self) -> usize {
-        self.input_ids.len()
-    }
-
-    /// Whether there are no tokens.
-    pub fn is_empty(&self) -> bool {
-        self.input_ids.is_empty()
-    }
-
-    /// Prompt, answer and EOS.
-    pub fn input_ids(&self) -> &[u32] {
-        &self.input_ids
-    }
-
-    /// The token's own id in the answer, [`IGNORE_INDEX`] in the prompt; unshifted, as in Hugging Face.
-    pub fn labels(&self) -> &[i64] {
-        &self.labels
-    }
-
-    /// The signed weight of each token.
-    pub fn weights(&self) -> &[f32] {
-        &self.weights
-    }
-
-    /// What the revision did to each token.
-    pub fn token_labels(&self) -> &[TokenLabel] {
-        &self.token_labels
-    }
-
-    /// Which tokens are active: those with a weight other than 0 and a label, except the first, which nothing predicts.
-    ///
-    /// If the gate skips none of them, their number is the denominator of
-    /// [`Reduction::ActiveTokens`](crate::Reduction::ActiveTokens). Gradient accumulation can count it beforehand.
-    pub fn active(&self) -> impl Iterator<Item = bool> {
-        let tokens = self.weights.iter().zip(&self.labels).enumerate();
-        tokens.map(|(at, (&weight, &label))| at > 0 && weight != 0.0 && label != IGNORE_INDEX)
-    }
-}
-
-/// The two rows of a record.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct EncodedPair {
-    /// The row that is penalised where the revision removed something.
-    pub original: Example,
-    /// The row that is rewarded where the revision added something.
-    pub revised: Example,
-}
-
-impl EncodedPair {
-    /// A pair of rows.
-    pub fn new(original: Example, revised: Example) -> Self {
-        Self { original, revised }
-    }
-
-    /// The row of one side.
-    ///
-    /// ```
-    /// # use figa_loss::{EncodedPair, Example, Side};
-    /// # let row = |id| Example::new(vec![id], vec![1], vec![1.0], vec![figa_loss::TokenLabel::Kept]);
-    /// let pair = EncodedPair::new(row(5)?, row(6)?);
-    /// assert_eq!(pair.row(Side::Revised).input_ids(), [6]);
-    /// # Ok::<(), figa_loss::Error>(())
-    /// ```
-    pub fn row(&self, side: Side) -> &Example {
-        match side {
-            Side::Original => &self.original,
-            Side::Revised => &self.revised,
-        }
-    }
-
-    /// Both rows, the original first.
-    ///
-    /// ```
-    /// # use figa_loss::{EncodedPair, Example, Side};
-    /// # let row = |id| Example::new(vec![id], vec![1], vec![1.0], vec![figa_loss::TokenLabel::Kept]);
-    /// # let pairs = [EncodedPair::new(row(5)?, row(6)?)];
-    /// let batch = figa_loss::collate(pairs.iter().flat_map(EncodedPair::rows), 0);
-    /// assert_eq!(batch.input_ids, [5, 6]);
-    /// # Ok::<(), figa_loss::Error>(())
-    /// ```
-    pub fn rows(&self) -> [&Example; 2] {
-        Side::ALL.map(|side| self.row(side))
-    }
-}
-
 /// Turns records into rows. Set its public fields to configure it.
 ///
+/// * With a chat template, a row is what the template renders for the whole conversation with its answer, up to the end
+///   of the answer's turn. The prompt is what the renderings of both answers, and of any other, begin with. With the other
+///   templates, a row is the prompt, the answer and EOS.
 /// * Prompt and answer are tokenized together, as the model will see them. A token belongs to the answer if it
-///   covers at least one of the answer's bytes, so a token that straddles the boundary belongs to the answer.
+///   covers at least one of the answer's bytes, so a token that straddles the boundary belongs to the answer; but an added
+///   token that begins in the prompt belongs to the prompt.
 /// * Only the tokens of the answers are aligned, EOS included, and before anything is cut: a token keeps its true
 ///   label even if `max_length` cuts its counterpart off.
-/// * Each row ends in EOS, which is not repeated where the answer's text already ends in it. Of the special tokens
-///   that the tokenizer adds to a text, those in front (BOS) stay, and EOS replaces those behind. BOS is not repeated
-///   either where the prompt's text begins with it, as that of a chat template may.
+/// * Each row ends in EOS: the first special token that the template puts after the answer, or else the encoder's own,
+///   which is not repeated where the text already ends in it. EOS is known by its place, and the two rows may end in
+///   different tokens.
+/// * Special tokens that the tokenizer puts in front of a text (BOS) are added unless the prompt begins with them, and
+///   unless a chat template renders the row; as in `transformers`, its text is all there is.
 #[derive(Debug, Clone)]
 pub struct PairEncoder {
     tokenizer: Tokenizer,
+    /// The special and other added tokens.
+    added_ids: HashSet<u32>,
     /// The special tokens that the tokenizer adds in front of a text.
     bos_ids: Vec<u32>,
     eos_id: u32,
+    stop_ids: Vec<u32>,
     /// The prompt in front of both answers; [`PromptTemplate::Alpaca`] by default.
     pub template: PromptTemplate,
+    /// Whether the chat template may drop the reasoning of an answer; by default this is an error.
+    pub drop_reasoning: bool,
     /// How to find the changes; [`Aligner::Levenshtein`] by default.
     pub aligner: Aligner,
-    /// What counts as one change; [`Granularity::Token`] by default. Words are those of the tokenizer's pre-tokenizer;
-    /// EOS is not part of one.
+    /// What counts as one change; [`Granularity::Token`] by default. Words are those of the text (UAX 29); EOS is not
+    /// part of one.
     pub granularity: Granularity,
     /// What the changes weigh.
     pub weights: FigaWeights,
     /// Rows are cut after this many tokens; `None`, the default, cuts nothing.
     pub max_length: Option<usize>,
 }
+
+/// What stands for EOS while rows are aligned: the rows may end in different tokens.
+const END: u32 = u32::MAX;
 
 impl PairEncoder {
     /// An encoder with default settings. It switches off the tokenizer's padding and truncation, and its post-processor,
@@ -202,10 +75,13 @@ impl PairEncoder {
         let bos_ids = tokens_in_front(&tokenizer)?;
         tokenizer.with_post_processor(None::<PostProcessorWrapper>);
         Ok(Self {
+            added_ids: tokenizer.get_added_tokens_decoder().into_keys().collect(),
             tokenizer,
             bos_ids,
             eos_id,
+            stop_ids: vec![eos_id],
             template: PromptTemplate::default(),
+            drop_reasoning: false,
             aligner: Aligner::default(),
             granularity: Granularity::default(),
             weights: FigaWeights::default(),
@@ -214,23 +90,27 @@ impl PairEncoder {
     }
 
     /// An encoder with the `tokenizer.json` of a model's folder, or with the file of that name. `eos_token` ends an
-    /// answer; if it is `None`, the folder's `tokenizer_config.json` or `config.json` names it.
+    /// answer where the template does not; if it is `None`, the folder names it: in `tokenizer_config.json` or
+    /// `special_tokens_map.json`, or else by its id in `generation_config.json` or `config.json`.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read, [`Error::Model`] for an invalid one or where no file names an EOS.
+    /// [`Error::Io`] for a file that cannot be read, [`Error::Model`] for an invalid one, for a folder without
+    /// `tokenizer.json`, or where no file names an EOS.
     pub fn read(path: impl AsRef<Path>, eos_token: Option<&str>) -> Result<Self> {
-        let file = tokenizer_file(path.as_ref());
-        let folder = file.parent().unwrap_or(Path::new(""));
-        let tokenizer = read_tokenizer(&file)?;
-        let eos_token = match eos_token {
+        let folder = ModelFolder::open(path.as_ref())?;
+        let tokenizer = folder.tokenizer()?;
+        let stop_ids = folder.eos_ids()?;
+        let named = match eos_token {
             Some(token) => Some(token.to_owned()),
-            None => chat::eos_token(folder, |id| tokenizer.id_to_token(id))?,
+            None => folder.special_tokens()?.remove("eos_token"),
         };
-        let eos_token = eos_token.ok_or_else(|| Error::Model {
-            place: folder.display().to_string(),
-            message: "names no eos_token: name the token that ends an answer (eos_token, or --eos of a program)".into(),
+        let eos_token = named.or_else(|| tokenizer.id_to_token(*stop_ids.first()?)).ok_or_else(|| Error::Model {
+            place: folder.path().display().to_string(),
+            message: "names no eos_token: pass the token that ends an answer (--eos)".into(),
         })?;
-        Self::new(tokenizer, &eos_token)
+        let mut encoder = Self::new(tokenizer, &eos_token)?;
+        encoder.stop_ids.extend(stop_ids.into_iter().filter(|&id| id != encoder.eos_id));
+        Ok(encoder)
     }
 
     /// The id of the end-of-sequence token. It also serves as the `pad_id` of [`collate`](super::collate), which marks
@@ -239,51 +119,158 @@ impl PairEncoder {
         self.eos_id
     }
 
+    /// The ids that stop a generated answer: EOS, and those of the folder's `generation_config.json`.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.stop_ids
+    }
+
     /// The tokenizer, without its post-processor.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
+    /// The texts of both rows, before they are tokenized.
+    ///
+    /// ```no_run
+    /// use figa_loss::{PairEncoder, PromptTemplate, RenderedAnswer, RenderedPair, Side, SpaRecord};
+    ///
+    /// let mut encoder = PairEncoder::read("path/to/model", None)?;
+    /// encoder.template = PromptTemplate::for_model("path/to/model", &Default::default())?;
+    /// encoder.drop_reasoning = true;
+    /// let record = SpaRecord::new("Colour?", "It is green.", "It is blue.");
+    /// let pair: RenderedPair = encoder.render(&record)?;
+    /// if pair.prompt != encoder.template.render(&record)? {
+    ///     println!("the prompt of the rows is not the prompt for generation");
+    /// }
+    /// let answer: &RenderedAnswer = pair.answer(Side::Revised);
+    /// println!("{} | {} | {}", pair.prompt, answer.content(), &answer.text[answer.len..]);
+    /// let rows = encoder.encode_rendered(&pair)?;
+    /// assert_eq!(rows, encoder.encode(&record)?);
+    /// # Ok::<(), figa_loss::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`PromptTemplate::render`]; with a chat template [`Error::Model`] if it drops a part of an answer.
+    pub fn render(&self, record: &SpaRecord) -> Result<RenderedPair> {
+        render(&self.template, record, self.drop_reasoning)
+    }
+
     /// Encodes, aligns and weighs one record.
     ///
     /// # Errors
-    /// Those of [`PromptTemplate::render`]; [`Error::Tokenizer`] if tokenization fails, [`Error::EmptyPrompt`] for a
-    /// prompt without tokens, [`Error::PromptTooLong`] if `max_length` leaves no token of a answer, [`Error::Value`]
-    /// for weights that are not finite or negative.
+    /// Those of [`render`](Self::render); [`Error::Tokenizer`] if tokenization fails, [`Error::EmptyPrompt`] for a
+    /// prompt without tokens, [`Error::PromptTooLong`] if `max_length` leaves no token of an answer, [`Error::Value`]
+    /// for a weight that is negative or not finite.
     pub fn encode(&self, record: &SpaRecord) -> Result<EncodedPair> {
-        self.weights.validate()?;
-        let prompt = self.template.render(record)?;
-        let original = self.row(&prompt, &record.original_output, Side::Original)?;
-        let revised = self.row(&prompt, &record.revised_output, Side::Revised)?;
-        let alignment = self.aligner.align(original.answer(), revised.answer());
-        let alignment = self.granularity.widen(alignment, &original.words, &revised.words)?;
-        let finish = |row: Row, side| {
-            let labels = label_tokens(&alignment, side, row.answer(), &self.eos_id)?;
-            self.finish(row, side, &labels)
-        };
-        Ok(EncodedPair::new(finish(original, Side::Original)?, finish(revised, Side::Revised)?))
+        self.encode_rendered(&self.render(record)?)
     }
 
-    fn row(&self, prompt: &str, answer: &str, side: Side) -> Result<Row> {
-        let encoding = self.tokenizer.encode(format!("{prompt}{answer}"), false).map_err(Error::Tokenizer)?;
-        let in_prompt = encoding.get_offsets().iter().take_while(|&&(_, end)| end <= prompt.len()).count();
-        let has_bos = encoding.get_ids()[..in_prompt].starts_with(&self.bos_ids);
-        let bos_ids = if has_bos { &[][..] } else { &self.bos_ids };
-        let mut ids = [bos_ids, encoding.get_ids()].concat();
+    /// [`encode`](Self::encode) for texts that [`render`](Self::render) has returned.
+    ///
+    /// # Errors
+    /// Those of `encode`, except those of rendering.
+    pub fn encode_rendered(&self, rendered: &RenderedPair) -> Result<EncodedPair> {
+        let [original, revised] = self.rows(rendered)?.rows;
+        Ok(EncodedPair::new(self.finish(original, Side::Original)?, self.finish(revised, Side::Revised)?))
+    }
+
+    /// The rows of a record as labelled tokens with their texts, to look at them. Nothing is cut.
+    ///
+    /// # Errors
+    /// Those of [`encode`](Self::encode).
+    pub fn compare(&self, record: &SpaRecord) -> Result<LabelledTexts> {
+        let Rows { prompt, rows, alignment } = self.rows(&self.render(record)?)?;
+        let name = |id: &u32| self.tokenizer.id_to_token(*id).unwrap_or_default();
+        let texts = Side::ALL.map(|side| {
+            let row = &rows[side.index()];
+            let names = row.answer().iter().map(name);
+            LabelledText::new(row.text.clone(), side, names, &row.ranges, &row.labels, &self.weights)
+        });
+        Ok(LabelledTexts::new(prompt, texts, alignment))
+    }
+
+    /// Both rows, labelled, and what changed between them.
+    fn rows(&self, rendered: &RenderedPair) -> Result<Rows> {
+        self.weights.validate()?;
+        let texts = Side::ALL.map(|side| Text { prompt: &rendered.prompt, answer: rendered.answer(side) });
+        let encodings = [self.tokens(&texts[0])?, self.tokens(&texts[1])?];
+        // Where the answers begin with different special tokens, the texts of those may begin alike.
+        let starts = Side::ALL.map(|side| self.start_of_answer(&texts[side.index()], &encodings[side.index()]));
+        let prompt = starts[0].min(starts[1]);
+        let row = |side: Side| self.row(&texts[side.index()], &encodings[side.index()], prompt, side);
+        let mut rows = [row(Side::Original)?, row(Side::Revised)?];
+        let keys = rows.each_ref().map(Row::keys);
+        let mut alignment = self.aligner.align(&keys[0], &keys[1]);
+        if self.granularity == Granularity::Word {
+            // EOS, beyond the end of the list, is no part of a word.
+            let words = rows.each_ref().map(|row| word_numbers(&row.text, &row.ranges[..row.ranges.len() - 1]));
+            alignment = self.granularity.widen(alignment, &words[0], &words[1])?;
+        } else {
+            alignment = self.granularity.widen(alignment, &[], &[])?;
+        }
+        for side in Side::ALL {
+            rows[side.index()].labels = label_tokens(&alignment, side, &keys[side.index()], &END)?;
+        }
+        Ok(Rows { prompt: rendered.prompt[..prompt].to_owned(), rows, alignment })
+    }
+
+    fn tokens(&self, text: &Text<'_>) -> Result<Encoding> {
+        self.tokenizer.encode(format!("{}{}", text.prompt, text.answer.text), false).map_err(Error::Tokenizer)
+    }
+
+    /// Where the answer begins: behind the prompt, or at an added token that begins in the prompt's text and ends in more
+    /// than white space of the answer.
+    fn start_of_answer(&self, text: &Text<'_>, encoding: &Encoding) -> usize {
+        let end = text.prompt.len();
+        let straddles = |&(id, (start, stop)): &(&u32, (usize, usize))| {
+            let swallowed = stop.checked_sub(end).and_then(|len| text.answer.text.get(..len)).unwrap_or_default();
+            start < end && !swallowed.trim().is_empty() && self.added_ids.contains(id)
+        };
+        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets().iter().copied());
+        tokens.skip_while(|(_, (_, stop))| *stop <= end).find(straddles).map_or(end, |(_, (start, _))| start)
+    }
+
+    /// The row of a text whose answer begins at `start`.
+    fn row(&self, text: &Text<'_>, encoding: &Encoding, start: usize, side: Side) -> Result<Row> {
+        let whole = format!("{}{}", text.prompt, text.answer.text);
+        let (ids, offsets) = (encoding.get_ids(), encoding.get_offsets());
+        let is_added = |at: usize| self.added_ids.contains(&ids[at]);
+        let is_prompt = |at: &usize| offsets[*at].1 <= start || is_added(*at) && offsets[*at].0 < start;
+        let in_prompt = (0..ids.len()).take_while(is_prompt).count();
+        let bos_ids = match self.template {
+            PromptTemplate::Chat(_) => &[][..],
+            _ if ids[..in_prompt].starts_with(&self.bos_ids) => &[],
+            _ => &self.bos_ids,
+        };
         let prompt_tokens = bos_ids.len() + in_prompt;
         if prompt_tokens == 0 {
             return Err(Error::EmptyPrompt { side });
         }
-        if ids.len() == prompt_tokens || ids.last() != Some(&self.eos_id) {
+        let content_end = text.prompt.len() + text.answer.len;
+        // Some tokenizers have added tokens for runs of white space.
+        let is_end = |&at: &usize| {
+            let (from, to) = offsets[at];
+            to > content_end && is_added(at) && !whole[from..to].trim().is_empty()
+        };
+        let end = (in_prompt..ids.len()).find(is_end);
+        let kept = end.map_or(ids.len(), |end| end + 1);
+        let clipped = |&(from, to): &(usize, usize)| from.max(start) - start..to.max(start) - start;
+        let mut ranges: Vec<Range<usize>> = offsets[in_prompt..kept].iter().map(clipped).collect();
+        let mut ids = [bos_ids, &ids[..kept]].concat();
+        let mut text = whole[start..].to_owned();
+        if let Some(last) = ranges.last().filter(|_| end.is_some()) {
+            text.truncate(last.end);
+        } else if ranges.is_empty() || ids.last() != Some(&self.eos_id) {
             ids.push(self.eos_id);
+            ranges.push(text.len()..text.len());
         }
-        Ok(Row { ids, prompt_tokens, words: encoding.get_word_ids()[in_prompt..].to_vec() })
+        Ok(Row { ids, prompt_tokens, text, ranges, labels: vec![] })
     }
 
-    fn finish(&self, row: Row, side: Side, answer_labels: &[TokenLabel]) -> Result<Example> {
-        let Row { ids: mut input_ids, prompt_tokens, .. } = row;
+    fn finish(&self, row: Row, side: Side) -> Result<Example> {
+        let Row { ids: mut input_ids, prompt_tokens, labels: answer_labels, .. } = row;
         let mut token_labels = vec![TokenLabel::Ignored; prompt_tokens];
-        token_labels.extend_from_slice(answer_labels);
+        token_labels.extend_from_slice(&answer_labels);
         if let Some(max_length) = self.max_length {
             if prompt_tokens >= max_length {
                 return Err(Error::PromptTooLong { side, prompt_tokens, max_length });
@@ -298,28 +285,44 @@ impl PairEncoder {
     }
 }
 
-/// The file of a tokenizer that may be named by its folder.
-pub(super) fn tokenizer_file(path: &Path) -> PathBuf {
-    if path.is_dir() { path.join("tokenizer.json") } else { path.into() }
+/// The text of a row, before it is tokenized.
+struct Text<'a> {
+    prompt: &'a str,
+    answer: &'a RenderedAnswer,
 }
 
-pub(super) fn read_tokenizer(file: &Path) -> Result<Tokenizer> {
-    let json = fs::read(file).map_err(|reason| Error::Io { path: file.into(), reason })?;
-    let invalid = |error| Error::Model { place: file.display().to_string(), message: format!("no tokenizer: {error}") };
-    Tokenizer::from_bytes(json).map_err(invalid)
+/// Both rows of a record.
+struct Rows {
+    prompt: String,
+    rows: [Row; 2],
+    alignment: Alignment,
 }
 
-/// The ids of prompt, answer and EOS.
+/// The tokens of a row.
 struct Row {
+    /// Prompt, answer and EOS.
     ids: Vec<u32>,
     prompt_tokens: usize,
-    /// The word of each token of the answer; EOS has none.
-    words: Vec<Option<u32>>,
+    /// The text after the prompt, up to the end of EOS.
+    text: String,
+    /// Where each token of the answer, EOS included, is in that text.
+    ranges: Vec<Range<usize>>,
+    /// The labels of the answer, once it is aligned.
+    labels: Vec<TokenLabel>,
 }
 
 impl Row {
     fn answer(&self) -> &[u32] {
         &self.ids[self.prompt_tokens..]
+    }
+
+    /// What is aligned: the answer, with the same end on both sides.
+    fn keys(&self) -> Vec<u32> {
+        let mut keys = self.answer().to_vec();
+        if let Some(last) = keys.last_mut() {
+            *last = END;
+        }
+        keys
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use super::chat::ChatTemplate;
-use super::record::{Message, SpaRecord};
+use super::chat::{ChatOptions, ChatTemplate};
+use super::record::SpaRecord;
+use super::render::generation_prompt;
 use crate::error::{Error, Result};
 
-/// How an instruction is rendered as a prompt. The answer follows the rendered text directly.
+/// How a prompt is rendered.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum PromptTemplate {
@@ -16,9 +17,10 @@ pub enum PromptTemplate {
     Alpaca,
     /// The instruction, and the input if there is one, each on lines of its own.
     Plain,
-    /// Instruction and input as they are, with nothing between or behind them: for rendered prompts.
+    /// Instruction and input as they are, with nothing between or after them: for rendered prompts.
     Verbatim,
-    /// The chat template of the model. Instruction and input are the user's message, on lines of their own.
+    /// The chat template of the model, which renders the answers too. Instruction and input are the user's message, on
+    /// lines of their own.
     Chat(ChatTemplate),
 }
 
@@ -30,17 +32,20 @@ impl PromptTemplate {
     /// use figa_loss::{PairEncoder, PromptTemplate};
     ///
     /// let mut encoder = PairEncoder::read("path/to/model", None)?;
-    /// encoder.template = PromptTemplate::for_model("path/to/model")?;
+    /// encoder.template = PromptTemplate::for_model("path/to/model", &Default::default())?;
     /// # Ok::<(), figa_loss::Error>(())
     /// ```
     ///
     /// # Errors
     /// Those of [`ChatTemplate::read`].
-    pub fn for_model(folder: impl AsRef<Path>) -> Result<Self> {
-        Ok(ChatTemplate::read(folder)?.map_or(Self::Alpaca, Self::Chat))
+    pub fn for_model(folder: impl AsRef<Path>, options: &ChatOptions) -> Result<Self> {
+        Ok(ChatTemplate::read(folder, options)?.map_or(Self::Alpaca, Self::Chat))
     }
 
-    /// The text in front of a answer, separator included.
+    /// The text from which a model generates an answer. The prompt of a row may differ: [`PairEncoder::render`] returns
+    /// it.
+    ///
+    /// [`PairEncoder::render`]: crate::PairEncoder::render
     ///
     /// ```
     /// use figa_loss::{PromptTemplate, SpaRecord};
@@ -53,33 +58,45 @@ impl PromptTemplate {
     /// ```
     ///
     /// # Errors
-    /// Those of [`ChatTemplate::render`]; without one, [`Error::Conversation`] for a record of more than one message.
+    /// Those of [`ChatTemplate::render`]; without one, [`Error::Conversation`] for a record with tools, documents or more
+    /// than one message.
     pub fn render(&self, record: &SpaRecord) -> Result<String> {
-        let SpaRecord { instruction, input, messages, .. } = record;
-        let instruction = match (self, &messages[..]) {
-            (Self::Chat(template), []) => {
-                // Without the line break that ends it in a plain prompt.
-                let user = Self::Plain.render(record)?.trim_end_matches('\n').to_owned();
-                return template.render(&[Message::new("user", user)]);
-            }
-            (Self::Chat(template), _) => return template.render(messages),
-            (_, []) => instruction,
-            (_, [only]) if only.role == "user" => &only.content,
-            (_, several) => return Err(Error::Conversation { messages: several.len() }),
+        let template = match self {
+            Self::Chat(template) => return generation_prompt(template, record),
+            Self::Alpaca => alpaca,
+            Self::Plain => |instruction: &str, input: &str| match input.is_empty() {
+                true => format!("{instruction}\n"),
+                false => format!("{instruction}\n{input}\n"),
+            },
+            Self::Verbatim => |instruction: &str, input: &str| format!("{instruction}{input}"),
         };
-        Ok(match (self, input.is_empty()) {
-            (Self::Alpaca, true) => format!(
-                "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n\
-                 ### Instruction:\n{instruction}\n\n### Response: "
-            ),
-            (Self::Alpaca, false) => format!(
-                "Below is an instruction that describes a task, paired with an input that provides further context. \
-                 Write a response that appropriately completes the request.\n\n\
-                 ### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response: "
-            ),
-            (Self::Plain, true) => format!("{instruction}\n"),
-            (Self::Plain, false) => format!("{instruction}\n{input}\n"),
-            (Self::Verbatim | Self::Chat(_), _) => format!("{instruction}{input}"),
-        })
+        let only_chat = |what: &str| Err(Error::Conversation { what: what.into() });
+        if record.tools.is_some() {
+            return only_chat("a prompt with tools");
+        }
+        if record.documents.is_some() {
+            return only_chat("a prompt with documents");
+        }
+        match &record.messages[..] {
+            [] => Ok(template(&record.instruction, &record.input)),
+            // A dialogue in one text.
+            _ if record.is_dialogue() && matches!(self, Self::Verbatim) => Ok(record.instruction.clone()),
+            [only] if only.role() == "user" => Ok(template(&only.text(), "")),
+            several => Err(Error::Conversation { what: format!("a prompt of {} messages", several.len()) }),
+        }
     }
+}
+
+fn alpaca(instruction: &str, input: &str) -> String {
+    if input.is_empty() {
+        return format!(
+            "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n\
+             ### Instruction:\n{instruction}\n\n### Response: "
+        );
+    }
+    format!(
+        "Below is an instruction that describes a task, paired with an input that provides further context. \
+         Write a response that appropriately completes the request.\n\n\
+         ### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response: "
+    )
 }

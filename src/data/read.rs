@@ -1,5 +1,6 @@
 //! Files of records as a stream: a few records are in memory at a time, whatever the files' number, size and compression.
 
+mod diagnosis;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod split;
@@ -11,12 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::{iter, mem};
 
+use diagnosis::diagnose;
 use split::Splitter;
 
-use super::record::{Fields, SpaRecord};
+use super::record::{Fields, Invalid, SpaRecord};
 use crate::error::{Error, Result};
 
-/// How a text separates records.
+/// The format of a file of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Format {
@@ -24,7 +26,7 @@ pub enum Format {
     Lines,
     /// One array of records.
     Array,
-    /// Parquet, with a record in each row (feature `parquet`).
+    /// Parquet, with a record in each row (feature `parquet`). Only for files: it cannot be read from a text.
     #[cfg(feature = "parquet")]
     Parquet,
 }
@@ -54,10 +56,11 @@ pub struct RawRecord {
     pub path: Arc<Path>,
     /// The line in which it begins, or its row in a Parquet file, from 1.
     pub line: usize,
+    in_rows: bool,
     text: RawText,
 }
 
-/// The bytes of a record, without the line break behind it.
+/// The bytes of a record, without the line break after it.
 #[derive(Debug)]
 enum RawText {
     /// In memory.
@@ -67,34 +70,40 @@ enum RawText {
 }
 
 impl RawRecord {
+    /// Where it is, for messages: `file:line`, or `file: row` in a Parquet file.
+    pub fn place(&self) -> String {
+        let (path, line) = (self.path.display(), self.line);
+        if self.in_rows { format!("{path}: row {line}") } else { format!("{path}:{line}") }
+    }
+
     /// Parses the text.
     ///
     /// # Errors
-    /// [`Error::Record`] with path, line and column.
+    /// [`Error::Record`] with its place, for invalid JSON with the column.
     pub fn parse(&self, fields: &Fields) -> Result<SpaRecord> {
+        let invalid = |message| Error::Record { place: self.place(), message };
         match &self.text {
             RawText::Bytes(bytes) if bytes.trim_ascii_start().starts_with(b"[") => {
-                Err(self.broken(1, 1, "a record is one object; one array of records is .json".into()))
+                Err(invalid("expected an object, got an array; one array of records is a .json file".into()))
             }
-            RawText::Bytes(bytes) => fields.parse(without_mark(bytes)).map_err(|error| {
-                // serde_json ends its messages with a position of its own, which would contradict ours.
-                let message = error.to_string();
-                let message = message.rsplit_once(" at line ").map_or(&*message, |(message, _)| message);
-                self.broken(error.line(), error.column(), message.into())
+            RawText::Bytes(bytes) => fields.parse(without_mark(bytes)).map_err(|error| match error {
+                Invalid::Record(message) => invalid(message),
+                Invalid::Json(error) => {
+                    let (line, column, message) = diagnose(bytes, &error);
+                    let place = match self.in_rows {
+                        true => self.place(),
+                        false => format!("{}:{}:{column}", self.path.display(), self.line + line - 1),
+                    };
+                    Error::Record { place, message }
+                }
             }),
-            RawText::Spilled(_, bytes) => {
-                Err(self.broken(1, 1, format!("the record has {bytes} bytes, more than are read of one record")))
-            }
+            RawText::Spilled(_, bytes) => Err(invalid(format!(
+                "the record has {bytes} bytes, more than the limit of one record (max_bytes, --max-record)"
+            ))),
         }
     }
 
-    /// [`Error::Record`] with a position within the record, from 1.
-    fn broken(&self, line: usize, column: usize, message: String) -> Error {
-        let line = self.line + line.max(1) - 1;
-        Error::Record { path: (*self.path).into(), line, column: column.max(1), message }
-    }
-
-    /// Its bytes, without the line break behind it; `None` if there are more than [`RecordReader::max_bytes`].
+    /// Its bytes, without the line break after it; `None` if there are more than [`RecordReader::max_bytes`].
     pub fn bytes(&self) -> Option<&[u8]> {
         match &self.text {
             RawText::Bytes(bytes) => Some(bytes),
@@ -128,8 +137,8 @@ impl RawRecord {
 
 /// The records of one file after another, in constant memory.
 ///
-/// * `.jsonl` and `.ndjson` hold one record a line, `.json` one array of them; so do the same names with `.gz` or `.zst`
-///   behind them.
+/// * `.jsonl` and `.ndjson` hold one record per line, `.json` one array of records or one record per line; so do the same
+///   names followed by `.gz` or `.zst`.
 /// * `.parquet` holds a record in each row (feature `parquet`).
 /// * `-` is the standard input, lines or an array, compressed or not.
 ///
@@ -138,7 +147,7 @@ impl RawRecord {
 ///
 /// for record in RecordReader::open(["pairs-1.jsonl.gz", "pairs-2.jsonl.gz"])? {
 ///     let record = record?.parse(&Fields::default())?;
-///     println!("{}", record.revised_output);
+///     println!("{}", record.revised_output.text());
 /// }
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
@@ -161,7 +170,7 @@ impl SpaRecord {
     ///
     /// # Errors
     /// [`Error::Format`] for a name without a known ending, [`Error::Io`] when the file cannot be read,
-    /// [`Error::Record`] with path, line and column for the first invalid record.
+    /// [`Error::Record`] with its place for the first invalid record.
     pub fn read(path: impl AsRef<Path>) -> Result<Vec<Self>> {
         let fields = Fields::default();
         RecordReader::open([path])?.map(|raw| raw?.parse(&fields)).collect()
@@ -209,13 +218,14 @@ impl RecordReader {
         self.position.clone()
     }
 
-    /// Maps the records on all cores (feature `rayon`). The order is kept; a few hundred are in memory at a time.
+    /// Maps the records on all cores (feature `rayon`). The order is kept; up to about a thousand are
+    /// in memory at a time. After an error the iteration continues.
     ///
     /// ```
     /// # use figa_loss::{Fields, Format, RecordReader};
     /// let text = br#"{"instruction": "", "original_output": "a", "revised_output": "an"}"#;
     /// let mut reader = RecordReader::from_text("pairs.jsonl", Format::Lines, &text[..]);
-    /// for length in reader.map_in_order(|raw| Ok(raw.parse(&Fields::default())?.revised_output.len())) {
+    /// for length in reader.map_in_order(|raw| Ok(raw.parse(&Fields::default())?.revised_output.text().len())) {
     ///     assert_eq!(length?, 2);
     /// }
     /// # Ok::<(), figa_loss::Error>(())
@@ -342,7 +352,7 @@ fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// By the name; `None` for the standard input, whose first byte decides.
+/// By the name; `None` if the first byte decides.
 fn format(path: &Path) -> Result<Option<Format>> {
     if is_stdin(path) {
         return Ok(None);
@@ -354,7 +364,8 @@ fn format(path: &Path) -> Result<Option<Format>> {
     };
     match extension(&stem).as_deref() {
         Some("jsonl" | "ndjson") => Ok(Some(Format::Lines)),
-        Some("json") => Ok(Some(Format::Array)),
+        // An array, or lines: the first byte decides.
+        Some("json") => Ok(None),
         #[cfg(feature = "parquet")]
         Some("parquet") if stem == path => Ok(Some(Format::Parquet)),
         _ => Err(Error::Format { path: path.into() }),

@@ -1,69 +1,70 @@
-//! Records: their fields and messages.
+//! Records: a prompt and two answers, and the names of their fields.
 
-use std::fmt;
+mod message;
+mod parse;
 
-use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+pub use message::Message;
+pub(super) use parse::Invalid;
 
 /// One record of SPA, the format of the FIGA paper's data: an instruction, and an answer before and after its minimal
 /// revision.
 ///
-/// All fields are strings. `input` and `output` may be absent or null, other fields are ignored. [`Fields`] reads records
-/// with other field names, and records with lists of messages.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+/// In its simplest form all fields are strings, and `input` and `output` may be absent or null. Prompt and answers may
+/// also be messages; [`Fields`] lists the shapes, and reads records with other field names. What `Serialize` writes,
+/// `Deserialize` reads.
+///
+/// ```
+/// use figa_loss::{Fields, Format, RecordReader, SpaRecord};
+///
+/// let json = r#"{"instruction": "Weather in Oslo?", "original_output": "No idea.", "revised_output": "It rains.",
+///     "tools": [{"type": "function", "function": {"name": "weather"}}], "chat_template_kwargs": {"thinking": false}}"#;
+/// let json = json.replace('\n', " ");
+/// let mut fields = Fields::default();
+/// fields.tools = Some("tools".into());
+/// let mut reader = RecordReader::from_text("calls.jsonl", Format::Lines, std::io::Cursor::new(json));
+/// let record: SpaRecord = reader.next().expect("one record")?.parse(&fields)?;
+/// assert_eq!(record.tools.as_ref().expect("a list")[0]["function"]["name"], "weather");
+/// assert_eq!(record.chat_template_kwargs["thinking"], false);
+/// assert_eq!(serde_json::from_str::<SpaRecord>(&serde_json::to_string(&record)?)?, record);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct SpaRecord {
     /// What the model was asked.
     pub instruction: String,
-    /// The material the instruction works on; empty where there is none.
+    /// Text that the instruction refers to; empty where there is none.
     pub input: String,
-    /// The ground truth; empty where there is none. The loss does not use it.
+    /// The reference answer; empty where there is none. The loss does not use it.
     pub output: String,
-    /// The model's own answer.
-    pub original_output: String,
-    /// The answer after the smallest change that makes it good.
-    pub revised_output: String,
-    /// The conversation in front of the answers, if the record holds messages. It then replaces `instruction`, and
-    /// `input` is empty.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// The model's own answer, a message of the assistant.
+    pub original_output: Message,
+    /// The answer after the smallest change that makes it good, a message of the assistant.
+    pub revised_output: Message,
+    /// The conversation in front of the answers, if the record holds messages. It then replaces `instruction` and
+    /// `input`, which are empty; only where the record was a dialogue in one text is `instruction` that text.
     pub messages: Vec<Message>,
-}
-
-/// One turn of a conversation.
-///
-/// ```no_run
-/// use figa_loss::{ChatTemplate, Message};
-///
-/// let template = ChatTemplate::read("path/to/model")?.expect("a model with a chat template");
-/// let question = Message::new("user", "What colour is the sky?");
-/// println!("{}", template.render(&[question])?);
-/// # Ok::<(), figa_loss::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// The text of the message.
-    pub content: String,
-}
-
-impl Message {
-    /// A message.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
+    /// The tools that the template shows to the model: a list of objects.
+    pub tools: Option<Value>,
+    /// The documents that the template shows to the model: a list of objects.
+    pub documents: Option<Value>,
+    /// Variables for the template, such as `enable_thinking`.
+    pub chat_template_kwargs: Map<String, Value>,
 }
 
 impl SpaRecord {
-    /// A record without `input`, `output` and `messages`.
+    /// A record of texts, without `input`, `output` and messages.
     ///
     /// ```
     /// use figa_loss::SpaRecord;
     ///
     /// let mut record = SpaRecord::new("Add.", "13", "12");
     /// record.input = "5 7".into();
-    /// assert_eq!((&*record.original_output, &*record.revised_output), ("13", "12"));
+    /// assert_eq!((record.original_output.text(), record.revised_output.text()), ("13".into(), "12".into()));
     /// ```
     pub fn new(
         instruction: impl Into<String>,
@@ -72,23 +73,74 @@ impl SpaRecord {
     ) -> Self {
         Self {
             instruction: instruction.into(),
-            original_output: original_output.into(),
-            revised_output: revised_output.into(),
-            ..Self::default()
+            input: String::new(),
+            output: String::new(),
+            original_output: Message::new("assistant", original_output),
+            revised_output: Message::new("assistant", revised_output),
+            messages: vec![],
+            tools: None,
+            documents: None,
+            chat_template_kwargs: Map::new(),
         }
+    }
+
+    /// The user's question where the record holds no messages: the instruction, and the input on lines of its own.
+    pub(super) fn question(&self) -> String {
+        match self.input.is_empty() {
+            true => self.instruction.clone(),
+            false => format!("{}\n{}", self.instruction, self.input),
+        }
+    }
+
+    /// Whether prompt and answers were one text each: turns of `Human` and `Assistant`.
+    pub(super) fn is_dialogue(&self) -> bool {
+        !self.messages.is_empty() && !self.instruction.is_empty()
+    }
+}
+
+impl Serialize for SpaRecord {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        if self.messages.is_empty() {
+            map.serialize_entry("instruction", &self.instruction)?;
+        } else if !self.is_dialogue() {
+            map.serialize_entry("instruction", &self.messages)?;
+        }
+        map.serialize_entry("input", &self.input)?;
+        map.serialize_entry("output", &self.output)?;
+        for (name, answer) in [("original_output", &self.original_output), ("revised_output", &self.revised_output)] {
+            match (self.is_dialogue(), answer.is_text()) {
+                (true, _) => map.serialize_entry(name, &format!("{}{}", self.instruction, answer.text()))?,
+                (false, true) => map.serialize_entry(name, &answer.text())?,
+                (false, false) => map.serialize_entry(name, answer)?,
+            }
+        }
+        for (name, value) in [("tools", &self.tools), ("documents", &self.documents)] {
+            if let Some(value) = value {
+                map.serialize_entry(name, value)?;
+            }
+        }
+        if !self.chat_template_kwargs.is_empty() {
+            map.serialize_entry("chat_template_kwargs", &self.chat_template_kwargs)?;
+        }
+        map.end()
     }
 }
 
 impl<'de> Deserialize<'de> for SpaRecord {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(&Fields::default())
+        let fields = Fields { tools: Some("tools".into()), documents: Some("documents".into()), ..Fields::default() };
+        let values = deserializer.deserialize_map(parse::Wanted(&fields))?;
+        fields.record(values).map_err(serde::de::Error::custom)
     }
 }
 
-/// The names of a record's fields. The defaults are those of SPA.
+/// The names of a record's fields. The defaults are those of SPA. A name with dots, such as `data.chosen`, reaches into
+/// objects.
 ///
-/// The prompt and the answers may also be lists of messages, `{"role": ..., "content": ...}`. The last message of an
-/// answer is the answer itself; those before it belong to the prompt, and must be the same for both answers.
+/// A prompt is a text or a list of messages. An answer is a text, a message of the assistant, or a list of messages that
+/// ends in one; the messages before it belong to the prompt and must be the same for both answers. Without a prompt, both
+/// answers may also be dialogues in one text, with turns that begin with `Human:` and `Assistant:` after a blank line.
 ///
 /// ```
 /// use figa_loss::{Fields, Format, RecordReader};
@@ -98,7 +150,7 @@ impl<'de> Deserialize<'de> for SpaRecord {
 /// (fields.instruction, fields.original, fields.revised) = ("prompt".into(), "rejected".into(), "chosen".into());
 /// let mut reader = RecordReader::from_text("preferences.jsonl", Format::Lines, json.as_bytes());
 /// let record = reader.next().expect("one record")?.parse(&fields)?;
-/// assert_eq!((&*record.messages[0].content, &*record.revised_output), ("Colour?", "It is blue."));
+/// assert_eq!((record.messages[0].text(), record.revised_output.text()), ("Colour?".into(), "It is blue.".into()));
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,14 +158,22 @@ impl<'de> Deserialize<'de> for SpaRecord {
 pub struct Fields {
     /// What the model was asked; `instruction` by default.
     pub instruction: String,
-    /// The material of the instruction; `input` by default.
+    /// Text that the instruction refers to; `input` by default.
     pub input: String,
-    /// The ground truth; `output` by default.
+    /// The reference answer; `output` by default.
     pub output: String,
     /// The model's own answer; `original_output` by default.
     pub original: String,
     /// The revised answer; `revised_output` by default.
     pub revised: String,
+    /// The system message. By default there is none, and a record with a field `system` is an error.
+    pub system: Option<String>,
+    /// The tools: a list of objects, or its JSON as a string. By default there are none, and a record with a field `tools`
+    /// is an error.
+    pub tools: Option<String>,
+    /// The documents: a list of objects, or its JSON as a string. By default there are none, and a record with a field
+    /// `documents` is an error.
+    pub documents: Option<String>,
 }
 
 impl Default for Fields {
@@ -124,146 +184,9 @@ impl Default for Fields {
             output: "output".into(),
             original: "original_output".into(),
             revised: "revised_output".into(),
+            system: None,
+            tools: None,
+            documents: None,
         }
-    }
-}
-
-impl Fields {
-    pub(super) fn parse(&self, json: &[u8]) -> Result<SpaRecord, serde_json::Error> {
-        let mut deserializer = serde_json::Deserializer::from_slice(json);
-        let record = deserializer.deserialize_map(self)?;
-        deserializer.end()?;
-        Ok(record)
-    }
-}
-
-/// The value of a field.
-#[derive(Clone)]
-enum Content {
-    Text(String),
-    Messages(Vec<Message>),
-}
-
-impl<'de> Visitor<'de> for &Fields {
-    type Value = SpaRecord;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str("a record")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SpaRecord, A::Error> {
-        let names = [&self.instruction, &self.input, &self.output, &self.original, &self.revised];
-        let mut values: [Option<Content>; 5] = Default::default();
-        while let Some(key) = map.next_key::<String>()? {
-            // One field may serve for several.
-            if !names.contains(&&key) {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            }
-            let value = map.next_value_seed(Value)?;
-            for (name, slot) in names.into_iter().zip(&mut values).filter(|(name, _)| **name == key) {
-                if slot.replace(value.clone().unwrap_or(Content::Text(String::new()))).is_some() {
-                    return Err(A::Error::custom(format!("duplicate field `{key}`")));
-                }
-                // Null means absent, and only two fields may be absent.
-                if value.is_none() && ![&self.input, &self.output].contains(&name) {
-                    return Err(A::Error::custom(format!("field `{key}` is null, expected a string")));
-                }
-            }
-        }
-        let [instruction, input, output, original, revised] = values;
-        let missing = |name: &str| A::Error::custom(format!("missing field `{name}`"));
-        let text = |value: Option<Content>, name: &str| match value {
-            Some(Content::Text(text)) => Ok(text),
-            None => Ok(String::new()),
-            Some(Content::Messages(_)) => {
-                Err(A::Error::custom(format!("field `{name}` holds messages, expected a string")))
-            }
-        };
-        let (input, output) = (
-            text(input, &self.input)?,
-            match output {
-                Some(Content::Messages(messages)) => answer(messages, &self.output)?.1,
-                output => text(output, &self.output)?,
-            },
-        );
-        let split = |value: Option<Content>, name: &str| match value {
-            None => Err(missing(name)),
-            Some(Content::Text(text)) => Ok((vec![], text)),
-            Some(Content::Messages(messages)) => answer(messages, name),
-        };
-        let (before_original, original_output) = split(original, &self.original)?;
-        let (before_revised, revised_output) = split(revised, &self.revised)?;
-        if before_original != before_revised {
-            let message = format!("`{}` and `{}` differ before their last messages", self.original, self.revised);
-            return Err(A::Error::custom(message));
-        }
-        let (instruction, mut messages) = match instruction {
-            Some(Content::Text(text)) => (text, vec![]),
-            Some(Content::Messages(messages)) => (String::new(), messages),
-            None if before_original.is_empty() => return Err(missing(&self.instruction)),
-            None => (String::new(), vec![]),
-        };
-        if !before_original.is_empty() {
-            if !instruction.is_empty() || !input.is_empty() || !(messages.is_empty() || messages == before_original) {
-                let message = format!("both `{}` and the answers' messages hold a prompt", self.instruction);
-                return Err(A::Error::custom(message));
-            }
-            messages = before_original;
-        }
-        if !messages.is_empty() && !input.is_empty() {
-            return Err(A::Error::custom(format!("both messages and `{}` hold a prompt", self.input)));
-        }
-        Ok(SpaRecord { instruction, input, output, original_output, revised_output, messages })
-    }
-}
-
-/// The messages before the answer, and the answer.
-fn answer<E: serde::de::Error>(mut messages: Vec<Message>, name: &str) -> Result<(Vec<Message>, String), E> {
-    match messages.pop() {
-        Some(Message { role, content }) if role == "assistant" => Ok((messages, content)),
-        Some(Message { role, .. }) => {
-            Err(E::custom(format!("`{name}` ends in a message of {role:?}, expected one of \"assistant\"")))
-        }
-        None => Err(E::custom(format!("`{name}` holds no message"))),
-    }
-}
-
-/// Reads a string, a list of messages, or null.
-struct Value;
-
-impl<'de> DeserializeSeed<'de> for Value {
-    type Value = Option<Content>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Value {
-    type Value = Option<Content>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str("a string or a list of messages")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Some(Content::Text(text.to_owned())))
-    }
-
-    fn visit_string<E>(self, text: String) -> Result<Self::Value, E> {
-        Ok(Some(Content::Text(text)))
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        let mut messages = vec![];
-        while let Some(message) = list.next_element()? {
-            messages.push(message);
-        }
-        Ok(Some(Content::Messages(messages)))
     }
 }

@@ -1,6 +1,6 @@
 //! A good record on its way through the steps.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use figa_loss::{Fields, RawRecord, SpaRecord};
 
 use super::args::CurateArgs;
@@ -8,7 +8,7 @@ use super::command::excerpt;
 use super::comparison::AnswerComparison;
 use super::fields::RawFields;
 use super::parse_finite;
-use crate::records::place;
+use crate::rejects::BadRecord;
 
 pub struct Candidate {
     /// Where the record is, for errors.
@@ -40,14 +40,17 @@ impl<'a> CandidateReader<'a> {
     }
 
     /// Gives a bad record back, together with what is wrong.
-    pub fn read(&self, raw: RawRecord) -> Result<Candidate, (RawRecord, anyhow::Error)> {
-        self.candidate(&raw).map_err(|error| (raw, error))
+    pub fn read(&self, raw: RawRecord) -> Result<Candidate, (RawRecord, BadRecord)> {
+        self.candidate(&raw).map_err(|error| {
+            let bad = BadRecord::new(&raw, &format!("{error:#}"));
+            (raw, bad)
+        })
     }
 
     fn candidate(&self, raw: &RawRecord) -> Result<Candidate> {
         let record = raw.parse(&self.fields)?;
-        let place = place(raw);
-        let Some(bytes) = raw.bytes() else { bail!("{place}: the record has more bytes than --max-record allows") };
+        let place = raw.place();
+        let bytes = raw.bytes().context("a parsed record is in memory")?;
         let json = str::from_utf8(bytes).with_context(|| place.clone())?;
         let json = json.strip_prefix('\u{feff}').unwrap_or(json);
         let CurateArgs { scores, filters, reviser, .. } = self.args;

@@ -6,6 +6,7 @@ use figa_loss::{Aligner, EditTag, Side, SpaRecord};
 use super::args::FilterArgs;
 use super::duplicates::record_hash;
 use super::sketch::Sketch;
+use crate::records::message_text;
 
 pub struct AnswerComparison {
     /// Share of the words of both answers that were removed or added.
@@ -33,8 +34,8 @@ pub enum EditKind {
 
 impl AnswerComparison {
     pub fn new(record: &SpaRecord, filters: &FilterArgs) -> Self {
-        let [original, revised]: [Vec<&str>; 2] =
-            [&record.original_output, &record.revised_output].map(|answer| answer.split_whitespace().collect());
+        let answers = [&record.original_output, &record.revised_output].map(message_text);
+        let [original, revised] = answers.each_ref().map(|answer| answer.split_whitespace().collect::<Vec<_>>());
         let alignment = Aligner::Levenshtein.align(&original, &revised);
         let changed = Side::ALL.map(|side| alignment.changed(side)).concat();
         let edit_ratio = changed.iter().filter(|&&changed| changed).count() as f64 / changed.len().max(1) as f64;

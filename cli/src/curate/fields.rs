@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 pub struct RawFields<'a>(Vec<(String, Cow<'a, RawValue>)>);
@@ -13,6 +14,20 @@ impl RawFields<'_> {
     /// The JSON of a value. If a name occurs several times, its last value counts.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().rfind(|(key, _)| key == name).map(|(_, value)| value.get())
+    }
+
+    /// The value of a name whose dots may reach into objects.
+    pub fn get_path(&self, name: &str) -> serde_json::Result<Option<Value>> {
+        if let Some(json) = self.get(name) {
+            return serde_json::from_str(json).map(Some);
+        }
+        let mut names = name.split('.');
+        let Some(json) = names.next().and_then(|first| self.get(first)) else { return Ok(None) };
+        let mut value: Value = serde_json::from_str(json)?;
+        for name in names {
+            value = value[name].take();
+        }
+        Ok(Some(value).filter(|value| !value.is_null()))
     }
 
     /// Replaces a value, or adds a field at the end.

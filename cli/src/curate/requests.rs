@@ -1,11 +1,14 @@
 //! What the commands are asked, and what they answer.
 
+use std::borrow::Cow;
+
 use anyhow::{Result, anyhow};
 use figa_loss::{Message, SpaRecord};
 use serde::{Deserialize, Serialize};
 
 use super::command::excerpt;
 use super::parse_finite;
+use crate::records::message_text;
 
 /// A line for `--scorer`.
 #[derive(Serialize)]
@@ -25,7 +28,7 @@ pub struct RevisionRequest<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     messages: &'a [Message],
     output: &'a str,
-    original_output: &'a str,
+    original_output: Cow<'a, str>,
     prompt: &'a str,
 }
 
@@ -39,7 +42,7 @@ impl<'a> ScoreRequest<'a> {
 impl<'a> RevisionRequest<'a> {
     pub fn new(record: &'a SpaRecord, prompt: &'a str) -> Self {
         let SpaRecord { instruction, input, messages, output, original_output, .. } = record;
-        Self { instruction, input, messages, output, original_output, prompt }
+        Self { instruction, input, messages, output, original_output: message_text(original_output), prompt }
     }
 }
 

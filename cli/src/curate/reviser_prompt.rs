@@ -4,11 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use figa_loss::{Message, SpaRecord};
+use figa_loss::SpaRecord;
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
 use super::candidate::Candidate;
+use crate::records::message_text;
 
 const TEMPLATE: &str = "reviser";
 
@@ -42,8 +44,8 @@ impl ReviserPrompt {
     pub fn render(&self, candidate: &Candidate) -> Result<String> {
         let SpaRecord { instruction, input, output, original_output, messages, .. } = &candidate.record;
         let all_fields: Value = serde_json::from_str(&candidate.json)?;
-        let messages = messages.iter().map(|Message { role, content, .. }| context! { role, content });
-        let messages: Vec<Value> = messages.collect();
+        let messages: Vec<Value> = messages.iter().map(|message| Serde(message).into()).collect();
+        let original_output = message_text(original_output);
         let variables = context! { instruction, input, output, original_output, messages, ..all_fields };
         let prompt = self.jinja.get_template(TEMPLATE).and_then(|template| template.render(variables));
         let prompt = prompt.map_err(|error| explain(&self.place, &error)).with_context(|| candidate.place.clone())?;

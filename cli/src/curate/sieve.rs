@@ -1,7 +1,8 @@
 //! The steps that a record passes, in order.
 
 use anyhow::{Context, Result};
-use figa_loss::{Fields, Message};
+use figa_loss::{Fields, Message, SpaRecord};
+use serde_json::Value;
 use serde_json::value::to_raw_value;
 
 use super::answers::Answers;
@@ -15,6 +16,7 @@ use super::near_duplicates::NearDuplicates;
 use super::report::DropReason;
 use super::requests::{RevisionRequest, ScoreRequest, parse_revision, parse_score};
 use super::reviser_prompt::ReviserPrompt;
+use crate::records::message_text;
 
 /// Decides about one record after another, and remembers the kept ones.
 pub struct Sieve<'a> {
@@ -72,7 +74,8 @@ impl<'a> Sieve<'a> {
         let ScoreArgs { max_original, min_reference, min_gap, .. } = args.scores;
         let mut original = 0.0;
         if args.scores.needs_original() {
-            original = self.score(candidate, candidate.original_score, &candidate.record.original_output)?;
+            original =
+                self.score(candidate, candidate.original_score, &message_text(&candidate.record.original_output))?;
             if max_original.is_some_and(|max| original >= max) {
                 return Ok(Some(DropReason::OriginalScore));
             }
@@ -106,8 +109,8 @@ impl<'a> Sieve<'a> {
         let prompt = prompt.render(candidate)?;
         let request = RevisionRequest::new(&candidate.record, &prompt);
         let revision = self.answers.answer(reviser, &request, &candidate.place, parse_revision)?;
-        candidate.json = with_revision(&candidate.json, &self.fields, &revision)?;
-        candidate.record.revised_output = revision;
+        candidate.json = with_revision(&candidate.json, &candidate.record, &self.fields, &revision)?;
+        candidate.record.revised_output = Message::new("assistant", revision);
         Ok(true)
     }
 
@@ -130,8 +133,8 @@ impl<'a> Sieve<'a> {
     }
 }
 
-fn length_reason(filters: &FilterArgs, answer: &str) -> Option<DropReason> {
-    let words = answer.split_whitespace().count();
+fn length_reason(filters: &FilterArgs, answer: &Message) -> Option<DropReason> {
+    let words = message_text(answer).split_whitespace().count();
     if filters.min_words.is_some_and(|min| words < min) {
         return Some(DropReason::TooShort);
     }
@@ -151,20 +154,30 @@ fn edit_reason(filters: &FilterArgs, comparison: &AnswerComparison) -> Option<Dr
     }
 }
 
-/// A record with another revised answer. If the original answer is the last message of a conversation, so
-/// is the revised one.
-fn with_revision(json: &str, names: &Fields, revision: &str) -> Result<String> {
+/// A record with another revised answer, in the shape of the original one: a text, a message, a list of messages that
+/// ends in it, or a dialogue in one text.
+fn with_revision(json: &str, record: &SpaRecord, names: &Fields, revision: &str) -> Result<String> {
     let mut fields: RawFields = serde_json::from_str(json)?;
-    let original = fields.get(&names.original).unwrap_or_default();
-    let value = match serde_json::from_str::<Vec<Message>>(original) {
-        Ok(mut messages) => {
-            if let Some(last) = messages.last_mut() {
-                revision.clone_into(&mut last.content);
-            }
-            to_raw_value(&messages)?
+    let answer = |original: &Value| {
+        let mut answer = original.clone();
+        let text = if original.get("value").is_some() { "value" } else { "content" };
+        if let Some(fields) = answer.as_object_mut() {
+            fields.retain(|name, _| ["role", "from"].contains(&&**name));
+            fields.insert(text.into(), revision.into());
         }
-        Err(_) => to_raw_value(revision)?,
+        answer
     };
-    fields.set(&names.revised, value);
+    let value = match fields.get_path(&names.original)? {
+        Some(Value::Array(mut messages)) => {
+            if let Some(last) = messages.last_mut() {
+                *last = answer(last);
+            }
+            Value::Array(messages)
+        }
+        Some(message @ Value::Object(_)) => answer(&message),
+        _ if !record.messages.is_empty() => format!("{}{revision}", record.instruction).into(),
+        _ => revision.into(),
+    };
+    fields.set(&names.revised, to_raw_value(&value)?);
     Ok(serde_json::to_string(&fields)?)
 }

@@ -4,8 +4,12 @@
 //! that they have in common (Jaccard). That of two records is the similarity of their prompts or of their answers,
 //! whichever is smaller: neither an instruction that all records share nor a common answer makes them similar.
 
+use std::borrow::Cow;
+
 use figa_loss::SpaRecord;
 use twox_hash::XxHash64;
+
+use crate::records::message_text;
 
 /// Hashes per text. With 128, a similarity of 0.9 is estimated with a standard deviation of 0.03.
 pub const HASHES: usize = 128;
@@ -39,17 +43,17 @@ static HASH_FUNCTIONS: [[u64; 2]; HASHES] = {
 
 impl Sketch {
     pub fn new(record: &SpaRecord) -> Self {
-        let messages = record.messages.iter().map(|message| &message.content);
-        let prompt = [&record.instruction, &record.input].into_iter().chain(messages);
-        let answers = [&record.original_output, &record.revised_output];
+        let messages = record.messages.iter().map(message_text);
+        let prompt = [&record.instruction, &record.input].map(Cow::from).into_iter().chain(messages);
+        let answers = [&record.original_output, &record.revised_output].map(message_text);
         Self { prompt: minima(prompt), answers: minima(answers) }
     }
 }
 
-fn minima<'a>(texts: impl IntoIterator<Item = &'a String>) -> Minima {
+fn minima<'a>(texts: impl IntoIterator<Item = Cow<'a, str>>) -> Minima {
     let mut minima = [u32::MAX; HASHES];
     for (part, text) in (0..).zip(texts) {
-        add_shingles(&mut minima, part, text);
+        add_shingles(&mut minima, part, &text);
     }
     minima
 }

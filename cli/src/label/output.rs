@@ -13,7 +13,7 @@
 //!
 //! The data of a segment is synced to the disk before the state that counts it. A resumed run discards what the state
 //! does not count, so it writes the same bytes as a run that was never stopped. The finished file is renamed to `OUT`.
-//! Rejected records are kept the same way in `FILE.partial`.
+//! Rejected records and the reasons are kept the same way in `FILE.partial` and `FILE.why.jsonl.partial`.
 
 use std::fs::{self, File};
 use std::io;
@@ -31,6 +31,7 @@ use super::appender::Appender;
 use super::rows::{LabelledPair, OutputFormat, PreparedRows};
 use super::table::{RowTable, join_segments, write_segment};
 use crate::new_file::check_absent;
+use crate::rejects::{BadRecord, reasons_path};
 
 /// A segment is held in memory. It ends after this many records, or this many tokens if they come first.
 const SEGMENT_RECORDS: usize = 4096;
@@ -43,7 +44,8 @@ pub struct Output<P> {
     state: State<P>,
     lines: Appender,
     table: RowTable,
-    rejected: Option<Appender>,
+    /// Rejected records, and the reasons.
+    rejected: Option<[Appender; 2]>,
     /// Records and tokens since the last commit.
     pending_records: usize,
     pending_tokens: usize,
@@ -57,9 +59,10 @@ struct State<P> {
     arguments: Value,
     inputs: Vec<FileStamp>,
     progress: P,
-    /// Bytes of `lines` and of the rejected records.
+    /// Bytes of `lines`, of the rejected records and of the reasons.
     line_bytes: u64,
     rejected_bytes: u64,
+    reason_bytes: u64,
     segments: usize,
     /// Everything is written, and only the renaming may be missing.
     finished: bool,
@@ -104,6 +107,7 @@ impl<P: Serialize + DeserializeOwned + Default> Output<P> {
             None => {
                 if let Some(rejected) = rejected {
                     check_absent("--skip-bad", rejected)?;
+                    check_absent("--skip-bad", &reasons_path(rejected))?;
                 }
                 State::new(arguments, inputs)
             }
@@ -118,7 +122,12 @@ impl<P: Serialize + DeserializeOwned + Default> Output<P> {
     /// Discards what the state does not count, and stores the state.
     fn start(paths: Paths, format: OutputFormat, state: State<P>, lock: File) -> Result<Self> {
         let lines = Appender::open(&paths.lines(), state.line_bytes)?;
-        let rejected = paths.rejected_partial().map(|path| Appender::open(&path, state.rejected_bytes)).transpose()?;
+        let open = |path: &PathBuf| {
+            let records = Appender::open(&with_suffix(path, ".partial"), state.rejected_bytes)?;
+            let reasons = with_suffix(&reasons_path(path), ".partial");
+            anyhow::Ok([records, Appender::open(&reasons, state.reason_bytes)?])
+        };
+        let rejected = paths.rejected.as_ref().map(open).transpose()?;
         let output = Self {
             paths,
             format,
@@ -161,11 +170,12 @@ impl<P: Serialize + DeserializeOwned + Default> Output<P> {
         }
     }
 
-    /// Writes a bad record to the file for rejected records. Returns false if there is no such file.
-    pub fn reject(&mut self, raw: &mut RawRecord) -> Result<bool> {
+    /// Writes a bad record and the reason to the files for them. Returns false if there are none.
+    pub fn reject(&mut self, raw: &mut RawRecord, bad: &BadRecord) -> Result<bool> {
         self.pending_records += 1;
-        let Some(rejected) = &mut self.rejected else { return Ok(false) };
-        rejected.write_record(raw)?;
+        let Some([records, reasons]) = &mut self.rejected else { return Ok(false) };
+        records.write_record(raw)?;
+        reasons.write(bad.json()?.as_bytes())?;
         Ok(true)
     }
 
@@ -181,8 +191,8 @@ impl<P: Serialize + DeserializeOwned + Default> Output<P> {
             self.state.segments += 1;
         }
         self.state.line_bytes = self.lines.sync()?;
-        if let Some(rejected) = &mut self.rejected {
-            self.state.rejected_bytes = rejected.sync()?;
+        if let Some([records, reasons]) = &mut self.rejected {
+            (self.state.rejected_bytes, self.state.reason_bytes) = (records.sync()?, reasons.sync()?);
         }
         (self.pending_records, self.pending_tokens) = (0, 0);
         self.write_state()
@@ -208,6 +218,12 @@ impl<P: Serialize + DeserializeOwned + Default> Output<P> {
     }
 }
 
+/// The arguments of the unfinished run whose output is `out`, if there is one.
+pub fn arguments(out: &Path) -> Result<Option<Value>> {
+    let paths = Paths::new(out, OutputFormat::of(out)?, None);
+    Ok(paths.read_state::<Value>()?.map(|state| state.arguments))
+}
+
 /// Lets `write` write a file that is complete or absent.
 fn write_file(path: &Path, write: impl FnOnce(&mut AtomicFile) -> Result<()>) -> Result<()> {
     let write = || {
@@ -221,7 +237,16 @@ fn write_file(path: &Path, write: impl FnOnce(&mut AtomicFile) -> Result<()>) ->
 impl<P: Default> State<P> {
     fn new(arguments: Value, inputs: Vec<FileStamp>) -> Self {
         let progress = P::default();
-        Self { arguments, inputs, progress, line_bytes: 0, rejected_bytes: 0, segments: 0, finished: false }
+        Self {
+            arguments,
+            inputs,
+            progress,
+            line_bytes: 0,
+            rejected_bytes: 0,
+            reason_bytes: 0,
+            segments: 0,
+            finished: false,
+        }
     }
 }
 
@@ -280,10 +305,6 @@ impl Paths {
         self.partial.join(format!("{number:06}.parquet"))
     }
 
-    fn rejected_partial(&self) -> Option<PathBuf> {
-        self.rejected.as_ref().map(|path| with_suffix(path, ".partial"))
-    }
-
     fn state(&self) -> PathBuf {
         self.partial.join("state.json")
     }
@@ -308,7 +329,8 @@ impl Paths {
 
     /// Gives the finished files their names, unless an earlier run did so before it was stopped.
     fn deliver(&self) -> Result<()> {
-        let rejected = self.rejected_partial().into_iter().zip(self.rejected.clone());
+        let rejected = self.rejected.iter().flat_map(|path| [path.clone(), reasons_path(path)]);
+        let rejected = rejected.map(|path| (with_suffix(&path, ".partial"), path));
         for (from, to) in rejected.chain([(self.finished.clone(), self.out.clone())]) {
             if from.exists() {
                 figa_atomic_file::rename(&from, &to)

@@ -1,13 +1,13 @@
 //! A sample of records as an HTML page.
 
-use anyhow::Result;
-use figa_loss::{Fields, RawRecord, Side, SpaRecord, TextComparer, TokenLabel};
+use anyhow::{Context, Result};
+use figa_loss::{Fields, RawRecord, Side, SpaRecord, TokenLabel};
 
-use super::prompt_parts;
 use super::sample::Sample;
-use super::tokens::{ShownTexts, ShownToken, printable};
-use crate::encoding::{granularity_name, lowercase};
-use crate::records::place;
+use super::tokens::{ShownTexts, ShownToken};
+use super::{Comparison, prompt_parts};
+use crate::encoding::{LabellingArgs, granularity_name, lowercase};
+use crate::terminal::printable;
 
 /// A run of more kept tokens than this is folded, except for some context at both ends.
 const LONG_RUN: usize = 12;
@@ -21,39 +21,50 @@ struct TokenTally {
 }
 
 /// A page of the sample; `name` says where the records are from.
-pub fn page(comparer: &TextComparer, fields: &Fields, name: &str, sample: Sample<RawRecord>) -> Result<String> {
+pub fn page(
+    comparison: &Comparison,
+    labelling: &LabellingArgs,
+    fields: &Fields,
+    name: &str,
+    sample: Sample<RawRecord>,
+) -> Result<String> {
+    let weights = labelling.weights()?;
     let (shown, count) = (sample.len(), sample.seen());
     let (mut records, mut tally) = (String::new(), TokenTally::default());
     for (number, raw) in sample.into_numbered() {
         let record = raw.parse(fields)?;
-        records += &article(comparer, number, &place(&raw), &record, &mut tally)?;
+        records += &article(comparison, number, &raw.place(), &record, &mut tally)?;
     }
     Ok(format!(
         include_str!("page.html"),
         style = include_str!("page.css"),
         name = escape(name),
-        aligner = lowercase(comparer.aligner),
-        granularity = granularity_name(comparer.granularity),
+        aligner = lowercase(labelling.aligner),
+        granularity = granularity_name(labelling.granularity),
         shown = shown,
         count = count,
         active = format!("{:.1}%", 100.0 * tally.active as f64 / tally.tokens as f64),
-        alpha = comparer.weights.alpha,
-        beta = comparer.weights.beta,
-        gamma = comparer.weights.gamma,
-        eos = escape(TextComparer::EOS),
+        alpha = weights.alpha,
+        beta = weights.beta,
+        gamma = weights.gamma,
+        eos = match comparison {
+            Comparison::Rows(_) => "end of turn",
+            Comparison::Answers(_) => "&lt;eos&gt;",
+        },
         records = records,
     ))
 }
 
 fn article(
-    comparer: &TextComparer,
+    comparison: &Comparison,
     number: u64,
     place: &str,
     record: &SpaRecord,
     tally: &mut TokenTally,
 ) -> Result<String> {
-    let parts = prompt_parts(record).into_iter().map(|(title, text)| section(&escape(title), &escape(text)));
-    let texts = ShownTexts::new(comparer, &record.original_output, &record.revised_output)?;
+    let texts = ShownTexts::new(comparison.compare(record).context(place.to_owned())?);
+    let parts = prompt_parts(record, &texts).into_iter();
+    let parts = parts.map(|(title, text)| section(&escape(&title), &escape(&text)));
     let answers = Side::ALL.map(|side| {
         let tokens = texts.tokens(side);
         let active = tokens.iter().filter(|shown| shown.token.weight != 0.0).count();

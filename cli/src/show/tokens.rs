@@ -1,7 +1,6 @@
 //! The tokens of two texts as they are shown: which characters each of them stands for.
 
-use anyhow::Result;
-use figa_loss::{LabelledTexts, LabelledToken, Side, TextComparer, TokenLabel};
+use figa_loss::{LabelledTexts, LabelledToken, Side, TokenLabel};
 
 use crate::encoding::lowercase;
 
@@ -24,11 +23,15 @@ pub struct ShownToken {
 }
 
 impl ShownTexts {
-    pub fn new(comparer: &TextComparer, original: &str, revised: &str) -> Result<Self> {
-        let texts = comparer.compare(original, revised)?;
-        let shown = |side, text| shown_tokens(text, texts.tokens(side));
-        let (original, revised) = (shown(Side::Original, original), shown(Side::Revised, revised));
-        Ok(Self { texts, original, revised })
+    pub fn new(texts: LabelledTexts) -> Self {
+        let shown = |side| shown_tokens(texts.text(side), texts.tokens(side));
+        let (original, revised) = (shown(Side::Original), shown(Side::Revised));
+        Self { texts, original, revised }
+    }
+
+    /// The text in front of both, as the model sees it; empty for texts that are shown alone.
+    pub fn prompt(&self) -> &str {
+        self.texts.prompt()
     }
 
     pub fn tokens(&self, side: Side) -> &[ShownToken] {
@@ -58,13 +61,13 @@ impl ShownToken {
 fn shown_tokens(text: &str, tokens: &[LabelledToken]) -> Vec<ShownToken> {
     let mut written = 0;
     let mut shown = vec![];
-    for (at, token) in tokens.iter().enumerate() {
+    for token in tokens {
         // Tokens that share a character overlap: the first one shows it.
         let start = token.range.start.max(written);
         let gap = text.get(written..start).unwrap_or_default();
         written = token.range.end.max(start);
         let text = match text.get(start..written) {
-            _ if at + 1 == tokens.len() => TextComparer::EOS,
+            _ if token.label == TokenLabel::Eos => &token.name,
             None | Some("") => PLACEHOLDER,
             Some(text) => text,
         };
@@ -74,14 +77,4 @@ fn shown_tokens(text: &str, tokens: &[LabelledToken]) -> Vec<ShownToken> {
         shown.push(ShownToken { token: token.clone(), gap: format!("{gap}{spaces}"), text: trimmed.to_owned() });
     }
     shown
-}
-
-/// A text without control characters except line breaks and tabs: they can control a terminal, and HTML forbids them.
-pub fn printable(text: &str) -> String {
-    let replace = |character: char| match character {
-        '\n' | '\t' => character,
-        _ if character.is_control() => char::REPLACEMENT_CHARACTER,
-        _ => character,
-    };
-    text.replace("\r\n", "\n").chars().map(replace).collect()
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::ValueEnum;
-use figa_loss::{ChatTemplate, EncodedPair, Example, PairEncoder, PromptTemplate, SpaRecord};
+use figa_loss::{ChatOptions, ChatTemplate, EncodedPair, Example, PairEncoder, PromptTemplate, SpaRecord};
 use serde::{Deserialize, Serialize};
 
 use crate::args::Args;
@@ -28,9 +28,11 @@ impl PromptStyle {
         Ok(match self {
             Self::Plain => PromptTemplate::Plain,
             Self::Alpaca => PromptTemplate::Alpaca,
-            Self::Chat => PromptTemplate::Chat(ChatTemplate::read(folder)?.with_context(|| {
-                format!("--prompt chat: {} has no chat template; choose alpaca or plain", folder.display())
-            })?),
+            Self::Chat => {
+                PromptTemplate::Chat(ChatTemplate::read(folder, &ChatOptions::default())?.with_context(|| {
+                    format!("--prompt chat: {} has no chat template; choose alpaca or plain", folder.display())
+                })?)
+            }
         })
     }
 }
@@ -78,7 +80,7 @@ impl Encoder {
         encoder.max_length = Some(max_length);
         encoder.template = match args.prompt {
             Some(style) => style.template(folder)?,
-            None => PromptTemplate::for_model(folder)?,
+            None => PromptTemplate::for_model(folder, &ChatOptions::default())?,
         };
         Ok(Self { encoder })
     }
@@ -86,6 +88,18 @@ impl Encoder {
     /// The id of the token that ends an answer. It also serves as padding.
     pub fn eos_id(&self) -> u32 {
         self.encoder.eos_id()
+    }
+
+    /// The ids that stop a greedy answer: those of the model, and those in which complete rows end.
+    pub fn stop_ids(&self, pairs: &[EncodedPair]) -> Vec<u32> {
+        let rows = pairs.iter().flat_map(EncodedPair::rows).filter(|row| row.is_complete());
+        let mut ids = self.encoder.stop_ids().to_vec();
+        for end in rows.filter_map(|row| row.input_ids().last()) {
+            if !ids.contains(end) {
+                ids.push(*end);
+            }
+        }
+        ids
     }
 
     /// Encodes a text without special tokens.
@@ -120,7 +134,7 @@ impl Encoder {
     /// The number of rows that the maximum length has truncated. They lack at least their EOS.
     pub fn truncated(&self, pairs: &[EncodedPair]) -> usize {
         let rows = pairs.iter().flat_map(EncodedPair::rows);
-        rows.filter(|row| row.input_ids().last() != Some(&self.eos_id())).count()
+        rows.filter(|row| !row.is_complete()).count()
     }
 }
 

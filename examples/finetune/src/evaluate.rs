@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use figa_loss::tch::{self, Device, Kind};
-use figa_loss::{EncodedPair, Example, FigaLoss, IGNORE_INDEX, Reduction, Side, TokenLabel, distance};
+use figa_loss::{EncodedPair, Example, FigaLoss, IGNORE_INDEX, Reduction, Side, SpaRecord, TokenLabel, distance};
 
 use crate::args::Args;
 use crate::encode::{Dataset, Encoder};
@@ -30,15 +30,18 @@ pub struct Evaluator {
     answers: usize,
     /// Pairs per forward pass.
     batch: usize,
-    eos_id: u32,
+    pad_id: u32,
+    /// What stops a greedy answer.
+    stop_ids: Vec<u32>,
 }
 
 impl Evaluator {
     /// An evaluator on the encoded pairs of `data` and the token ids of a control text.
-    pub fn new(data: Dataset, pairs: Vec<EncodedPair>, control: &[u32], eos_id: u32, args: &Args) -> Self {
+    pub fn new(data: Dataset, pairs: Vec<EncodedPair>, control: &[u32], encoder: &Encoder, args: &Args) -> Self {
         let control = text_rows(control, args.max_length);
         let answers = args.answers.min(pairs.len());
-        Self { data, pairs, control, answers, batch: args.micro_batch, eos_id }
+        let (pad_id, stop_ids) = (encoder.eos_id(), encoder.stop_ids(&pairs));
+        Self { data, pairs, control, answers, batch: args.micro_batch, pad_id, stop_ids }
     }
 
     /// All scores except those of greedy answers.
@@ -83,23 +86,23 @@ impl Evaluator {
 
     /// The nll of each token that has a weight, and 0 for all others.
     fn token_nll(&self, model: &Llama, rows: &[Example]) -> Result<Vec<Vec<f64>>> {
-        let nll = loss_of(model, TOKEN_NLL, rows, self.eos_id)?.loss;
+        let nll = loss_of(model, TOKEN_NLL, rows, self.pad_id)?.loss;
         Ok(Vec::try_from(nll.to_kind(Kind::Double).to_device(Device::Cpu))?)
     }
 
     /// Greedy answers to the prompts of the first pairs, as token ids.
     pub fn answers(&self, model: &Llama) -> Vec<Vec<u32>> {
-        let rows = self.pairs[..self.answers].iter().map(|pair| split(&pair.revised, self.eos_id));
+        let rows = self.pairs[..self.answers].iter().map(|pair| split(&pair.revised));
         let (prompts, revised): (Vec<&[u32]>, Vec<&[u32]>) = rows.unzip();
         let max_tokens = revised.iter().map(|answer| answer.len() + EXTRA_TOKENS).max().unwrap_or(0);
-        greedy(model, &prompts, self.eos_id, max_tokens, 4 * self.batch)
+        greedy(model, &prompts, &self.stop_ids, max_tokens, 4 * self.batch)
     }
 
     /// Adds the scores of greedy answers.
     pub fn score_answers(&self, answers: &[Vec<u32>], scores: &mut Scores) {
         let (mut exact, mut copied, mut edits) = (Mean::default(), Mean::default(), Mean::default());
         for (answer, pair) in answers.iter().zip(&self.pairs) {
-            let [original, revised] = pair.rows().map(|row| split(row, self.eos_id).1);
+            let [original, revised] = pair.rows().map(|row| split(row).1);
             exact.add(f64::from(answer == revised));
             copied.add(f64::from(answer == original));
             edits.add(distance(answer, revised) as f64);
@@ -115,15 +118,23 @@ impl Evaluator {
         answers
             .map(|(record, (before, after))| {
                 Ok(Answer {
-                    prompt: format!("{}\n{}", record.instruction, record.input).trim_end().to_owned(),
-                    original: record.original_output.clone(),
-                    revised: record.revised_output.clone(),
+                    prompt: prompt(record),
+                    original: record.original_output.text().into_owned(),
+                    revised: record.revised_output.text().into_owned(),
                     before: encoder.text(before)?,
                     after: encoder.text(after)?,
                 })
             })
             .collect()
     }
+}
+
+/// The text of a record's prompt, for people.
+fn prompt(record: &SpaRecord) -> String {
+    let messages = record.messages.iter().map(|message| format!("{}: {}\n", message.role(), message.text()));
+    let text = format!("{}\n{}", record.instruction, record.input);
+    let text = if record.messages.is_empty() { text } else { messages.collect() };
+    text.trim_end().to_owned()
 }
 
 /// Means over the tokens of all pairs.
@@ -197,10 +208,10 @@ impl Mean {
 }
 
 /// The ids of a row's prompt, and those of its answer without EOS.
-fn split(row: &Example, eos_id: u32) -> (&[u32], &[u32]) {
+fn split(row: &Example) -> (&[u32], &[u32]) {
     let prompt = row.labels().iter().take_while(|&&label| label == IGNORE_INDEX).count();
     let (prompt, answer) = row.input_ids().split_at(prompt);
-    (prompt, answer.strip_suffix(&[eos_id]).unwrap_or(answer))
+    (prompt, if row.is_complete() { &answer[..answer.len() - 1] } else { answer })
 }
 
 /// A text as rows of at most `length` tokens, all with weight 1.

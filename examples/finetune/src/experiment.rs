@@ -65,7 +65,7 @@ impl<'a> Experiment<'a> {
                 Some(path) => &fs::read_to_string(path).with_context(|| path.display().to_string())?,
                 None => CONTROL_TEXT,
             };
-            evaluator = Some(Evaluator::new(data, pairs, &encoder.ids(control)?, encoder.eos_id(), args));
+            evaluator = Some(Evaluator::new(data, pairs, &encoder.ids(control)?, &encoder, args));
         }
         let model = Llama::load(&base, device, kind, args.freeze_below)?;
         let base_kind = model.source_kind;

@@ -10,7 +10,13 @@ use hf_hub::{Cache, Repo, RepoType};
 use serde_json::Value;
 
 /// Downloaded if the model has them.
-const OPTIONAL: [&str; 3] = ["tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
+const OPTIONAL: [&str; 5] = [
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.json",
+    "chat_template.jinja",
+];
 const WEIGHTS: &str = "model.safetensors";
 /// Names the shards if the weights are in several files.
 const INDEX: &str = "model.safetensors.index.json";

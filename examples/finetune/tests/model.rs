@@ -68,9 +68,9 @@ fn greedy_answers_consist_of_the_most_likely_tokens() {
         let model = load(&checkpoint(name));
         let prompts: [&[u32]; 3] = [&[5, 6, 7, 8, 9, 10, 11], &[12], &[30, 31, 32]];
         // The third token of the second answer serves as EOS.
-        let unlimited = greedy(&model, &prompts, 39, 6, 2);
+        let unlimited = greedy(&model, &prompts, &[39], 6, 2);
         let eos = unlimited[1][2];
-        let answers = greedy(&model, &prompts, eos, 6, 2);
+        let answers = greedy(&model, &prompts, &[eos], 6, 2);
         for (prompt, answer) in prompts.iter().zip(&answers) {
             let mut ids: Vec<i64> = prompt.iter().map(|&id| i64::from(id)).collect();
             let mut expected = vec![];

@@ -67,7 +67,7 @@ impl ParquetRows {
         text.push(&rest[..end]).map_err(|reason| Error::Io { path: (*self.path).into(), reason })?;
         self.returned = (self.returned + end + 1).min(self.json.len());
         self.row += 1;
-        Ok(Some(RawRecord { path: self.path.clone(), line: self.row, text: text.finish() }))
+        Ok(Some(RawRecord { path: self.path.clone(), line: self.row, in_rows: true, text: text.finish() }))
     }
 
     /// Decodes the next rows; false at the end.
@@ -75,8 +75,8 @@ impl ParquetRows {
         let Some(batch) = self.batches.next().transpose().map_err(io::Error::other)? else { return Ok(false) };
         self.json.clear();
         self.returned = 0;
-        // A null is a value that the record names.
-        let builder = WriterBuilder::new().with_explicit_nulls(true);
+        // In a table, null is how a row says that it has no such field: a message without tool calls, for example.
+        let builder = WriterBuilder::new().with_explicit_nulls(false);
         let mut writer = builder.build::<_, LineDelimited>(&mut self.json);
         writer.write(&batch).and_then(|()| writer.finish()).map_err(io::Error::other)?;
         let read = self.bytes * (self.row as u64 + batch.num_rows() as u64) / self.rows.max(1);

@@ -16,7 +16,10 @@ fn decompressed(text: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead 
     let mut text = BufReader::with_capacity(1 << 17, text);
     Ok(match text.fill_buf()? {
         [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(1 << 17, flate2::bufread::MultiGzDecoder::new(text))),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(BufReader::with_capacity(1 << 17, zstd::Decoder::with_buffer(text)?)),
+        // A Zstandard frame, or one to skip, as pzstd and others put in front.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            Box::new(BufReader::with_capacity(1 << 17, zstd::Decoder::with_buffer(text)?))
+        }
         _ => Box::new(text),
     })
 }
@@ -60,7 +63,7 @@ enum Array {
     Before,
     AtFirst,
     Inside,
-    Behind,
+    After,
 }
 
 impl Splitter {
@@ -138,24 +141,27 @@ impl Splitter {
             self.skip_mark()?;
             match self.skip_blanks()? {
                 Some(b'[') => self.text.consume(1),
-                _ => return Err(self.broken("a .json file is one array of records; one record a line is .jsonl")),
+                _ => return Err(self.broken("expected an array of records")),
             }
             self.array = Array::AtFirst;
         }
-        if self.array == Array::Behind {
+        if self.array == Array::After {
             return match self.skip_blanks()? {
                 None => Ok(None),
-                Some(_) => Err(self.broken("there is text behind the array")),
+                Some(_) => {
+                    Err(self.broken("there is text after the array: a file holds one array, or one record per line"))
+                }
             };
         }
         self.skip_blanks()?;
         let line = self.line;
         let (mut text, mut scan) = (Text::new(max_bytes), Scan::default());
         let end = self.take_until(&mut text, |bytes| bytes.iter().position(|&byte| scan.ends_at(byte)))?;
-        let first = mem::replace(&mut self.array, if end == Some(b']') { Array::Behind } else { Array::Inside });
+        let first = mem::replace(&mut self.array, if end == Some(b']') { Array::After } else { Array::Inside });
         match end {
             None => Err(self.broken("the array does not end: the file is cut off")),
             Some(b']') if first == Array::AtFirst && text.is_blank => self.next_element(max_bytes),
+            Some(_) if text.is_blank => Err(self.broken("expected a record: there is a trailing or a doubled comma")),
             Some(_) => Ok(Some(self.record(line, text))),
         }
     }
@@ -183,7 +189,7 @@ impl Splitter {
     fn skip_mark(&mut self) -> Result<()> {
         for (byte, found) in BYTE_ORDER_MARK.iter().zip(0..) {
             if self.peek()?.first() != Some(byte) {
-                return if found == 0 { Ok(()) } else { Err(self.broken("half a byte order mark, and no record")) };
+                return if found == 0 { Ok(()) } else { Err(self.broken("incomplete byte order mark")) };
             }
             self.text.consume(1);
         }
@@ -208,11 +214,11 @@ impl Splitter {
     }
 
     fn record(&self, line: usize, text: Text) -> RawRecord {
-        RawRecord { path: self.path.clone(), line, text: text.finish() }
+        RawRecord { path: self.path.clone(), line, in_rows: false, text: text.finish() }
     }
 
     fn broken(&self, message: &str) -> Error {
-        Error::Record { path: (*self.path).into(), line: self.line, column: 1, message: message.into() }
+        Error::Record { place: format!("{}:{}", self.path.display(), self.line), message: message.into() }
     }
 
     fn failed(&self, reason: io::Error) -> Error {

@@ -1,9 +1,10 @@
-//! Two texts on a terminal: a diff, and a table of the tokens.
+//! Two texts as a diff, and a table of their tokens.
 
 use anstyle::{AnsiColor, Effects, Style};
 use figa_loss::Side;
 
-use super::tokens::{ShownTexts, ShownToken, printable};
+use super::tokens::{ShownTexts, ShownToken};
+use crate::terminal::printable;
 
 const REMOVED: Style = AnsiColor::Red.on_default().effects(Effects::STRIKETHROUGH);
 const ADDED: Style = AnsiColor::Green.on_default().effects(Effects::BOLD);

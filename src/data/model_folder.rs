@@ -1,0 +1,203 @@
+//! The folder of a model in the layout of Hugging Face, read as `transformers` 5 reads it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use crate::error::{Error, Result};
+
+/// The tokens that a template knows by name.
+const SPECIAL_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// A model's folder, with its `tokenizer_config.json`.
+pub(super) struct ModelFolder {
+    path: PathBuf,
+    /// The tokenizer: `tokenizer.json`, or the file that was named.
+    tokenizer: PathBuf,
+    config: Value,
+}
+
+/// The source of a chat template.
+pub(super) struct TemplateSource {
+    /// The file, for errors.
+    pub(super) place: String,
+    pub(super) text: String,
+}
+
+impl ModelFolder {
+    /// Opens a folder, or the folder of a tokenizer's file.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let (folder, tokenizer) = match path.is_file() {
+            true => (path.parent().unwrap_or(Path::new("")).to_owned(), path.to_owned()),
+            false => (path.to_owned(), path.join("tokenizer.json")),
+        };
+        let config = read_json(&folder.join("tokenizer_config.json"))?;
+        Ok(Self { path: folder, tokenizer, config })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The tokenizer, without padding and truncation.
+    pub(super) fn tokenizer(&self) -> Result<Tokenizer> {
+        let json = fs::read(&self.tokenizer).map_err(|reason| match reason.kind() {
+            io::ErrorKind::NotFound => self.no_tokenizer(reason),
+            _ => Error::Io { path: self.tokenizer.clone(), reason },
+        })?;
+        let invalid = |error| Error::Model {
+            place: self.tokenizer.display().to_string(),
+            message: format!("not a valid tokenizer: {error}"),
+        };
+        let mut tokenizer = Tokenizer::from_bytes(json).map_err(invalid)?;
+        tokenizer.with_padding(None).with_truncation(None).map_err(Error::Tokenizer)?;
+        Ok(tokenizer)
+    }
+
+    /// Why there is no `tokenizer.json`, and how to get one.
+    fn no_tokenizer(&self, reason: io::Error) -> Error {
+        let path = self.path.display();
+        let name = self.path.to_str().unwrap_or_default();
+        let is_hub_id = name.split('/').count() == 2 && !name.starts_with(['.', '/']);
+        let message = if !self.path.exists() && is_hub_id {
+            format!(
+                "no such folder; download the model first: hf download {name} --include '*.json' '*.jinja' \
+                 --local-dir FOLDER"
+            )
+        } else if let Some(other) = ["tokenizer.model", "vocab.json", "vocab.txt", "tekken.json"]
+            .into_iter()
+            .find(|other| self.path.join(other).exists())
+        {
+            format!(
+                "holds {other} but no tokenizer.json; make one with transformers: python3 -c \"from transformers import \
+                 AutoTokenizer as T; T.from_pretrained('{name}').save_pretrained('{name}')\""
+            )
+        } else {
+            return Error::Io { path: self.tokenizer.clone(), reason };
+        };
+        Error::Model { place: path.to_string(), message }
+    }
+
+    /// The chat templates by name; the only or main one is `default`.
+    ///
+    /// Files take precedence over the configuration: `chat_template.jinja` and `additional_chat_templates/*.jinja`, then
+    /// `chat_template.json` of a processor, then `chat_template` in `tokenizer_config.json`.
+    pub(super) fn templates(&self) -> Result<BTreeMap<String, TemplateSource>> {
+        let mut templates = BTreeMap::new();
+        let file = self.path.join("chat_template.jinja");
+        if let Some(text) = read_text(&file)? {
+            templates.insert("default".to_owned(), TemplateSource { place: file.display().to_string(), text });
+        }
+        let folder = self.path.join("additional_chat_templates");
+        if folder.is_dir() {
+            let failed = |reason| Error::Io { path: folder.clone(), reason };
+            for entry in fs::read_dir(&folder).map_err(failed)? {
+                let file = entry.map_err(failed)?.path();
+                let Some(name) = file.file_name().and_then(|name| name.to_str()?.strip_suffix(".jinja")) else {
+                    continue;
+                };
+                if let Some(text) = read_text(&file)? {
+                    templates.insert(name.to_owned(), TemplateSource { place: file.display().to_string(), text });
+                }
+            }
+        }
+        if !templates.is_empty() {
+            return Ok(templates);
+        }
+        let file = self.path.join("chat_template.json");
+        let processor = read_json(&file)?;
+        let (place, template) = match &processor["chat_template"] {
+            Value::Null => (self.path.join("tokenizer_config.json"), &self.config["chat_template"]),
+            template => (file, template),
+        };
+        let place = format!("{}, chat_template", place.display());
+        match template {
+            Value::String(text) => {
+                templates.insert("default".to_owned(), TemplateSource { place, text: text.clone() });
+            }
+            Value::Array(list) => {
+                for named in list {
+                    let (Some(name), Some(text)) = (named["name"].as_str(), named["template"].as_str()) else {
+                        let message = "expected a list of {\"name\": ..., \"template\": ...}".to_owned();
+                        return Err(Error::Model { place, message });
+                    };
+                    let place = format!("{place} {name:?}");
+                    templates.insert(name.to_owned(), TemplateSource { place, text: text.to_owned() });
+                }
+            }
+            Value::Object(named) => {
+                for (name, text) in named.iter().filter_map(|(name, text)| Some((name, text.as_str()?))) {
+                    let place = format!("{place} {name:?}");
+                    templates.insert(name.to_owned(), TemplateSource { place, text: text.to_owned() });
+                }
+            }
+            _ => {}
+        }
+        Ok(templates)
+    }
+
+    /// The special tokens that have a name.
+    ///
+    /// `special_tokens_map.json` counts only where `tokenizer_config.json` has no `added_tokens_decoder`.
+    pub(super) fn special_tokens(&self) -> Result<BTreeMap<String, String>> {
+        let mut sources = vec![&self.config];
+        let map = read_json(&self.path.join("special_tokens_map.json"))?;
+        if self.config["added_tokens_decoder"].is_null() {
+            sources.push(&map);
+        }
+        let mut tokens = BTreeMap::new();
+        for source in sources {
+            for name in SPECIAL_TOKENS {
+                if let Some(token) = token_text(&source[name]) {
+                    tokens.insert(name.to_owned(), token.to_owned());
+                }
+            }
+            // A list of further tokens has no names.
+            for (name, token) in source["extra_special_tokens"].as_object().into_iter().flatten() {
+                if let Some(token) = token_text(token) {
+                    tokens.insert(name.clone(), token.to_owned());
+                }
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// The ids of `generation_config.json` that stop an answer, or else those of `config.json`; the first is the EOS.
+    pub(super) fn eos_ids(&self) -> Result<Vec<u32>> {
+        for name in ["generation_config.json", "config.json"] {
+            let ids = match &read_json(&self.path.join(name))?["eos_token_id"] {
+                Value::Array(several) => several.iter().filter_map(Value::as_u64).collect(),
+                one => Vec::from_iter(one.as_u64()),
+            };
+            let ids: Vec<u32> = ids.into_iter().filter_map(|id| u32::try_from(id).ok()).collect();
+            if !ids.is_empty() {
+                return Ok(ids);
+            }
+        }
+        Ok(vec![])
+    }
+}
+
+/// A token is a string, or an object with the string as `content`.
+fn token_text(token: &Value) -> Option<&str> {
+    token.as_str().or_else(|| token["content"].as_str())
+}
+
+/// The content of a configuration file; null if there is none.
+fn read_json(file: &Path) -> Result<Value> {
+    let text = read_text(file)?.unwrap_or_else(|| "null".to_owned());
+    serde_json::from_str(text.trim_start_matches('\u{feff}'))
+        .map_err(|error| Error::Model { place: file.display().to_string(), message: error.to_string() })
+}
+
+/// `None` if there is no such file.
+fn read_text(file: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(file) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        text => text.map(Some).map_err(|reason| Error::Io { path: file.into(), reason }),
+    }
+}

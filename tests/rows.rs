@@ -1,0 +1,228 @@
+//! Rows of chat models: what `PairEncoder` makes of a conversation is what `transformers` renders for it.
+#![cfg(feature = "data")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use figa_loss::serde_json::{Map, Value, json};
+use figa_loss::tokenizers::{AddedToken, Tokenizer};
+use figa_loss::{
+    ChatOptions, ChatTemplate, Example, IGNORE_INDEX, Message, PairEncoder, PromptTemplate, Side, SpaRecord, TokenLabel,
+};
+use serde::Deserialize;
+use tempfile::TempDir;
+
+const FIXTURES: &str = "tests/fixtures";
+
+/// A conversation with two answers, and what `transformers` renders for it (fixtures/chat_templates.py).
+#[derive(Deserialize)]
+struct Case {
+    template: String,
+    conversation: String,
+    messages: Vec<Message>,
+    tools: Option<Value>,
+    documents: Option<Value>,
+    #[serde(default)]
+    variables: Map<String, Value>,
+    original: Message,
+    revised: Message,
+    renderings: Option<Renderings>,
+    error: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Renderings {
+    original: String,
+    revised: String,
+    prompt: Option<String>,
+}
+
+/// The special tokens of a family.
+#[derive(Deserialize)]
+struct Family {
+    bos_token: Option<String>,
+    eos_token: Option<String>,
+    added: Vec<String>,
+    /// What ends an answer; null if the template renders no such token.
+    end: Value,
+}
+
+impl Case {
+    fn all() -> Vec<Self> {
+        let lines = fs::read_to_string(Path::new(FIXTURES).join("chat_templates.jsonl")).unwrap();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn name(&self) -> String {
+        format!("{}, {}", self.template, self.conversation)
+    }
+
+    fn record(&self) -> SpaRecord {
+        let mut record = SpaRecord::new("", "", "");
+        record.messages = self.messages.clone();
+        (record.tools, record.documents) = (self.tools.clone(), self.documents.clone());
+        record.chat_template_kwargs = self.variables.clone();
+        (record.original_output, record.revised_output) = (self.original.clone(), self.revised.clone());
+        record
+    }
+}
+
+impl Family {
+    fn all() -> BTreeMap<String, Self> {
+        let json = fs::read_to_string(Path::new(FIXTURES).join("chat_templates.json")).unwrap();
+        serde_json::from_str(&json).unwrap()
+    }
+
+    /// A folder of a model with this template.
+    fn folder(&self, template: &str) -> TempDir {
+        let folder = TempDir::new().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let source = format!("{FIXTURES}/chat_templates/{template}.jinja");
+        fs::copy(source, path("chat_template.jinja")).unwrap();
+        let config = json!({ "bos_token": self.bos_token, "eos_token": self.eos_token });
+        fs::write(path("tokenizer_config.json"), config.to_string()).unwrap();
+        let mut tokenizer = Tokenizer::from_file(format!("{FIXTURES}/tokenizers/byte_level.json")).unwrap();
+        let tokens = self.added.iter().chain(&self.bos_token).chain(&self.eos_token);
+        let tokens: Vec<AddedToken> = tokens.map(|token| AddedToken::from(token.clone(), true)).collect();
+        tokenizer.add_special_tokens(tokens).unwrap();
+        tokenizer.save(path("tokenizer.json"), false).unwrap();
+        folder
+    }
+
+    fn encoder(&self, template: &str) -> PairEncoder {
+        let folder = self.folder(template);
+        let eos = self.eos_token.is_none().then_some("</s>");
+        let mut encoder = PairEncoder::read(folder.path(), eos).unwrap();
+        let mut options = ChatOptions::default();
+        options.date = Some("2026-01-02T03:04:05".into());
+        let template = ChatTemplate::read(folder.path(), &options).unwrap().unwrap();
+        encoder.template = PromptTemplate::Chat(template);
+        encoder
+    }
+}
+
+fn decoded(encoder: &PairEncoder, ids: &[u32]) -> String {
+    encoder.tokenizer().decode(ids, false).unwrap()
+}
+
+/// Whether the rendering of an answer lacks a part of it: its text, its reasoning, or the name of the tool it calls.
+fn is_incomplete(answer: &Message, rendering: &str) -> bool {
+    let reasoning = ["reasoning_content", "thinking", "reasoning"].iter().find_map(|name| answer.get(name)?.as_str());
+    let text = answer.text();
+    let (within, rest) = text.rsplit_once("</think>").unwrap_or(("", &text));
+    let call = answer.get("tool_calls").and_then(|calls| calls[0]["function"]["name"].as_str());
+    let within = within.trim_start_matches("<think>").trim();
+    [reasoning, Some(within), Some(rest.trim()), call].into_iter().flatten().any(|part| !rendering.contains(part))
+}
+
+/// Whether a rendering shows a list of parts itself, where only their text is meant.
+fn shows_parts(rendering: &str) -> bool {
+    ["'type': 'text'", "\"type\": \"text\""].iter().any(|shown| rendering.contains(shown))
+}
+
+#[test]
+fn rows_are_what_transformers_renders() {
+    let families = Family::all();
+    assert!(families.len() >= 30);
+    let mut encoders: BTreeMap<&str, PairEncoder> = BTreeMap::new();
+    let mut wrong = vec![];
+    let cases = Case::all();
+    for case in &cases {
+        let family = &families[&case.template];
+        let encoder = encoders.entry(&case.template).or_insert_with(|| family.encoder(&case.template));
+        if let Err(problem) = check(encoder, family, case) {
+            wrong.push(format!("{}: {problem}", case.name()));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+fn check(encoder: &PairEncoder, family: &Family, case: &Case) -> Result<(), String> {
+    let record = case.record();
+    let rendered = encoder.render(&record);
+    let Some(expected) = &case.renderings else {
+        return match rendered {
+            // Their texts are joined where the template expects a string.
+            Ok(rendered) if case.conversation == "parts" => match rendered.prompt.contains("First line. Second.") {
+                true => Ok(()),
+                false => Err(rendered.prompt),
+            },
+            Ok(_) => Err(format!("expected an error: {}", case.error.as_deref().unwrap_or_default())),
+            Err(_) => Ok(()),
+        };
+    };
+    let rendered = match rendered {
+        Ok(rendered) => rendered,
+        Err(error) => {
+            let is_right =
+                is_incomplete(&case.original, &expected.original) || is_incomplete(&case.revised, &expected.revised);
+            return if is_right { Ok(()) } else { Err(error.to_string()) };
+        }
+    };
+    if shows_parts(&expected.revised) {
+        let is_joined = rendered.prompt.contains("First line. Second.") && !shows_parts(&rendered.prompt);
+        return if is_joined { Ok(()) } else { Err(rendered.prompt) };
+    }
+    if let Some(prompt) = &expected.prompt {
+        let generation = encoder.template.render(&record).map_err(|error| error.to_string())?;
+        if generation != *prompt {
+            return Err(format!("the prompt for generation is\n  {generation:?}, expected\n  {prompt:?}"));
+        }
+    }
+    let pair = encoder.encode(&record).map_err(|error| error.to_string())?;
+    for (side, expected) in [(Side::Original, &expected.original), (Side::Revised, &expected.revised)] {
+        let text = format!("{}{}", rendered.prompt, rendered.answer(side).text);
+        if text != *expected {
+            return Err(format!("{side} text\n  {text:?}, expected\n  {expected:?}"));
+        }
+        check_row(encoder, family, case, pair.row(side), &rendered.prompt, expected)
+            .map_err(|problem| format!("{side} row: {problem}\n  {expected:?}"))?;
+    }
+    Ok(())
+}
+
+/// Checks the boundary, the end and the weights of a row.
+fn check_row(
+    encoder: &PairEncoder,
+    family: &Family,
+    case: &Case,
+    row: &Example,
+    prompt: &str,
+    expected: &str,
+) -> Result<(), String> {
+    let (ids, labels) = (row.input_ids(), row.labels());
+    let prompt_tokens = labels.iter().take_while(|&&label| label == IGNORE_INDEX).count();
+    if labels[prompt_tokens..].contains(&IGNORE_INDEX) || row.weights()[..prompt_tokens].iter().any(|&w| w != 0.0) {
+        return Err("a prompt token is learnt, or an answer token is not".into());
+    }
+    // A token may straddle the boundary, and then belongs to the answer.
+    let in_prompt = decoded(encoder, &ids[..prompt_tokens]);
+    if !prompt.starts_with(&in_prompt) || decoded(encoder, &ids[..prompt_tokens + 1]).len() <= prompt.len() {
+        return Err(format!("the prompt's tokens are {in_prompt:?}"));
+    }
+    let last = encoder.tokenizer().id_to_token(ids[ids.len() - 1]).unwrap();
+    if row.token_labels().last() != Some(&TokenLabel::Eos)
+        || row.token_labels().iter().filter(|l| **l == TokenLabel::Eos).count() != 1
+    {
+        return Err("expected one EOS, at the end".into());
+    }
+    let ends: Vec<&str> = match &family.end {
+        Value::Array(ends) => ends.iter().filter_map(Value::as_str).collect(),
+        end => end.as_str().into_iter().collect(),
+    };
+    let text = decoded(encoder, ids);
+    let is_call = case.original.get("tool_calls").or(case.revised.get("tool_calls")).is_some();
+    if ends.is_empty() {
+        // The end is not the template's.
+        let eos = family.eos_token.as_deref().unwrap_or("</s>");
+        return if text == format!("{expected}{eos}") { Ok(()) } else { Err(format!("is {text:?}")) };
+    }
+    if !expected.starts_with(&text) {
+        return Err(format!("is {text:?}"));
+    }
+    if !ends.contains(&&*last) && !is_call {
+        return Err(format!("ends in {last:?}, expected one of {ends:?}"));
+    }
+    Ok(())
+}
