@@ -2,7 +2,8 @@
 //!
 //! 1. An [`SpaRecord`] holds an instruction, the model's original answer and a minimally revised one.
 //!    [`RecordReader`] reads records from files of any size, and [`Fields`] names their fields.
-//! 2. A [`PromptTemplate`] renders the prompt in front of both answers.
+//! 2. A [`PromptTemplate`] renders the prompt in front of both answers; the [`ChatTemplate`] of a model renders the whole
+//!    conversation with its answer.
 //! 3. A [`PairEncoder`] tokenizes prompt and answer together, aligns the tokens of the two answers, and gives each
 //!    token its label and weight: an [`EncodedPair`] of two [`Example`]s.
 //! 4. [`Batching`] groups pairs of similar length, [`collate`] pads examples to a [`Batch`], and

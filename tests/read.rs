@@ -286,3 +286,133 @@ fn fields_may_have_other_names_and_answers_may_be_conversations() {
         assert!(error.contains(expected) && error.starts_with("x.jsonl:1:"), "{json}: {error}");
     }
 }
+
+/// Prompt and answers of a record, as messages.
+fn shape(record: &SpaRecord) -> (Vec<(String, String)>, String, String) {
+    let messages = record.messages.iter().map(|message| (message.role().to_owned(), message.text().into_owned()));
+    (messages.collect(), record.original_output.text().into_owned(), record.revised_output.text().into_owned())
+}
+
+#[test]
+fn records_of_many_shapes_are_the_same_record() {
+    let mut fields = Fields::default();
+    (fields.instruction, fields.original, fields.revised) = ("prompt".into(), "data.no".into(), "data.yes".into());
+    fields.system = Some("system".into());
+    let expected =
+        (vec![("system".into(), "Be brief.".into()), ("user".into(), "Why?".into())], "No.".into(), "Yes.".into());
+    let [system, user] = [r#"{"role": "system", "content": "Be brief."}"#, r#"{"role": "User", "content": "Why?"}"#];
+    let answer = |text: &str| format!(r#"{{"role": "Assistant", "content": "{text}"}}"#);
+    let [no, yes] = ["No.", "Yes."].map(answer);
+    let gpt = |text: &str| format!(r#"{{"from": "gpt", "value": "{text}"}}"#);
+    for json in [
+        // The system message as a column, and as a message.
+        r#"{"system": "Be brief.", "prompt": "Why?", "data": {"no": "No.", "yes": "Yes."}}"#.to_owned(),
+        format!(r#"{{"prompt": [{system}, {user}], "data": {{"no": "No.", "yes": "Yes."}}}}"#),
+        // A name with dots; an answer as a message, in a list, and with the conversation in front of it.
+        format!(r#"{{"prompt": [{system}, {user}], "data.no": {no}, "data.yes": [{yes}]}}"#),
+        format!(r#"{{"data": {{"no": [{system}, {user}, {no}], "yes": [{system}, {user}, {yes}]}}}}"#),
+        // The question once more, as text; null is as good as absent.
+        format!(
+            r#"{{"prompt": "Why?", "data": {{"no": [{system}, {user}, {no}], "yes": [{system}, {user}, {yes}]}}}}"#
+        ),
+        format!(r#"{{"prompt": null, "data": {{"no": [{system}, {user}, {no}], "yes": [{system}, {user}, {yes}]}}}}"#),
+        // ShareGPT.
+        format!(
+            r#"{{"prompt": [{{"from": "system", "value": "Be brief."}}, {{"from": "human", "value": "Why?"}}],
+                 "data": {{"no": {}, "yes": {}}}}}"#,
+            gpt("No."),
+            gpt("Yes.")
+        ),
+        // Text parts.
+        format!(
+            r#"{{"prompt": [{system}, {{"role": "user", "content": [{{"type": "text", "text": "Why"}}, {{"text": "?"}}]}}],
+                 "data": {{"no": "No.", "yes": "Yes."}}}}"#
+        ),
+    ] {
+        let record = parse(&json, &fields).unwrap();
+        assert_eq!(shape(&record), expected, "{json}");
+        // It can be written and read again.
+        let again = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<SpaRecord>(&again).unwrap(), record, "{again}");
+    }
+}
+
+#[test]
+fn dialogues_in_one_text_are_read_as_turns() {
+    let text = |answer: &str| format!("\n\nHuman: Why?\n\nAssistant: Because.\n\nHuman: So?\n\nAssistant: {answer}");
+    let json = serde_json::json!({ "original_output": text("No."), "revised_output": text("Yes.") }).to_string();
+    let record = parse(&json, &Fields::default()).unwrap();
+    let turns =
+        [("user", "Why?"), ("assistant", "Because."), ("user", "So?")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    assert_eq!(shape(&record), (turns.to_vec(), " No.".into(), " Yes.".into()));
+    assert!(record.instruction.ends_with("\n\nAssistant:"), "{}", record.instruction);
+    let again = serde_json::to_string(&record).unwrap();
+    assert_eq!(serde_json::from_str::<SpaRecord>(&again).unwrap(), record, "{again}");
+    let other = json.replacen("Because", "Hence", 1);
+    let error = parse(&other, &Fields::default()).unwrap_err();
+    assert!(error.contains("only the last turn may be edited"), "{error}");
+}
+
+#[test]
+fn nothing_that_belongs_to_a_prompt_is_dropped() {
+    let with =
+        |field: &str| format!(r#"{{{field}, "instruction": "i", "original_output": "a", "revised_output": "b"}}"#);
+    for (field, expected) in [
+        (r#""system": "s""#, "`system` would be dropped: name the field with --system system, or remove it"),
+        (r#""tools": [{}]"#, "`tools` would be dropped"),
+        (r#""documents": [{}]"#, "`documents` would be dropped"),
+        (r#""history": [["q", "a"]]"#, "`history` is not read"),
+        (r#""chat_template_kwargs": 1"#, "`chat_template_kwargs` is a number, expected an object"),
+    ] {
+        let error = parse(&with(field), &Fields::default()).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    for field in [r#""system": """#, r#""tools": null"#, r#""history": []"#, r#""score": NaN"#] {
+        assert_eq!(parse(&with(field), &Fields::default()).is_ok(), !field.contains("NaN"), "{field}");
+    }
+    let mut fields = Fields::default();
+    fields.tools = Some("tools".into());
+    let list = parse(&with(r#""tools": [{"name": "f"}]"#), &fields).unwrap();
+    assert_eq!(parse(&with(r#""tools": "[{\"name\": \"f\"}]""#), &fields).unwrap(), list);
+    assert!(parse(&with(r#""tools": [1]"#), &fields).unwrap_err().contains("expected a list of objects"));
+
+    let message = |fields: &str| {
+        let json = format!(r#"{{"instruction": [{{{fields}}}], "original_output": "a", "revised_output": "b"}}"#);
+        parse(&json, &Fields::default()).map(|record| record.messages[0].clone())
+    };
+    let call = message(r#""role": "assistant", "content": null, "tool_calls": [{"id": 7}], "name": "n""#).unwrap();
+    assert_eq!(call.fields().keys().collect::<Vec<_>>(), ["role", "content", "tool_calls", "name"]);
+    let share_gpt = message(r#""from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {}}""#).unwrap();
+    assert_eq!(share_gpt.get("tool_calls").unwrap()[0]["function"]["name"], "f");
+    for (fields, expected) in [
+        (r#""role": "user""#, "`instruction`, message 1: has no content"),
+        (r#""role": "user", "content": null"#, "content is null, expected a string or a list of parts"),
+        (r#""role": 1, "content": "x""#, "role is a number, expected a string"),
+        (r#""content": "x""#, "has no role"),
+        (
+            r#""role": "user", "content": [{"type": "image"}]"#,
+            "content, part 1 is of the type \"image\", and only text is read",
+        ),
+    ] {
+        let error = message(fields).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn text_that_is_not_json_is_named_as_what_it_is() {
+    let good = r#"{"instruction": "i", "original_output": "a", "revised_output": "b"}"#;
+    let utf16: Vec<u8> = [0xfeff].into_iter().chain(good.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    for (bytes, expected) in [
+        (utf16, "the text is UTF-16"),
+        (good.replace('b', "\0").into_bytes(), "NUL bytes"),
+        (good.replace("\"b\"", "-Infinity").into_bytes(), "-Infinity is not JSON"),
+        (good.replace('b', "\\ud800").into_bytes(), "a lone surrogate"),
+        (good.replace("\"b\"}", "\"b\",}").into_bytes(), "trailing comma"),
+        (b"{\n".to_vec(), "the record does not end on its line"),
+    ] {
+        let mut reader = RecordReader::from_text("x.jsonl", Format::Lines, io::Cursor::new(bytes));
+        let error = reader.next().unwrap().unwrap().parse(&Fields::default()).unwrap_err().to_string();
+        assert!(error.starts_with("x.jsonl:1:") && error.contains(expected) && !error.contains('\n'), "{error}");
+    }
+}

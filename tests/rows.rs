@@ -8,8 +8,10 @@ use std::path::Path;
 use figa_loss::serde_json::{Map, Value, json};
 use figa_loss::tokenizers::{AddedToken, Tokenizer};
 use figa_loss::{
-    ChatOptions, ChatTemplate, Example, IGNORE_INDEX, Message, PairEncoder, PromptTemplate, Side, SpaRecord, TokenLabel,
+    ChatOptions, ChatTemplate, Example, Granularity, IGNORE_INDEX, LabelledTexts, LabelledToken, Message, PairEncoder,
+    PromptTemplate, Side, SpaRecord, TokenLabel,
 };
+use proptest::prelude::*;
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -225,4 +227,109 @@ fn check_row(
         return Err(format!("ends in {last:?}, expected one of {ends:?}"));
     }
     Ok(())
+}
+
+/// The number of the word between white space that each token begins in.
+fn words_between_spaces(texts: &LabelledTexts, side: Side) -> Vec<Option<u32>> {
+    let text = texts.text(side);
+    let number = |token: &LabelledToken| {
+        let shown = text.get(token.range.clone())?;
+        let first = token.range.start + shown.len() - shown.trim_start().len();
+        let is_word = first < token.range.end && token.label != TokenLabel::Eos;
+        let end = first + text[first..].chars().next()?.len_utf8();
+        is_word.then(|| text[..end].split_whitespace().count() as u32)
+    };
+    texts.tokens(side).iter().map(number).collect()
+}
+
+/// A conversation of random texts, and a template that is put together from parts which real ones have.
+fn random_pair() -> impl Strategy<Value = (String, SpaRecord)> {
+    let text = || "[ a-zé日{}<&'\n]{0,12}[a-z?]";
+    let system = prop_oneof![Just(""), Just("{% if loop.first and m.role == 'system' %}S:{% endif %}")];
+    let content = prop_oneof![Just("m.content"), Just("m.content | trim"), Just("m['content'].strip()")];
+    let header = prop_oneof![Just("\n"), Just("\n<think>\n\n</think>\n\n"), Just(" channel=final\n"), Just(" ")];
+    let end = prop_oneof![Just("<|im_end|>\n"), Just(" </s>"), Just("<|im_end|>\n<|endoftext|>"), Just("\n"), Just("")];
+    let generation = prop_oneof![Just("<|im_start|>assistant\n"), Just("<|im_start|>assistant\n<think>\n"), Just("")];
+    let template = (system, content, header, end, generation).prop_map(|(system, content, header, end, generation)| {
+        let escaped = |text: &str| text.replace('\n', "\\n");
+        format!(
+            "{{{{ '<s>' }}}}{{% for m in messages %}}{system}{{{{ '<|im_start|>' ~ m.role }}}}\
+             {{% if m.role == 'assistant' %}}{{% generation %}}{{{{ '{}' ~ {content} ~ '{}' }}}}{{% endgeneration %}}\
+             {{% else %}}{{{{ '\\n' ~ m.content ~ '<|im_end|>\\n' }}}}{{% endif %}}{{% endfor %}}\
+             {{% if add_generation_prompt %}}{{{{ '{}' }}}}{{% endif %}}",
+            escaped(header),
+            escaped(end),
+            escaped(generation),
+        )
+    });
+    let turns = prop::collection::vec(text(), 0..3);
+    (template, turns, text(), text(), any::<bool>()).prop_map(|(template, turns, original, revised, is_repeated)| {
+        let mut record = SpaRecord::new("", original.clone(), revised);
+        for (at, text) in turns.into_iter().enumerate() {
+            record.messages.push(Message::new(if at % 2 == 0 { "user" } else { "assistant" }, text));
+        }
+        // The answer may occur in the prompt.
+        record.messages.push(Message::new("user", if is_repeated { original } else { "q".into() }));
+        (template, record)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_row_is_the_rendering_up_to_the_end_of_the_turn((template, record) in random_pair()) {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+        let tokenizer = Path::new(FIXTURES).join("tokenizers/byte_level.json");
+        let mut encoder = PairEncoder::read(tokenizer, Some("<|im_end|>")).unwrap();
+        let chat = ChatTemplate::read(folder.path(), &ChatOptions::default()).unwrap().unwrap();
+        encoder.template = PromptTemplate::Chat(chat.clone());
+        let rendered = encoder.render(&record).unwrap();
+        let pair = encoder.encode(&record).unwrap();
+        for (side, answer) in [(Side::Original, &record.original_output), (Side::Revised, &record.revised_output)] {
+            let expected = chat.render(&[&record.messages[..], std::slice::from_ref(answer)].concat(), false).unwrap();
+            prop_assert_eq!(&format!("{}{}", rendered.prompt, rendered.answer(side).text), &expected);
+            let written = answer.text();
+            prop_assert_eq!(rendered.answer(side).content().trim(), written.trim());
+            let row = pair.row(side);
+            // Without an end of its own, the text is followed by EOS.
+            let text = decoded(&encoder, row.input_ids());
+            prop_assert!(expected.starts_with(&text) || text == format!("{expected}<|im_end|>"), "{text:?}, {expected:?}");
+            let prompt = row.labels().iter().take_while(|&&label| label == IGNORE_INDEX).count();
+            prop_assert!(row.weights()[..prompt].iter().all(|&weight| weight == 0.0));
+            prop_assert!(rendered.prompt.starts_with(&decoded(&encoder, &row.input_ids()[..prompt])));
+            prop_assert!(row.is_complete());
+        }
+    }
+
+    #[test]
+    fn a_word_without_a_changed_token_is_left_alone(
+        original in "([a-z]{1,9}[ .,]{1,2}){1,9}",
+        revised in "([a-z]{1,9}[ .,]{1,2}){1,9}",
+        at in 0usize..3,
+    ) {
+        // Most of the words stay.
+        let words: Vec<&str> = original.split_inclusive(' ').collect();
+        let mut mixed: Vec<&str> = words.clone();
+        let place = at % mixed.len();
+        mixed[place] = revised.split_inclusive(' ').next().unwrap();
+        let record = SpaRecord::new("q", original.clone(), mixed.concat());
+        for layout in ["byte_level", "metaspace", "llama_2", "word_piece", "unigram"] {
+            let path = Path::new(FIXTURES).join(format!("tokenizers/{layout}.json"));
+            let mut encoder = PairEncoder::read(path, Some("</s>")).unwrap();
+            encoder.template = PromptTemplate::Plain;
+            let tokens = encoder.compare(&record).unwrap();
+            encoder.granularity = Granularity::Word;
+            let widened = encoder.compare(&record).unwrap();
+            // Words between white space hold those of Unicode, so they may only mark more.
+            let [a, b] = Side::ALL.map(|side| words_between_spaces(&tokens, side));
+            let coarse = Granularity::Word.widen(tokens.alignment().clone(), &a, &b).unwrap();
+            for side in Side::ALL {
+                let marks = [tokens.alignment(), widened.alignment(), &coarse].map(|alignment| alignment.changed(side));
+                let is_between = marks[0].iter().zip(marks[1]).zip(marks[2]).all(|((a, b), c)| a <= b && b <= c);
+                prop_assert!(is_between, "{layout}, {side}: {marks:?}");
+            }
+        }
+    }
 }

@@ -64,7 +64,7 @@ enum Comparison {
     /// As the model sees them.
     Rows(Box<PairEncoder>),
     /// Their answers alone.
-    Answers(TextComparer),
+    Answers(Box<TextComparer>),
 }
 
 pub fn run(args: &ShowArgs) -> Result<()> {
@@ -76,7 +76,7 @@ pub fn run(args: &ShowArgs) -> Result<()> {
 
 impl Comparison {
     fn new(args: &ShowArgs) -> Result<Self> {
-        let Some(path) = &args.tokenizer else { return comparer(args).map(Self::Answers) };
+        let Some(path) = &args.tokenizer else { return Ok(Self::Answers(comparer(args)?.into())) };
         let mut encoder = args.prompt.encoder(path)?;
         args.labelling.configure(&mut encoder)?;
         Ok(Self::Rows(encoder.into()))

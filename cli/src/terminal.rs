@@ -16,7 +16,7 @@ pub fn printable(text: &str) -> String {
 
 /// The same on one line.
 pub fn one_line(text: &str) -> String {
-    printable(&text.replace('\n', " ").replace('\t', " "))
+    printable(&text.replace(['\n', '\t'], " "))
 }
 
 fn is_unsafe(character: char) -> bool {

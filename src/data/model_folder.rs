@@ -31,7 +31,8 @@ pub(super) struct TemplateSource {
 impl ModelFolder {
     /// Opens a folder, or the folder of a tokenizer's file.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let (folder, tokenizer) = match path.is_file() {
+        let is_file = path.is_file() || path.extension().is_some_and(|extension| extension == "json");
+        let (folder, tokenizer) = match is_file {
             true => (path.parent().unwrap_or(Path::new("")).to_owned(), path.to_owned()),
             false => (path.to_owned(), path.join("tokenizer.json")),
         };

@@ -97,10 +97,7 @@ fn is_digit(c: char, method: &str) -> bool {
     match method {
         "isnumeric" => c.is_numeric(),
         // Superscripts are digits, but no decimals.
-        "isdigit" => {
-            c.is_ascii_digit()
-                || c.is_numeric() && (c.to_digit(36).is_some() || "²³¹⁰⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉".contains(c) || is_decimal(c))
-        }
+        "isdigit" => is_decimal(c) || "²³¹⁰⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉".contains(c),
         _ => is_decimal(c),
     }
 }
