@@ -30,12 +30,13 @@ use self::sieve::Sieve;
 use crate::new_file::NewFile;
 use crate::records::progress_bar;
 use crate::rejects::{BadRecords, reasons_path};
+use crate::terminal::{one_line, printable};
 
 pub fn run(args: &CurateArgs) -> Result<()> {
     args.check()?;
     let answers = Answers::open(&args.out, args.resume)?;
     if args.resume && args.out.exists() && !answers.exist() {
-        writeln!(io::stdout(), "{} is complete", args.out.display())?;
+        writeln!(io::stdout(), "{} is complete", one_line(&args.out.display().to_string()))?;
         return Ok(());
     }
     let counts = curate(args, answers)?;
@@ -45,7 +46,7 @@ pub fn run(args: &CurateArgs) -> Result<()> {
             let rejected = args.skip_bad.as_ref().map(|path| format!(", written to {}", path.display()));
             let rejected = format!("bad records{}", rejected.unwrap_or_default());
             let kept = format!("written to {}", args.out.display());
-            counts.table(&rejected, &kept, |reason| args.option(reason))
+            printable(&counts.table(&rejected, &kept, |reason| args.option(reason)))
         }
     };
     io::stdout().write_all(text.as_bytes())?;

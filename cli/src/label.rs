@@ -19,6 +19,7 @@ use self::rows::LabelledPair;
 use crate::encoding::EncodingArgs;
 use crate::records::{RecordArgs, progress_bar};
 use crate::rejects::{BadRecord, BadRecords};
+use crate::terminal::{one_line, printable};
 
 /// The files of a model that may hold its special tokens and its chat template.
 const MODEL_FILES: [&str; 6] = [
@@ -115,7 +116,7 @@ pub fn run(args: &LabelArgs) -> Result<()> {
     arguments["date"] = note::date(&encoder).into();
     let opened = Output::<LabelCounts>::open(&args.out, args.skip_bad.as_deref(), args.resume, arguments, &inputs)?;
     let Some(mut output) = opened else {
-        writeln!(io::stdout(), "{} is complete", args.out.display())?;
+        writeln!(io::stdout(), "{} is complete", one_line(&args.out.display().to_string()))?;
         return Ok(());
     };
     let bar = progress_bar(&reader)?;
@@ -163,7 +164,7 @@ pub fn run(args: &LabelArgs) -> Result<()> {
     output.progress_mut().blank_lines = reader.blank_lines() as u64;
     let counts = output.finish()?;
     bar.finish_and_clear();
-    let text = if args.json { serde_json::to_string(&counts)? } else { summary(args, &counts) };
+    let text = if args.json { serde_json::to_string(&counts)? } else { printable(&summary(args, &counts)) };
     writeln!(io::stdout(), "{text}")?;
     Ok(())
 }
