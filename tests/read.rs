@@ -230,6 +230,20 @@ fn parallel_work_keeps_the_order_and_the_errors() {
     }
 }
 
+#[test]
+fn a_reader_that_is_dropped_early_has_taken_no_more_than_it_gave() {
+    let text: String = (0..3000).map(|i| format!("{{\"i\": {i}}}\n")).collect();
+    for taken in [0, 1, 511, 512, 513, 2000] {
+        let mut reader = RecordReader::from_text("x.jsonl", Format::Lines, io::Cursor::new(text.clone()));
+        let lines: Vec<_> = reader.map_in_order(|raw| Ok(raw.line)).take(taken).map(Result::unwrap).collect();
+        assert!(lines.into_iter().eq(1..=taken));
+        // One after another, and mapped again.
+        let next = reader.next().unwrap().unwrap().line;
+        let rest: Vec<_> = reader.map_in_order(|raw| Ok(raw.line)).map(Result::unwrap).collect();
+        assert!(next == taken + 1 && rest.into_iter().eq(taken + 2..=3000), "{taken}");
+    }
+}
+
 fn parse(json: &str, fields: &Fields) -> Result<SpaRecord, String> {
     let mut reader = RecordReader::from_text("x.jsonl", Format::Lines, io::Cursor::new(json.replace('\n', " ")));
     reader.next().unwrap().unwrap().parse(fields).map_err(|error| error.to_string())

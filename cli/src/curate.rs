@@ -66,7 +66,7 @@ fn curate(args: &CurateArgs, answers: Answers) -> Result<CurateCounts> {
     let (candidates, mut sieve) = (CandidateReader::new(args), Sieve::new(args, answers)?);
     let bar = progress_bar(&reader)?;
     let mut counts = CurateCounts::default();
-    for candidate in reader.map_in_order(|raw| Ok(candidates.read(raw))) {
+    for candidate in reader.map_in_order(|raw| candidates.read(raw)) {
         counts.records += 1;
         match (candidate?, &mut rejected) {
             (Ok(mut candidate), _) => match sieve.drop_reason(&mut candidate)? {

@@ -125,7 +125,7 @@ pub fn run(args: &LabelArgs) -> Result<()> {
     }
     let (fields, format) = (args.records.fields(), output.format());
     let is_noted = AtomicBool::new(!output.progress().rows.is_empty());
-    let label = |raw: RawRecord| {
+    let label = |raw: &RawRecord| {
         let labelled = raw.parse(&fields).and_then(|record| {
             let rendered = encoder.render(&record)?;
             let pair = encoder.encode_rendered(&rendered)?;
@@ -137,13 +137,16 @@ pub fn run(args: &LabelArgs) -> Result<()> {
             let counts = TokenCounts::of(&pair);
             Ok(Outcome::Labelled(format.labelled(pair), counts, note))
         });
-        labelled.unwrap_or_else(|error| {
-            let bad = BadRecord::new(&raw, &error.to_string());
-            Outcome::Bad(raw, bad)
-        })
+        let bad = |error: figa_loss::Error| {
+            let reason = BadRecord::new(raw, &error.to_string());
+            let raw =
+                raw.try_clone().map_err(|reason| figa_loss::Error::Io { path: raw.path.to_path_buf(), reason })?;
+            Ok(Outcome::Bad(raw, reason))
+        };
+        labelled.or_else(bad)
     };
     let mut bad_records = BadRecords::default();
-    for outcome in reader.map_in_order(|raw| Ok(label(raw))) {
+    for outcome in reader.map_in_order(label) {
         let outcome = outcome?;
         match &outcome {
             Outcome::Labelled(_, _, Some(note)) if output.progress().rows.is_empty() => {

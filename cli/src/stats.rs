@@ -81,8 +81,8 @@ fn count(args: &StatsArgs) -> Result<StatsTotals> {
     let mut reader = args.records.open()?;
     let bar = progress_bar(&reader)?;
     let (fields, mut bad_records) = (args.records.fields(), BadRecords::default());
-    let measures = reader
-        .map_in_order(|raw| Ok(encode(&encoder, &fields, &raw).map(|pair| PairMeasure::new(&pair, &max_lengths))));
+    let measures =
+        reader.map_in_order(|raw| Ok(encode(&encoder, &fields, raw).map(|pair| PairMeasure::new(&pair, &max_lengths))));
     for measure in measures {
         totals.records += 1;
         match measure? {

@@ -1,16 +1,17 @@
 //! Files of records as a stream: a few records are in memory at a time, whatever the files' number, size and compression.
 
 mod diagnosis;
+mod parallel;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod split;
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, BufRead, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::{iter, mem};
 
 use diagnosis::diagnose;
 use split::Splitter;
@@ -39,13 +40,13 @@ pub enum Format {
 /// let text = "\n{\"instruction\": \"Spell\"\n";
 /// let mut reader = RecordReader::from_text("pairs.jsonl", Format::Lines, text.as_bytes());
 /// reader.max_bytes = 1 << 20;
-/// let mut raw: RawRecord = reader.next().expect("one record")?;
+/// let raw: RawRecord = reader.next().expect("one record")?;
 /// assert_eq!((raw.line, raw.size(), reader.blank_lines()), (2, 23, 1));
 /// assert!(raw.bytes().is_some(), "no longer than max_bytes");
 ///
 /// assert!(raw.parse(&Fields::default()).is_err(), "the brace is not closed");
 /// let mut rejected = vec![];
-/// raw.write_to(&mut rejected)?;
+/// raw.try_clone()?.write_to(&mut rejected)?;
 /// assert_eq!(rejected, b"{\"instruction\": \"Spell\"\n");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -119,6 +120,18 @@ impl RawRecord {
         }
     }
 
+    /// A second handle on the same text.
+    ///
+    /// # Errors
+    /// Those of the temporary file that holds a long record.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let text = match &self.text {
+            RawText::Bytes(bytes) => RawText::Bytes(bytes.clone()),
+            RawText::Spilled(file, bytes) => RawText::Spilled(file.try_clone()?, *bytes),
+        };
+        Ok(Self { path: self.path.clone(), line: self.line, in_rows: self.in_rows, text })
+    }
+
     /// Writes its bytes as they are, and a line break.
     ///
     /// # Errors
@@ -154,16 +167,14 @@ impl RawRecord {
 pub struct RecordReader {
     paths: std::vec::IntoIter<PathBuf>,
     now: Option<Records>,
+    /// Records that were read and not returned yet.
+    ahead: VecDeque<Result<RawRecord>>,
     /// Records of more bytes go to a temporary file instead of memory, and do not [parse](RawRecord::parse). 64 MiB by
     /// default.
     pub max_bytes: usize,
     blank_lines: usize,
     position: Arc<AtomicU64>,
 }
-
-/// [`RecordReader::map_in_order`] maps records by chunks, which end after this many records or bytes.
-const CHUNK_RECORDS: usize = 512;
-const CHUNK_BYTES: u64 = 4 << 20;
 
 impl SpaRecord {
     /// Reads all records of a file into memory; [`RecordReader`] reads one after another.
@@ -199,7 +210,8 @@ impl RecordReader {
     }
 
     fn new(paths: Vec<PathBuf>, now: Option<Records>) -> Self {
-        Self { paths: paths.into_iter(), now, max_bytes: 64 << 20, blank_lines: 0, position: Arc::default() }
+        let (paths, ahead) = (paths.into_iter(), VecDeque::new());
+        Self { paths, now, ahead, max_bytes: 64 << 20, blank_lines: 0, position: Arc::default() }
     }
 
     /// The files that have not been opened yet.
@@ -218,70 +230,33 @@ impl RecordReader {
         self.position.clone()
     }
 
-    /// Maps the records on all cores (feature `rayon`). The order is kept; up to about a thousand are
-    /// in memory at a time. After an error the iteration continues.
-    ///
-    /// ```
-    /// # use figa_loss::{Fields, Format, RecordReader};
-    /// let text = br#"{"instruction": "", "original_output": "a", "revised_output": "an"}"#;
-    /// let mut reader = RecordReader::from_text("pairs.jsonl", Format::Lines, &text[..]);
-    /// for length in reader.map_in_order(|raw| Ok(raw.parse(&Fields::default())?.revised_output.text().len())) {
-    ///     assert_eq!(length?, 2);
-    /// }
-    /// # Ok::<(), figa_loss::Error>(())
-    /// ```
-    pub fn map_in_order<T: Send>(
-        &mut self,
-        work: impl Fn(RawRecord) -> Result<T> + Sync,
-    ) -> impl Iterator<Item = Result<T>> {
-        let mut next = self.chunk();
-        let mut done = vec![].into_iter();
-        iter::from_fn(move || {
-            while done.len() == 0 {
-                let now = mem::take(&mut next);
-                if now.is_empty() {
-                    return None;
+    /// Reads the next record from the files.
+    fn read(&mut self) -> Option<Result<RawRecord>> {
+        loop {
+            if self.now.is_none() {
+                match Records::open(self.paths.next()?, &self.position) {
+                    Ok(records) => self.now = Some(records),
+                    Err(error) => return Some(Err(error)),
                 }
-                let (results, chunk) = both(|| map_chunk(now, &work), || self.chunk());
-                (done, next) = (results.into_iter(), chunk);
             }
-            done.next()
-        })
-    }
-
-    /// The next records, as many as are mapped at a time.
-    fn chunk(&mut self) -> Vec<Result<RawRecord>> {
-        let mut bytes = 0;
-        let mut chunk = vec![];
-        while chunk.len() < CHUNK_RECORDS && bytes < CHUNK_BYTES {
-            let Some(record) = self.next() else { break };
-            bytes += record.as_ref().map_or(0, RawRecord::size);
-            chunk.push(record);
+            let records = self.now.as_mut()?;
+            match records.next(self.max_bytes, &mut self.blank_lines) {
+                Ok(Some(record)) => return Some(Ok(record)),
+                Ok(None) => {
+                    let unchanged = records.check_unchanged();
+                    self.now = None;
+                    if let Err(error) = unchanged {
+                        return Some(Err(error));
+                    }
+                }
+                Err(error) => {
+                    // Where the next record begins is unknown.
+                    (self.now, self.paths) = (None, vec![].into_iter());
+                    return Some(Err(error));
+                }
+            }
         }
-        chunk
     }
-}
-
-#[cfg(feature = "rayon")]
-fn map_chunk<T: Send>(
-    chunk: Vec<Result<RawRecord>>,
-    work: &(impl Fn(RawRecord) -> Result<T> + Sync),
-) -> Vec<Result<T>> {
-    use rayon::prelude::*;
-    chunk.into_par_iter().map(|record| work(record?)).collect()
-}
-
-#[cfg(not(feature = "rayon"))]
-fn map_chunk<T>(chunk: Vec<Result<RawRecord>>, work: &impl Fn(RawRecord) -> Result<T>) -> Vec<Result<T>> {
-    chunk.into_iter().map(|record| work(record?)).collect()
-}
-
-#[cfg(feature = "rayon")]
-use rayon::join as both;
-
-#[cfg(not(feature = "rayon"))]
-fn both<A, B>(a: impl FnOnce() -> A, b: impl FnOnce() -> B) -> (A, B) {
-    (a(), b())
 }
 
 /// The records of one file.
@@ -321,30 +296,7 @@ impl Iterator for RecordReader {
     type Item = Result<RawRecord>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if self.now.is_none() {
-                match Records::open(self.paths.next()?, &self.position) {
-                    Ok(records) => self.now = Some(records),
-                    Err(error) => return Some(Err(error)),
-                }
-            }
-            let records = self.now.as_mut()?;
-            match records.next(self.max_bytes, &mut self.blank_lines) {
-                Ok(Some(record)) => return Some(Ok(record)),
-                Ok(None) => {
-                    let unchanged = records.check_unchanged();
-                    self.now = None;
-                    if let Err(error) = unchanged {
-                        return Some(Err(error));
-                    }
-                }
-                Err(error) => {
-                    // Where the next record begins is unknown.
-                    (self.now, self.paths) = (None, vec![].into_iter());
-                    return Some(Err(error));
-                }
-            }
-        }
+        self.ahead.pop_front().or_else(|| self.read())
     }
 }
 

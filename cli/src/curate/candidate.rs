@@ -1,7 +1,7 @@
 //! A good record on its way through the steps.
 
 use anyhow::{Context, Result, ensure};
-use figa_loss::{Fields, RawRecord, SpaRecord};
+use figa_loss::{Error, Fields, RawRecord, SpaRecord};
 
 use super::args::CurateArgs;
 use super::command::excerpt;
@@ -40,10 +40,11 @@ impl<'a> CandidateReader<'a> {
     }
 
     /// Gives a bad record back, together with what is wrong.
-    pub fn read(&self, raw: RawRecord) -> Result<Candidate, (RawRecord, BadRecord)> {
-        self.candidate(&raw).map_err(|error| {
-            let bad = BadRecord::new(&raw, &format!("{error:#}"));
-            (raw, bad)
+    pub fn read(&self, raw: &RawRecord) -> figa_loss::Result<Result<Candidate, (RawRecord, BadRecord)>> {
+        self.candidate(raw).map(Ok).or_else(|error| {
+            let bad = BadRecord::new(raw, &format!("{error:#}"));
+            let raw = raw.try_clone().map_err(|reason| Error::Io { path: raw.path.to_path_buf(), reason })?;
+            Ok(Err((raw, bad)))
         })
     }
 
