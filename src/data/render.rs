@@ -173,14 +173,11 @@ impl<'a> ChatRows<'a> {
 
     /// Two letters that occur nowhere in the answers and the last message, and have no upper case.
     fn unused_letters(&self) -> [char; 2] {
-        let used = |letter: char| {
-            [Some(&self.original), Some(&self.revised), self.messages.last()].into_iter().flatten().any(|message| {
-                let mut texts = message.fields().values().map(ToString::to_string);
-                texts.any(|text| text.contains(letter))
-            })
-        };
+        let messages = [Some(&self.original), Some(&self.revised), self.messages.last()].into_iter().flatten();
+        let used: String = messages.flat_map(|message| message.fields().values().map(ToString::to_string)).collect();
         // Yi syllables, then all of Hangul.
-        let mut unused = ('\u{a000}'..='\u{a48c}').chain('\u{ac00}'..='\u{d7a3}').filter(|&letter| !used(letter));
+        let letters = ('\u{a000}'..='\u{a48c}').chain('\u{ac00}'..='\u{d7a3}');
+        let mut unused = letters.filter(|&letter| !used.contains(letter));
         [(); 2].map(|()| unused.next().unwrap_or('\u{a000}'))
     }
 
