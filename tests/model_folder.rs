@@ -59,6 +59,7 @@ fn chat_templates_render_as_in_python() {
         ("generation{%- generation -%} answer {%- endgeneration %}.", "generationanswer."),
         ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
         ("{{ strftime_now('%Y') | int > 2000 }}", "True"),
+        ("{{ raw }}{% generation %}x{% endgeneration %}{{ '\u{7f}' | tojson(ensure_ascii=true) }}", "x\"\\u007f\""),
     ];
     for (template, expected) in cases {
         assert_eq!(rendered(template).unwrap(), expected, "{template}");
@@ -70,9 +71,13 @@ fn errors_of_chat_templates_name_the_line_and_the_reason() {
     let place = "/tokenizer_config.json, chat_template, line 2: ";
     let error = rendered("{% if messages %}\n{{ raise_exception('No user here') }}{% endif %}").unwrap_err();
     assert_eq!(error, format!("{place}No user here"));
-    for template in
-        ["\n{% if %}", "\n{{ messages[0].content.nothing() }}", "\n{{ strftime_now('%') }}", "\n{{ 1 / 0 }}"]
-    {
+    for template in [
+        "\n{% if %}",
+        "\n{% macro m() %}{{ varargs }}{% endmacro %}{{ m(1,,2) }}",
+        "\n{{ messages[0].content.nothing() }}",
+        "\n{{ strftime_now('%') }}",
+        "\n{{ 1 / 0 }}",
+    ] {
         let error = rendered(template).unwrap_err();
         assert!(error.starts_with(place) && !error.contains('\n'), "{error}");
     }

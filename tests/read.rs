@@ -362,6 +362,12 @@ fn dialogues_in_one_text_are_read_as_turns() {
     assert!(record.instruction.ends_with("\n\nAssistant:"), "{}", record.instruction);
     let again = serde_json::to_string(&record).unwrap();
     assert_eq!(serde_json::from_str::<SpaRecord>(&again).unwrap(), record, "{again}");
+    let mut fields = Fields::default();
+    fields.system = Some("system".into());
+    let record = parse(&json.replacen('{', r#"{"system": "s","#, 1), &fields).unwrap();
+    assert_eq!((record.messages.len(), record.original_output.text()), (4, "No.".into()));
+    let error = parse(&json.replacen('{', r#"{"input": "n","#, 1), &fields).unwrap_err();
+    assert!(error.contains("both the dialogues and `input` hold a prompt"), "{error}");
     let other = json.replacen("Because", "Hence", 1);
     let error = parse(&other, &Fields::default()).unwrap_err();
     assert!(error.contains("only the last turn may be edited"), "{error}");
@@ -376,6 +382,7 @@ fn nothing_that_belongs_to_a_prompt_is_dropped() {
         (r#""tools": [{}]"#, "`tools` would be dropped"),
         (r#""documents": [{}]"#, "`documents` would be dropped"),
         (r#""history": [["q", "a"]]"#, "`history` is not read"),
+        (r#""chat_template_kwargs": {"tools": []}"#, "`chat_template_kwargs` holds `tools`, which is no variable"),
         (r#""chat_template_kwargs": 1"#, "`chat_template_kwargs` is a number, expected an object"),
     ] {
         let error = parse(&with(field), &Fields::default()).unwrap_err();

@@ -77,6 +77,7 @@ pub(super) fn generation_prompt(chat: &ChatTemplate, record: &SpaRecord) -> Resu
 }
 
 /// A conversation with its two answers.
+#[derive(Clone)]
 struct ChatRows<'a> {
     chat: &'a ChatTemplate,
     record: &'a SpaRecord,
@@ -186,7 +187,7 @@ impl<'a> ChatRows<'a> {
     fn end_of_messages(&self, model: &str, placeholder: &Message, letter: char) -> Result<usize> {
         let Some((last, before)) = self.messages.split_last() else { return Ok(0) };
         let changed = [before, &[last.with_text(format!("{}{letter}", last.text()))]].concat();
-        let text = self.texts_of(&changed, &[Some(placeholder)], false)?.remove(0);
+        let text = Self { messages: changed, ..self.clone() }.texts(&[Some(placeholder)], false)?.remove(0);
         Ok(if text == model { 0 } else { common_prefix(&text, model) })
     }
 
@@ -214,7 +215,9 @@ impl<'a> ChatRows<'a> {
             }
         }
         let reasoning = REASONING_FIELDS.into_iter().find_map(|name| Some((name, answer.get(name)?.as_str()?)));
-        if let Some((name, _)) = reasoning.filter(|(_, text)| !drop_reasoning && !holds(rendered, text)) {
+        if let Some((name, _)) =
+            reasoning.filter(|(_, text)| !drop_reasoning && !holds(rendered, without_overlap(prompt, text)))
+        {
             return Err(self.drops(side, &format!("`{name}`")));
         }
         for call in answer.get("tool_calls").and_then(|calls| calls.as_array()).into_iter().flatten() {

@@ -123,12 +123,11 @@ impl Layout {
                 '\t' => out.push_str("\\t"),
                 '\u{8}' => out.push_str("\\b"),
                 '\u{c}' => out.push_str("\\f"),
-                _ if c < ' ' || self.ensure_ascii && !c.is_ascii() => {
+                _ if c < ' ' || self.ensure_ascii && c > '~' => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
                         let _ = write!(out, "\\u{unit:04x}");
                     }
                 }
-                // With ensure_ascii, Python escapes DEL neither.
                 _ => out.push(c),
             }
         }

@@ -74,7 +74,7 @@ fn tokens(source: &str) -> Vec<Token<'_>> {
         } else if rest.starts_with("{%") || rest.starts_with("{{") {
             let first = tokens.len();
             at = lex_tag(source, tag, &mut tokens);
-            if tokens.get(first + 1).is_some_and(|token| token.is("raw")) {
+            if tokens[first].is("{%") && tokens.get(first + 1).is_some_and(|token| token.is("raw")) {
                 tokens.truncate(first);
                 at = end_of_raw(source, at);
             }
@@ -359,7 +359,12 @@ fn variadic_call(source: &str, tokens: &[Token<'_>]) -> Option<Edits> {
         let close = matching(tokens, at + 1, true);
         let (mut kept, mut positional, mut keywords) = (vec![], vec![], vec![]);
         let own = it.named.iter().filter(|name| !["varargs", "kwargs"].contains(name)).count();
-        for argument in arguments(tokens, at + 1, close) {
+        let arguments = arguments(tokens, at + 1, close);
+        // A syntax error, which minijinja reports.
+        if arguments.iter().any(Range::is_empty) {
+            return None;
+        }
+        for argument in arguments {
             let text = |tokens: &[Token<'_>]| source[tokens[0].start..tokens[tokens.len() - 1].end()].to_owned();
             let (name, part) = (tokens[argument.start].text, &tokens[argument.clone()]);
             let is_keyword = part.get(1).is_some_and(|sign| sign.is("="));

@@ -11,6 +11,9 @@ use super::{Fields, SpaRecord};
 /// What a template reads besides the fields that are named.
 const TEMPLATE_VARIABLES: &str = "chat_template_kwargs";
 
+/// What a template sees of the conversation itself.
+const CONVERSATION: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
+
 /// Fields that belong to a prompt and would be dropped, were they not named.
 const GUARDED: [&str; 4] = ["system", "tools", "documents", "history"];
 
@@ -56,6 +59,9 @@ impl Fields {
         {
             let record = self.dialogue(original, revised)?;
             let mut record = record.ok_or_else(|| self.missing(&values, &self.instruction))?;
+            if !input.is_empty() {
+                return Err(format!("both the dialogues and `{}` hold a prompt", self.input));
+            }
             record.output = output;
             return self.with_context(record, &values);
         }
@@ -117,6 +123,12 @@ impl Fields {
                     if record.messages.is_empty() {
                         record.messages.push(Message::new("user", record.question()));
                     }
+                    if record.is_dialogue() {
+                        // No longer the text that follows `Assistant:`.
+                        for answer in [&mut record.original_output, &mut record.revised_output] {
+                            *answer = Message::new("assistant", answer.text().trim());
+                        }
+                    }
                     (record.instruction, record.input) = (String::new(), String::new());
                     record.messages.insert(0, Message::new("system", system));
                 }
@@ -126,7 +138,11 @@ impl Fields {
         record.documents = list_of_objects(values, self.documents.as_deref())?;
         record.chat_template_kwargs = match optional(values, TEMPLATE_VARIABLES) {
             None => Map::new(),
-            Some(Value::Object(variables)) => variables.clone(),
+            Some(Value::Object(variables)) => match CONVERSATION.into_iter().find(|name| variables.contains_key(*name))
+            {
+                None => variables.clone(),
+                Some(name) => return Err(format!("`{TEMPLATE_VARIABLES}` holds `{name}`, which is no variable")),
+            },
             Some(other) => return Err(format!("`{TEMPLATE_VARIABLES}` is {}, expected an object", kind(other))),
         };
         Ok(record)
