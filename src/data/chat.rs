@@ -18,7 +18,7 @@ use minijinja::{Environment, context};
 use serde_json::{Map, Value};
 
 use super::model_folder::ModelFolder;
-use super::record::Message;
+use super::record::{CONVERSATION, Message};
 use crate::error::{Error, Result};
 
 /// The names of a message's reasoning; `transformers` copies the first to the other names that templates read.
@@ -88,20 +88,18 @@ impl ChatTemplate {
         if sources.is_empty() && options.name.is_none() {
             return Ok(None);
         }
-        if let Some(name) = ["messages", "tools", "documents", "add_generation_prompt"]
-            .into_iter()
-            .find(|&name| options.variables.contains_key(name))
-        {
+        if let Some(name) = CONVERSATION.into_iter().find(|&name| options.variables.contains_key(name)) {
             let expected = "a variable that is no part of the conversation";
             return Err(Error::Value { argument: "variables", expected, actual: name.into() });
         }
+        let place = folder.path().display().to_string();
+        let names: Vec<String> = sources.keys().cloned().collect();
         match &options.name {
             None => sources.retain(|name, _| [DEFAULT, FOR_TOOLS].contains(&&**name)),
             Some(chosen) => sources.retain(|name, _| name == chosen),
         }
         let wanted = options.name.as_deref().unwrap_or(DEFAULT);
         if !sources.contains_key(wanted) {
-            let names = folder.templates()?.into_keys().collect::<Vec<_>>();
             let message = match names.is_empty() {
                 true => format!("has no chat template called {wanted:?}, nor any other"),
                 false => format!(
@@ -109,7 +107,7 @@ impl ChatTemplate {
                     names.join(", ")
                 ),
             };
-            return Err(Error::Model { place: folder.path().display().to_string(), message });
+            return Err(Error::Model { place, message });
         }
         if let Some(source) = sources.remove(wanted) {
             sources.insert(DEFAULT.into(), source);
@@ -117,7 +115,6 @@ impl ChatTemplate {
         let clock = clock(options.date.as_deref())?;
         let asks_for_time = sources.values().any(|source| source.text.contains("strftime_now"));
         let date = asks_for_time.then(|| clock.strftime("%Y-%m-%dT%H:%M:%S").to_string());
-        let place = folder.path().display().to_string();
         let mut jinja = jinja::environment(clock).map_err(|error| explain(&place, &error))?;
         for (name, token) in folder.special_tokens()? {
             jinja.add_global(name, token);

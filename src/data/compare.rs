@@ -109,7 +109,9 @@ impl TextComparer {
             let encoding = tokenizer.encode(text, false).map_err(Error::Tokenizer)?;
             pieces.names = encoding.get_tokens().to_vec();
             pieces.ranges = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
-            pieces.words = word_numbers(text, &pieces.ranges);
+            if self.granularity == Granularity::Word {
+                pieces.words = word_numbers(text, &pieces.ranges);
+            }
         } else {
             let mut words = PreTokenizedString::from(text);
             Whitespace.pre_tokenize(&mut words).map_err(Error::Tokenizer)?;

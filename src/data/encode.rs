@@ -192,8 +192,9 @@ impl PairEncoder {
     /// Both rows, labelled, and what changed between them.
     fn rows(&self, rendered: &RenderedPair) -> Result<Rows> {
         self.weights.validate()?;
-        let texts = Side::ALL.map(|side| Text { prompt: &rendered.prompt, answer: rendered.answer(side) });
-        let encodings = [self.tokens(&texts[0])?, self.tokens(&texts[1])?];
+        let texts = Side::ALL.map(|side| Text::new(&rendered.prompt, rendered.answer(side)));
+        let encode = |text: &Text| self.tokenizer.encode(&*text.whole, false).map_err(Error::Tokenizer);
+        let encodings = [encode(&texts[0])?, encode(&texts[1])?];
         // Where the answers begin with different special tokens, the texts of those may begin alike.
         let starts = Side::ALL.map(|side| self.start_of_answer(&texts[side.index()], &encodings[side.index()]));
         let prompt = starts[0].min(starts[1]);
@@ -214,16 +215,12 @@ impl PairEncoder {
         Ok(Rows { prompt: rendered.prompt[..prompt].to_owned(), rows, alignment })
     }
 
-    fn tokens(&self, text: &Text<'_>) -> Result<Encoding> {
-        self.tokenizer.encode(format!("{}{}", text.prompt, text.answer.text), false).map_err(Error::Tokenizer)
-    }
-
     /// Where the answer begins: behind the prompt, or at an added token that begins in the prompt's text and ends in more
     /// than white space of the answer.
-    fn start_of_answer(&self, text: &Text<'_>, encoding: &Encoding) -> usize {
-        let end = text.prompt.len();
+    fn start_of_answer(&self, text: &Text, encoding: &Encoding) -> usize {
+        let end = text.prompt_end;
         let straddles = |&(id, (start, stop)): &(&u32, (usize, usize))| {
-            let swallowed = stop.checked_sub(end).and_then(|len| text.answer.text.get(..len)).unwrap_or_default();
+            let swallowed = text.whole.get(end..stop).unwrap_or_default();
             start < end && !swallowed.trim().is_empty() && self.added_ids.contains(id)
         };
         let tokens = encoding.get_ids().iter().zip(encoding.get_offsets().iter().copied());
@@ -231,8 +228,8 @@ impl PairEncoder {
     }
 
     /// The row of a text whose answer begins at `start`.
-    fn row(&self, text: &Text<'_>, encoding: &Encoding, start: usize, side: Side) -> Result<Row> {
-        let whole = format!("{}{}", text.prompt, text.answer.text);
+    fn row(&self, text: &Text, encoding: &Encoding, start: usize, side: Side) -> Result<Row> {
+        let Text { whole, content_end, .. } = text;
         let (ids, offsets) = (encoding.get_ids(), encoding.get_offsets());
         let is_added = |at: usize| self.added_ids.contains(&ids[at]);
         let is_prompt = |at: &usize| offsets[*at].1 <= start || is_added(*at) && offsets[*at].0 < start;
@@ -246,11 +243,10 @@ impl PairEncoder {
         if prompt_tokens == 0 {
             return Err(Error::EmptyPrompt { side });
         }
-        let content_end = text.prompt.len() + text.answer.len;
         // Some tokenizers have added tokens for runs of white space.
         let is_end = |&at: &usize| {
             let (from, to) = offsets[at];
-            to > content_end && is_added(at) && !whole[from..to].trim().is_empty()
+            to > *content_end && is_added(at) && !whole[from..to].trim().is_empty()
         };
         let end = (in_prompt..ids.len()).find(is_end);
         let kept = end.map_or(ids.len(), |end| end + 1);
@@ -286,9 +282,18 @@ impl PairEncoder {
 }
 
 /// The text of a row, before it is tokenized.
-struct Text<'a> {
-    prompt: &'a str,
-    answer: &'a RenderedAnswer,
+struct Text {
+    /// The prompt, the answer, and what the template puts after it.
+    whole: String,
+    prompt_end: usize,
+    content_end: usize,
+}
+
+impl Text {
+    fn new(prompt: &str, answer: &RenderedAnswer) -> Self {
+        let whole = format!("{prompt}{}", answer.text);
+        Self { whole, prompt_end: prompt.len(), content_end: prompt.len() + answer.len }
+    }
 }
 
 /// Both rows of a record.

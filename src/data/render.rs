@@ -47,6 +47,12 @@ impl RenderedPair {
 }
 
 impl RenderedAnswer {
+    /// The text of a message, which nothing follows.
+    fn as_written(message: &Message) -> Self {
+        let text = message.text().into_owned();
+        Self { len: text.len(), text }
+    }
+
     /// The answer as it is rendered.
     pub fn content(&self) -> &str {
         &self.text[..self.len]
@@ -64,8 +70,7 @@ pub(super) fn render(template: &PromptTemplate, record: &SpaRecord, drop_reasoni
         if !(message.is_text() || message.has_parts()) {
             return Err(Error::Conversation { what: "an answer that is more than a text".into() });
         }
-        let text = message.text().into_owned();
-        Ok(RenderedAnswer { len: text.len(), text })
+        Ok(RenderedAnswer::as_written(message))
     };
     Ok(RenderedPair { original: answer(&record.original_output)?, revised: answer(&record.revised_output)?, prompt })
 }
@@ -128,11 +133,8 @@ impl<'a> ChatRows<'a> {
     /// Both rows where the template renders no answers at all: they follow its prompt as they are.
     fn without_template(&self) -> Result<RenderedPair> {
         let prompt = self.texts(&[None], true)?.remove(0);
-        let answer = |message: &Message| {
-            let text = message.text().into_owned();
-            RenderedAnswer { len: text.len(), text }
-        };
-        Ok(RenderedPair { prompt, original: answer(&self.original), revised: answer(&self.revised) })
+        let [original, revised] = [&self.original, &self.revised].map(RenderedAnswer::as_written);
+        Ok(RenderedPair { prompt, original, revised })
     }
 
     /// The texts of the conversation with each of these messages at its end.

@@ -26,7 +26,7 @@ pub fn note(
         false => "are cut off".to_owned(),
     };
     let prompt = match &encoder.template {
-        PromptTemplate::Chat(template) => match template.date() {
+        PromptTemplate::Chat(_) => match date(encoder) {
             Some(date) => format!("the prompt is the chat template, which sees the date {date}"),
             None => "the prompt is the chat template".to_owned(),
         },

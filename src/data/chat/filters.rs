@@ -4,7 +4,7 @@ use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Kwargs, Tuple, ValueKind};
 use minijinja::{Error, State, Value, context};
 
-use super::python::invalid;
+use super::python::{argument, invalid};
 
 /// `left % right`: formats a string, or takes the remainder of numbers.
 pub(super) fn percent(state: &mut State, left: &Value, right: &Value) -> Result<Value, Error> {
@@ -49,15 +49,8 @@ fn conversions(text: &str) -> Vec<char> {
 
 /// The filter `int`: a number, or the default for what is none.
 pub(super) fn int(value: &Value, default: Option<Value>, base: Option<u32>, options: Kwargs) -> Result<Value, Error> {
-    let given = |name| options.get::<Option<Value>>(name);
-    let default = match default {
-        None => given("default")?.unwrap_or(Value::from(0)),
-        Some(default) => default,
-    };
-    let base = match base {
-        None => options.get::<Option<u32>>("base")?.unwrap_or(10),
-        Some(base) => base,
-    };
+    let default = argument(default, &options, "default")?.unwrap_or(Value::from(0));
+    let base = argument(base, &options, "base")?.unwrap_or(10);
     options.assert_all_used()?;
     let truncated =
         |number: f64| if number.is_finite() { Value::from(number.trunc() as i128) } else { default.clone() };
@@ -78,10 +71,7 @@ pub(super) fn int(value: &Value, default: Option<Value>, base: Option<u32>, opti
 
 /// The filter `float`: a number, or the default for what is none.
 pub(super) fn float(value: &Value, default: Option<Value>, options: Kwargs) -> Result<Value, Error> {
-    let default = match default {
-        None => options.get::<Option<Value>>("default")?.unwrap_or(Value::from(0.0)),
-        Some(default) => default,
-    };
+    let default = argument(default, &options, "default")?.unwrap_or(Value::from(0.0));
     options.assert_all_used()?;
     Ok(match value.kind() {
         ValueKind::Bool => Value::from(f64::from(u8::from(value.is_true()))),
@@ -101,14 +91,8 @@ pub(super) fn default(
     boolean: Option<bool>,
     options: Kwargs,
 ) -> Result<Value, Error> {
-    let other = match other {
-        None => options.get::<Option<Value>>("default_value")?,
-        Some(other) => Some(other),
-    };
-    let boolean = match boolean {
-        None => options.get::<Option<bool>>("boolean")?.unwrap_or(false),
-        Some(boolean) => boolean,
-    };
+    let other = argument(other, &options, "default_value")?;
+    let boolean = argument(boolean, &options, "boolean")?.unwrap_or(false);
     options.assert_all_used()?;
     let is_absent = value.is_undefined() || boolean && !value.is_true();
     Ok(if is_absent { other.unwrap_or(Value::from("")) } else { value.clone() })

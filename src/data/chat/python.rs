@@ -1,7 +1,7 @@
 //! Python's methods of strings, dicts and lists, where minijinja's own collection lacks them or differs.
 
 use minijinja::formatting::{FormatStyle, format};
-use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
+use minijinja::value::{ArgType, Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
@@ -75,6 +75,14 @@ fn sequence_method(list: &Value, method: &str, args: &[Value]) -> Option<Result<
     }
 }
 
+/// An argument by its position, or else by its name.
+pub(super) fn argument<'a, T>(given: Option<T>, options: &'a Kwargs, name: &'a str) -> Result<Option<T>, Error>
+where
+    Option<T>: ArgType<'a, Output = Option<T>>,
+{
+    if given.is_some() { Ok(given) } else { options.get::<Option<T>>(name) }
+}
+
 fn no_args(args: &[Value]) -> Result<(), Error> {
     from_args(args)
 }
@@ -137,14 +145,7 @@ fn capitalize(text: &str) -> String {
 
 fn split(text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
     let (separator, limit, options): (Option<Value>, Option<i64>, Kwargs) = from_args(args)?;
-    let separator = match separator {
-        None => options.get::<Option<Value>>("sep")?,
-        given => given,
-    };
-    let limit = match limit {
-        None => options.get::<Option<i64>>("maxsplit")?,
-        given => given,
-    };
+    let (separator, limit) = (argument(separator, &options, "sep")?, argument(limit, &options, "maxsplit")?);
     options.assert_all_used()?;
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     let separator = separator.filter(|separator| !separator.is_none());
@@ -165,12 +166,10 @@ fn split(text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
 
 fn split_on_space(text: &str, from_right: bool, limit: usize) -> Vec<&str> {
     let mut parts = vec![];
-    let mut rest = text.trim_matches(is_space);
     // Only the end that is not split keeps its white space.
-    rest = match from_right {
+    let mut rest = match from_right {
         false => text.trim_start_matches(is_space),
-        true if !rest.is_empty() => text.trim_end_matches(is_space),
-        true => rest,
+        true => text.trim_end_matches(is_space),
     };
     while !rest.is_empty() {
         let cut = if from_right { rest.rfind(is_space) } else { rest.find(is_space) };
@@ -195,10 +194,7 @@ fn split_on_space(text: &str, from_right: bool, limit: usize) -> Vec<&str> {
 
 fn split_lines(text: &str, args: &[Value]) -> Result<Value, Error> {
     let (keep, options): (Option<bool>, Kwargs) = from_args(args)?;
-    let keep = match keep {
-        None => options.get::<Option<bool>>("keepends")?.unwrap_or(false),
-        Some(keep) => keep,
-    };
+    let keep = argument(keep, &options, "keepends")?.unwrap_or(false);
     options.assert_all_used()?;
     let is_end = |c: char| "\n\r\u{b}\u{c}\u{1c}\u{1d}\u{1e}\u{85}\u{2028}\u{2029}".contains(c);
     let (mut lines, mut rest) = (vec![], text);
@@ -285,10 +281,7 @@ fn justify(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
 
 fn expand_tabs(text: &str, args: &[Value]) -> Result<Value, Error> {
     let (size, options): (Option<usize>, Kwargs) = from_args(args)?;
-    let size = match size {
-        None => options.get::<Option<usize>>("tabsize")?.unwrap_or(8),
-        Some(size) => size,
-    };
+    let size = argument(size, &options, "tabsize")?.unwrap_or(8);
     options.assert_all_used()?;
     let (mut expanded, mut column) = (String::new(), 0);
     for c in text.chars() {

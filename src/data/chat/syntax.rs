@@ -118,24 +118,18 @@ fn lex_tag<'a>(source: &'a str, start: usize, tokens: &mut Vec<Token<'a>>) -> us
             push(Kind::Close, end - 2..end);
             return end;
         }
-        let len = match first {
-            _ if first.is_whitespace() => first.len_utf8(),
-            '"' | '\'' => end_of_text(rest, first),
-            '0'..='9' => end_of_number(rest),
+        let (kind, len) = match first {
+            _ if first.is_whitespace() => (None, first.len_utf8()),
+            '"' | '\'' => (Some(Kind::Text), end_of_text(rest, first)),
+            '0'..='9' => (Some(Kind::Number), end_of_number(rest)),
             _ if first.is_alphabetic() || first == '_' => {
-                rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())
+                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+                (Some(Kind::Name), end.unwrap_or(rest.len()))
             }
             _ => {
                 let double = ["**", "//", "==", "!=", "<=", ">="].iter().any(|sign| rest.starts_with(sign));
-                if double { 2 } else { first.len_utf8() }
+                (Some(Kind::Sign), if double { 2 } else { first.len_utf8() })
             }
-        };
-        let kind = match first {
-            _ if first.is_whitespace() => None,
-            '"' | '\'' => Some(Kind::Text),
-            '0'..='9' => Some(Kind::Number),
-            _ if first.is_alphabetic() || first == '_' => Some(Kind::Name),
-            _ => Some(Kind::Sign),
         };
         match first {
             '(' | '[' | '{' => depth += 1,

@@ -12,7 +12,7 @@ use super::{Fields, SpaRecord};
 const TEMPLATE_VARIABLES: &str = "chat_template_kwargs";
 
 /// What a template sees of the conversation itself.
-const CONVERSATION: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
+pub(in crate::data) const CONVERSATION: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
 /// Fields that belong to a prompt and would be dropped, were they not named.
 const GUARDED: [&str; 4] = ["system", "tools", "documents", "history"];
@@ -40,7 +40,7 @@ impl Fields {
 
     /// Whether the record's own field of this name is needed.
     fn needs(&self, key: &str) -> bool {
-        let is_part = |name: &str| name == key || name.split_once('.').is_some_and(|(first, _)| first == key);
+        let is_part = |name: &str| name == key || first_name(name) == key;
         self.names().any(is_part) || key == TEMPLATE_VARIABLES || GUARDED.contains(&key)
     }
 
@@ -101,7 +101,7 @@ impl Fields {
 
     /// Refuses a record with a part of the prompt that nobody has named.
     fn guard(&self, values: &Map<String, Value>) -> Result<(), String> {
-        let is_named = |key: &str| self.names().any(|name| name.split('.').next() == Some(key));
+        let is_named = |key: &str| self.names().any(|name| first_name(name) == key);
         match GUARDED.into_iter().find(|key| !is_named(key) && values.get(*key).is_some_and(|value| !is_empty(value))) {
             None => Ok(()),
             Some("history") => Err("`history` is not read: put its turns into the messages of the prompt".into()),
@@ -203,17 +203,12 @@ impl Fields {
 
     /// A record of two dialogues that differ in their last turn; `None` if the texts are no dialogues.
     fn dialogue(&self, original: &str, revised: &str) -> Result<Option<SpaRecord>, String> {
-        let Some(turns) = turns(original).filter(|_| turns(revised).is_some()) else {
-            return Ok(None);
+        let (Some(turns), Some(revised_turns)) = (turns(original), turns(revised)) else { return Ok(None) };
+        let start = |name: &str, turns: &[Turn]| match turns.last() {
+            Some(last) if last.role == "assistant" => Ok(last.text.start),
+            _ => Err(format!("`{name}` is a dialogue that does not end with a turn of the assistant")),
         };
-        for (name, text) in [(&self.original, original), (&self.revised, revised)] {
-            let last = turns_of(text).last().map(|turn| turn.role);
-            if last != Some("assistant") {
-                return Err(format!("`{name}` is a dialogue that does not end with a turn of the assistant"));
-            }
-        }
-        let [cut, revised_cut] =
-            [original, revised].map(|text| turns_of(text).last().map_or(0, |turn| turn.text.start));
+        let (cut, revised_cut) = (start(&self.original, &turns)?, start(&self.revised, &revised_turns)?);
         if original[..cut] != revised[..revised_cut] {
             return Err(format!(
                 "`{}` and `{}` differ before their last turns: only the last turn may be edited",
@@ -226,6 +221,11 @@ impl Fields {
             before.iter().map(|turn| Message::new(turn.role, original[turn.text.clone()].trim())).collect();
         Ok(Some(record))
     }
+}
+
+/// The part of a name in front of its first dot.
+fn first_name(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(first, _)| first)
 }
 
 /// The value of a field that is there and not null.
@@ -296,11 +296,9 @@ struct Turn {
 
 /// The turns of a dialogue; `None` if the text is none.
 fn turns(text: &str) -> Option<Vec<Turn>> {
-    let turns = turns_of(text);
-    (turns.first()?.role == "user" && text.trim_start().starts_with("Human:")).then_some(turns)
-}
-
-fn turns_of(text: &str) -> Vec<Turn> {
+    if !text.trim_start().starts_with("Human:") {
+        return None;
+    }
     let mut turns: Vec<Turn> = vec![];
     let mut at = 0;
     for line in text.split_inclusive('\n') {
@@ -316,7 +314,7 @@ fn turns_of(text: &str) -> Vec<Turn> {
         }
         at += line.len();
     }
-    turns
+    (turns.first()?.role == "user").then_some(turns)
 }
 
 /// Reads the fields of an object that are needed.
