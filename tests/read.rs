@@ -430,7 +430,7 @@ fn text_that_is_not_json_is_named_as_what_it_is() {
         (good.replace("\"b\"", "-Infinity").into_bytes(), "-Infinity is not JSON"),
         (good.replace('b', "\\ud800").into_bytes(), "a lone surrogate"),
         (good.replace("\"b\"}", "\"b\",}").into_bytes(), "trailing comma"),
-        (b"{\n".to_vec(), "the record does not end on its line"),
+        (b"{\n".to_vec(), "the record is incomplete"),
     ] {
         let mut reader = RecordReader::from_text("x.jsonl", Format::Lines, io::Cursor::new(bytes));
         let error = reader.next().unwrap().unwrap().parse(&Fields::default()).unwrap_err().to_string();

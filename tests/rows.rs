@@ -229,6 +229,62 @@ fn check_row(
     Ok(())
 }
 
+/// An encoder with this chat template.
+fn with_template(source: &str) -> PairEncoder {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("chat_template.jinja"), source).unwrap();
+    let tokenizer = Path::new(FIXTURES).join("tokenizers/byte_level.json");
+    let mut encoder = PairEncoder::read(tokenizer, Some("<|im_end|>")).unwrap();
+    encoder.template = PromptTemplate::for_model(folder.path(), &ChatOptions::default()).unwrap();
+    encoder
+}
+
+const TURNS: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ CONTENT }}<|im_end|>\n{% endfor %}";
+
+#[test]
+fn parts_that_a_template_cannot_read_are_joined() {
+    let parts = [json!({"type": "text", "text": "A "}), json!({"type": "input_text", "text": "B"})];
+    for parts in [&parts[..], &[json!("A "), json!({"text": "B"})]] {
+        let message = json!({"role": "user", "content": parts});
+        let mut record = SpaRecord::new("", "a", "b");
+        record.messages = vec![serde_json::from_value(message).unwrap()];
+        let strings = ["m.content", "m.content.strip()", "m.content if m.content is string else ''"];
+        let texts = "(m.content if m.content is string else (m.content | map(attribute='text') | join))";
+        for content in strings.into_iter().chain([texts]) {
+            let encoder = with_template(&TURNS.replace("CONTENT", content));
+            let prompt = encoder.render(&record).unwrap().prompt;
+            assert!(prompt.contains("user\nA B<|im_end|>"), "{content}: {prompt}");
+        }
+    }
+}
+
+#[test]
+fn a_call_that_is_not_shown_is_an_error() {
+    let turns = TURNS.replace("CONTENT", "m.content or m.tool_calls[0].function.name");
+    let call = |arguments: Value| {
+        let calls = json!([{"function": {"name": "w", "arguments": arguments}}]);
+        let call = json!({"role": "assistant", "content": null, "tool_calls": calls});
+        let mut record = SpaRecord::new("q", "a", "b");
+        record.revised_output = serde_json::from_value(call).unwrap();
+        record
+    };
+    let complete = turns.replace(".name", " | tojson");
+    for arguments in [json!({"city": "Oslo"}), json!("{\"city\": \"Oslo\"}")] {
+        let error = with_template(&turns).render(&call(arguments.clone())).unwrap_err().to_string();
+        assert!(error.contains("drops the call of \"w\", or an argument, of the revised answer"), "{error}");
+        with_template(&complete).render(&call(arguments)).unwrap();
+    }
+    // Without a template there is nobody to show it.
+    let mut record = call(json!({}));
+    let parts = json!([{"type": "text", "text": "x"}]);
+    let fields = json!({"role": "assistant", "content": parts, "tool_calls": [{"function": {"name": "w"}}]});
+    record.original_output = serde_json::from_value(fields).unwrap();
+    let mut encoder = with_template(&turns);
+    encoder.template = PromptTemplate::Plain;
+    let error = encoder.render(&record).unwrap_err().to_string();
+    assert!(error.contains("an answer that is more than a text"), "{error}");
+}
+
 /// The number of the word between white space that each token begins in.
 fn words_between_spaces(texts: &LabelledTexts, side: Side) -> Vec<Option<u32>> {
     let text = texts.text(side);
@@ -279,12 +335,8 @@ proptest! {
 
     #[test]
     fn a_row_is_the_rendering_up_to_the_end_of_the_turn((template, record) in random_pair()) {
-        let folder = TempDir::new().unwrap();
-        fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
-        let tokenizer = Path::new(FIXTURES).join("tokenizers/byte_level.json");
-        let mut encoder = PairEncoder::read(tokenizer, Some("<|im_end|>")).unwrap();
-        let chat = ChatTemplate::read(folder.path(), &ChatOptions::default()).unwrap().unwrap();
-        encoder.template = PromptTemplate::Chat(chat.clone());
+        let encoder = with_template(&template);
+        let PromptTemplate::Chat(chat) = &encoder.template else { unreachable!("the folder has a template") };
         let rendered = encoder.render(&record).unwrap();
         let pair = encoder.encode(&record).unwrap();
         for (side, answer) in [(Side::Original, &record.original_output), (Side::Revised, &record.revised_output)] {

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use figa_loss::{
@@ -110,17 +110,29 @@ impl LabellingArgs {
 impl PromptArgs {
     /// Whether any of them is given.
     pub fn are_given(&self) -> bool {
-        let Self { eos, prompt, template_name, template_var, date, drop_reasoning } = self;
-        let is_given = eos.is_some() || prompt.is_some() || template_name.is_some() || date.is_some();
-        is_given || !template_var.is_empty() || *drop_reasoning
+        self.eos.is_some() || self.prompt.is_some() || self.only_for_chat().is_some()
     }
 
     /// An encoder for a model, with the default labels and weights.
     pub fn encoder(&self, tokenizer: &Path) -> Result<PairEncoder> {
         let mut encoder = PairEncoder::read(tokenizer, self.eos.as_deref()).context("--tokenizer")?;
         encoder.template = self.template(tokenizer)?;
+        if let (false, Some(flag)) = (matches!(encoder.template, PromptTemplate::Chat(_)), self.only_for_chat()) {
+            bail!("{flag}: expected a chat template, but the prompt is {}", lowercase(&encoder.template));
+        }
         encoder.drop_reasoning = self.drop_reasoning;
         Ok(encoder)
+    }
+
+    /// The first given argument that only a chat template heeds.
+    fn only_for_chat(&self) -> Option<&'static str> {
+        let given = [
+            ("--template-name", self.template_name.is_some()),
+            ("--template-var", !self.template_var.is_empty()),
+            ("--date", self.date.is_some()),
+            ("--drop-reasoning", self.drop_reasoning),
+        ];
+        given.into_iter().find_map(|(flag, is_given)| is_given.then_some(flag))
     }
 
     fn template(&self, tokenizer: &Path) -> Result<PromptTemplate> {

@@ -131,7 +131,7 @@ pub fn run(args: &LabelArgs) -> Result<()> {
             let pair = encoder.encode_rendered(&rendered)?;
             // The first one in the order of the input is printed.
             let note = match is_noted.load(Ordering::Relaxed) {
-                false => Some(note::note(&encoder, encoding.tokenizer(), &record, &rendered, &pair)?),
+                false => Some(note::note(&encoder, encoding.tokenizer(), &fields, &record, &rendered, &pair)?),
                 true => None,
             };
             let counts = TokenCounts::of(&pair);

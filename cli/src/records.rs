@@ -89,7 +89,7 @@ fn files(input: &Path) -> Result<Vec<PathBuf>> {
 
 /// The text of a message; a message that holds more than its text, such as a call of a tool, as JSON.
 pub fn message_text(message: &Message) -> Cow<'_, str> {
-    if message.is_text() || message.get("content").is_some_and(|content| content.is_array()) {
+    if message.is_text() {
         return message.text();
     }
     serde_json::to_string(message).expect("a message has a JSON form").into()

@@ -76,7 +76,13 @@ pub fn run(args: &ShowArgs) -> Result<()> {
 
 impl Comparison {
     fn new(args: &ShowArgs) -> Result<Self> {
-        let Some(path) = &args.tokenizer else { return Ok(Self::Answers(comparer(args)?.into())) };
+        let Some(path) = &args.tokenizer else {
+            ensure!(
+                !args.prompt.are_given(),
+                "--prompt and its like: expected --tokenizer too, which shows whole rows"
+            );
+            return Ok(Self::Answers(comparer(args)?.into()));
+        };
         let mut encoder = args.prompt.encoder(path)?;
         args.labelling.configure(&mut encoder)?;
         Ok(Self::Rows(encoder.into()))

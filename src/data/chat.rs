@@ -133,6 +133,21 @@ impl ChatTemplate {
         self.date.as_deref()
     }
 
+    /// Whether the name of a variable, such as `tools`, occurs in the template.
+    ///
+    /// ```no_run
+    /// use figa_loss::ChatTemplate;
+    ///
+    /// if let Some(template) = ChatTemplate::read("path/to/model", &Default::default())? {
+    ///     println!("tools reach the model: {}", template.mentions("tools"));
+    /// }
+    /// # Ok::<(), figa_loss::Error>(())
+    /// ```
+    pub fn mentions(&self, variable: &str) -> bool {
+        let templates = self.places.keys().filter_map(|name| self.jinja.get_template(name).ok());
+        templates.into_iter().any(|template| template.source().contains(variable))
+    }
+
     /// The text of a conversation, followed by the header of the next answer if `add_generation_prompt`.
     ///
     /// As in `transformers` 5, fields of a message that are null are left out, and its reasoning has all the names

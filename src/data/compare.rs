@@ -115,7 +115,7 @@ impl TextComparer {
         } else {
             let mut words = PreTokenizedString::from(text);
             Whitespace.pre_tokenize(&mut words).map_err(Error::Tokenizer)?;
-            // Each word is one token, and so a word of its own.
+            // A word is one token here, so there is nothing to widen.
             for (name, (start, end), _) in words.get_splits(OffsetReferential::Original, OffsetType::Byte) {
                 pieces.names.push(name.to_owned());
                 pieces.ranges.push(start..end);

@@ -111,8 +111,8 @@ impl Serialize for SpaRecord {
         for (name, answer) in [("original_output", &self.original_output), ("revised_output", &self.revised_output)] {
             match (self.is_dialogue(), answer.is_text()) {
                 (true, _) => map.serialize_entry(name, &format!("{}{}", self.instruction, answer.text()))?,
-                (false, true) => map.serialize_entry(name, &answer.text())?,
-                (false, false) => map.serialize_entry(name, answer)?,
+                (false, true) if !answer.has_parts() => map.serialize_entry(name, &answer.text())?,
+                (false, _) => map.serialize_entry(name, answer)?,
             }
         }
         for (name, value) in [("tools", &self.tools), ("documents", &self.documents)] {

@@ -1,9 +1,11 @@
 //! The text of both rows of a record, as the model sees them.
 //!
-//! A chat template renders the whole conversation with its answer: with the original one, with the revised one, and with
-//! a placeholder. What the three have in common at the beginning is the prompt, with whatever header the template puts
-//! in front of an answer. What follows the placeholder in its text is the end of the turn. A template that renders no
-//! answers is a prompt, which the answers follow as they are.
+//! A chat template renders the whole conversation three times: with the original answer, with the revised one, and with
+//! a placeholder for it. The common beginning of the three texts is the prompt; it includes the header that the template
+//! puts in front of an answer. What the three texts have in common at their end is the end of the turn. If a template
+//! renders only the messages in front of the answer, its text is the prompt, and the answers follow it unchanged.
+
+use serde_json::Value;
 
 use super::chat::{ChatTemplate, Conversation, REASONING_FIELDS};
 use super::prompt::PromptTemplate;
@@ -67,7 +69,7 @@ pub(super) fn render(template: &PromptTemplate, record: &SpaRecord, drop_reasoni
     }
     let prompt = template.render(record)?;
     let answer = |message: &Message| {
-        if !(message.is_text() || message.has_parts()) {
+        if !message.is_text() {
             return Err(Error::Conversation { what: "an answer that is more than a text".into() });
         }
         Ok(RenderedAnswer::as_written(message))
@@ -139,17 +141,19 @@ impl<'a> ChatRows<'a> {
 
     /// The texts of the conversation with each of these messages at its end.
     ///
-    /// Parts go to the template as they are. Where it expects a string, and raises an error or shows the list itself,
-    /// their texts are joined.
+    /// Parts go to the template as they are. A template that expects a string raises an error, shows the list itself, or
+    /// drops it: then the texts of the parts are joined.
     fn texts(&self, last: &[Option<&Message>], add_generation_prompt: bool) -> Result<Vec<String>> {
         let texts = self.texts_of(&self.messages, last, add_generation_prompt);
-        let parts = || self.messages.iter().chain(last.iter().copied().flatten()).filter(|it| it.has_parts());
-        if parts().next().is_none() {
+        if !self.messages.iter().chain(last.iter().copied().flatten()).any(Message::has_parts) {
             return texts;
         }
-        let shows_lists = |text: &str| text.contains("'type': 'text'") || text.contains("\"type\": \"text\"");
+        let reads_parts = |(text, last): (&String, &Option<&Message>)| {
+            let mut messages = self.messages.iter().chain(*last).filter(|message| message.has_parts());
+            messages.all(|message| message.parts().any(|part| holds(text, part))) && !shows_parts(text)
+        };
         match &texts {
-            Ok(list) if !list.iter().any(|text| shows_lists(text)) => texts,
+            Ok(list) if list.iter().zip(last).all(reads_parts) => texts,
             _ => {
                 let joined = |message: &Message| match message.has_parts() {
                     true => message.with_text(message.text().into_owned()),
@@ -223,9 +227,10 @@ impl<'a> ChatRows<'a> {
             return Err(self.drops(side, &format!("`{name}`")));
         }
         for call in answer.get("tool_calls").and_then(|calls| calls.as_array()).into_iter().flatten() {
-            let name = call["function"]["name"].as_str().or_else(|| call["name"].as_str());
-            if let Some(name) = name.filter(|name| !rendered.contains(name)) {
-                return Err(self.failed(&format!("does not render the call of {name:?} in the {side} answer")));
+            let call = if call["function"].is_object() { &call["function"] } else { call };
+            let Some(name) = call["name"].as_str() else { continue };
+            if !rendered.contains(name) || !strings(&call["arguments"]).iter().all(|text| holds(rendered, text)) {
+                return Err(self.failed(&format!("drops the call of {name:?}, or an argument, of the {side} answer")));
             }
         }
         Ok(())
@@ -238,6 +243,11 @@ impl<'a> ChatRows<'a> {
     fn failed(&self, what: &str) -> Error {
         Error::Model { place: "chat template".into(), message: what.into() }
     }
+}
+
+/// Whether a text shows a part itself, as Python or as JSON, instead of its text.
+fn shows_parts(text: &str) -> bool {
+    ["'text': ", "\"text\": ", "\"text\":"].iter().any(|key| text.contains(key))
 }
 
 /// How many bytes two texts have in common at the beginning, in whole characters.
@@ -258,6 +268,21 @@ fn holds(rendered: &str, text: &str) -> bool {
     };
     // With non-ASCII letters escaped, only the others can be found.
     is_part(|c| c.is_alphanumeric()) || rendered.contains("\\u") && is_part(char::is_ascii_alphanumeric)
+}
+
+/// The strings in the arguments of a call, which may be JSON in a string.
+fn strings(arguments: &Value) -> Vec<String> {
+    match arguments {
+        Value::String(text) => match serde_json::from_str(text) {
+            Ok(parsed @ (Value::Object(_) | Value::Array(_))) => strings(&parsed),
+            _ => vec![text.clone()],
+        },
+        Value::Array(list) => list.iter().flat_map(strings).collect(),
+        Value::Object(fields) => {
+            fields.iter().flat_map(|(name, value)| [vec![name.clone()], strings(value)].concat()).collect()
+        }
+        _ => vec![],
+    }
 }
 
 /// A text without the beginning that ends the prompt.

@@ -36,7 +36,7 @@ mod tests {
         assert_eq!(words[4], words[5]);
         let distinct = [words[0], words[3], words[4], words[6], words[7], words[8]];
         assert!(distinct.windows(2).all(|pair| pair[0] < pair[1]), "{distinct:?}");
-        // The two bytes of a character are one word; so is an empty token none.
+        // Tokens that share a character are in one word; an empty token is in none.
         assert_eq!(numbers(&[(23, 25), (23, 25), (7, 7)])[..2], [numbers(&[(23, 25)])[0]; 2]);
         assert_eq!(numbers(&[(7, 7)]), [None]);
     }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use figa_loss::{EncodedPair, PairEncoder, PromptTemplate, RenderedPair, Result, Side, SpaRecord};
+use figa_loss::{
+    ChatTemplate, EncodedPair, Fields, PairEncoder, PromptTemplate, RenderedPair, Result, Side, SpaRecord,
+};
 
 use crate::encoding::lowercase;
 use crate::terminal::one_line;
@@ -14,6 +16,7 @@ const QUOTED_CHARS: usize = 60;
 pub fn note(
     encoder: &PairEncoder,
     model: &Path,
+    fields: &Fields,
     record: &SpaRecord,
     rendered: &RenderedPair,
     pair: &EncodedPair,
@@ -37,13 +40,24 @@ pub fn note(
         PromptTemplate::Chat(_) if differs(encoder, record, rendered)? => {
             let [before, after] = ends(rendered);
             format!(
-                "; unlike its generation prompt and the answer as written, the answer stands between {before:?} and {after:?}"
+                "; the rows differ from generation prompt + answer: the answer stands between {before:?} and {after:?}"
             )
         }
         _ => String::new(),
     };
-    let line = format!("{}: {prompt}; rows begin with {first:?} and {last}{difference}", model.display());
+    let unread = match &encoder.template {
+        PromptTemplate::Chat(template) => unread(template, fields),
+        _ => String::new(),
+    };
+    let line = format!("{}: {prompt}; rows begin with {first:?} and {last}{difference}{unread}", model.display());
     Ok(one_line(&line))
+}
+
+/// The fields that the records have for the chat template, and that it never reads.
+fn unread(template: &ChatTemplate, fields: &Fields) -> String {
+    let named = [("tools", &fields.tools), ("documents", &fields.documents)];
+    let unread = named.into_iter().filter(|(name, field)| field.is_some() && !template.mentions(name));
+    unread.map(|(name, _)| format!("; the chat template never reads the {name}")).collect()
 }
 
 /// The time that the chat template sees, if it asks for it.

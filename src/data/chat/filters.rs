@@ -47,7 +47,7 @@ fn conversions(text: &str) -> Vec<char> {
     found
 }
 
-/// The filter `int`: a number, or the default for what is none.
+/// The filter `int`: a number, or the default for anything that is not a number.
 pub(super) fn int(value: &Value, default: Option<Value>, base: Option<u32>, options: Kwargs) -> Result<Value, Error> {
     let default = argument(default, &options, "default")?.unwrap_or(Value::from(0));
     let base = argument(base, &options, "base")?.unwrap_or(10);
@@ -69,7 +69,7 @@ pub(super) fn int(value: &Value, default: Option<Value>, base: Option<u32>, opti
     })
 }
 
-/// The filter `float`: a number, or the default for what is none.
+/// The filter `float`: a number, or the default for anything that is not a number.
 pub(super) fn float(value: &Value, default: Option<Value>, options: Kwargs) -> Result<Value, Error> {
     let default = argument(default, &options, "default")?.unwrap_or(Value::from(0.0));
     options.assert_all_used()?;
@@ -84,7 +84,7 @@ pub(super) fn float(value: &Value, default: Option<Value>, options: Kwargs) -> R
     })
 }
 
-/// The filter `default`: another value for what is undefined, or with `boolean` for what is false.
+/// The filter `default`: another value in place of an undefined one, with `boolean` also of a false one.
 pub(super) fn default(
     value: &Value,
     other: Option<Value>,

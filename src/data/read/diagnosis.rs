@@ -20,7 +20,7 @@ pub(super) fn diagnose(bytes: &[u8], error: &serde_json::Error) -> (usize, usize
             "a lone surrogate (\\ud800 to \\udfff) is not a character: write the text again with valid Unicode"
                 .to_owned()
         } else if error.starts_with("EOF while parsing") {
-            format!("{error}: the record does not end on its line; a .jsonl file holds one record per line")
+            format!("{error}: the record is incomplete; in a file of lines, a record ends on its line")
         } else {
             error.to_owned()
         }

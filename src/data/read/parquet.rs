@@ -75,7 +75,7 @@ impl ParquetRows {
         let Some(batch) = self.batches.next().transpose().map_err(io::Error::other)? else { return Ok(false) };
         self.json.clear();
         self.returned = 0;
-        // In a table, null is how a row says that it has no such field: a message without tool calls, for example.
+        // A column of a table has a value in every row, so null means that the record lacks the field.
         let builder = WriterBuilder::new().with_explicit_nulls(false);
         let mut writer = builder.build::<_, LineDelimited>(&mut self.json);
         writer.write(&batch).and_then(|()| writer.finish()).map_err(io::Error::other)?;

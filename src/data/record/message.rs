@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 /// One turn of a conversation: a role, a content, and any other fields, all of which a chat template sees.
 ///
 /// The content is a string, a list of text parts such as `{"type": "text", "text": "..."}`, or null or absent beside
-/// `tool_calls`. Capitalised roles and the `from` and `value` of ShareGPT are read as what they are.
+/// `tool_calls`. Roles are read in any case, and the `from`, `value` and role names of ShareGPT become the usual ones.
 ///
 /// ```
 /// use figa_loss::Message;
@@ -44,7 +44,7 @@ impl Message {
     pub fn text(&self) -> Cow<'_, str> {
         match self.fields.get("content") {
             Some(Value::String(text)) => text.into(),
-            Some(Value::Array(parts)) => parts.iter().filter_map(part_text).collect::<String>().into(),
+            Some(Value::Array(_)) => self.parts().collect::<String>().into(),
             _ => "".into(),
         }
     }
@@ -59,10 +59,15 @@ impl Message {
         &self.fields
     }
 
-    /// Whether the text is all there is to the message.
+    /// Whether the message has nothing but its role and a text, as a string or in parts.
     pub fn is_text(&self) -> bool {
         let mut others = self.fields.iter().filter(|(name, _)| !["role", "content"].contains(&&***name));
-        self.fields.get("content").is_some_and(Value::is_string) && others.all(|(_, value)| value.is_null())
+        self.get("content").is_some() && others.all(|(_, value)| value.is_null())
+    }
+
+    /// The texts of the parts.
+    pub(in crate::data) fn parts(&self) -> impl Iterator<Item = &str> {
+        self.fields.get("content").and_then(Value::as_array).into_iter().flatten().filter_map(part_text)
     }
 
     /// Whether the content is a list of parts.
@@ -97,7 +102,17 @@ impl Message {
         }
         let message = Self { fields };
         message.check_content()?;
-        Ok(message)
+        Ok(message.with_text_parts())
+    }
+
+    /// Parts that are strings become `{"type": "text", "text": ...}`, which is what templates read.
+    fn with_text_parts(mut self) -> Self {
+        for part in self.fields.get_mut("content").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Value::String(text) = part {
+                *part = json!({"type": "text", "text": text.as_str()});
+            }
+        }
+        self
     }
 
     fn check_content(&self) -> Result<(), String> {
@@ -146,7 +161,7 @@ pub(super) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// The names of ShareGPT become those of all others, in place.
+/// A message of ShareGPT with the usual names, its fields in the same order.
 fn from_share_gpt(fields: Map<String, Value>) -> Map<String, Value> {
     let renamed = |name: String| match &*name {
         "from" => "role".to_owned(),
@@ -170,7 +185,7 @@ fn usual_role(role: &str) -> String {
     usual.to_owned()
 }
 
-/// ShareGPT writes a call of a tool as a turn whose text is JSON.
+/// Turns a tool call of ShareGPT, which is a message whose text is JSON, into `tool_calls`.
 fn function_call(fields: &mut Map<String, Value>) -> Result<(), String> {
     let text = fields.get("content").and_then(Value::as_str).unwrap_or_default();
     let calls = match serde_json::from_str(text) {

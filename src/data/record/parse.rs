@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 use super::message::{Message, kind};
 use super::{Fields, SpaRecord};
 
-/// What a template reads besides the fields that are named.
+/// The field with variables for the template.
 const TEMPLATE_VARIABLES: &str = "chat_template_kwargs";
 
-/// What a template sees of the conversation itself.
+/// The variables that hold the conversation, which no other variable may replace.
 pub(in crate::data) const CONVERSATION: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
 /// Fields that belong to a prompt and would be dropped, were they not named.
@@ -44,7 +44,7 @@ impl Fields {
         self.names().any(is_part) || key == TEMPLATE_VARIABLES || GUARDED.contains(&key)
     }
 
-    /// The record with these values, of which those are enough that are [needed](Self::needs).
+    /// The record with these values; only the [needed](Self::needs) ones are read.
     pub(super) fn record(&self, values: Map<String, Value>) -> Result<SpaRecord, String> {
         self.guard(&values)?;
         let input = self.text(&values, &self.input)?;
@@ -294,7 +294,7 @@ struct Turn {
     text: std::ops::Range<usize>,
 }
 
-/// The turns of a dialogue; `None` if the text is none.
+/// The turns of a dialogue; `None` if the text is not a dialogue.
 fn turns(text: &str) -> Option<Vec<Turn>> {
     if !text.trim_start().starts_with("Human:") {
         return None;
@@ -303,7 +303,7 @@ fn turns(text: &str) -> Option<Vec<Turn>> {
     let mut at = 0;
     for line in text.split_inclusive('\n') {
         let before = &text[..at];
-        let is_after_blank = before.trim().is_empty() || before.ends_with("\n\n");
+        let is_after_blank = before.trim().is_empty() || before.ends_with("\n\n") || before.ends_with("\n\r\n");
         for (name, role) in [("Human:", "user"), ("Assistant:", "assistant")] {
             if is_after_blank && line.starts_with(name) {
                 if let Some(last) = turns.last_mut() {
