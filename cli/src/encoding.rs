@@ -10,7 +10,7 @@ use figa_loss::{
     Aligner, ChatOptions, ChatTemplate, EncodedPair, Fields, FigaWeights, Granularity, PairEncoder, PromptTemplate,
     RawRecord,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::rejects::BadRecord;
@@ -39,7 +39,23 @@ pub struct LabellingArgs {
 }
 
 /// The arguments that say which text a model sees.
-#[derive(Args, Clone, Serialize)]
+///
+/// ```no_run
+/// use std::path::Path;
+///
+/// use clap::Parser;
+/// use figa_cli::PromptArgs;
+///
+/// #[derive(Parser)]
+/// struct Args {
+///     #[command(flatten)]
+///     prompt: PromptArgs,
+/// }
+/// let args = Args::parse_from(["trainer", "--template-var", "enable_thinking=false"]);
+/// let encoder = args.prompt.encoder("--model", Path::new("path/to/model"))?;
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
 #[command(next_help_heading = "Prompt")]
 pub struct PromptArgs {
     /// Token that ends an answer where the chat template does not [default: the one that the model's folder names]
@@ -81,7 +97,7 @@ pub struct EncodingArgs {
     pub max_length: Option<usize>,
 }
 
-#[derive(Clone, Copy, ValueEnum, Serialize)]
+#[derive(Debug, Clone, Copy, ValueEnum, Serialize, Deserialize)]
 enum PromptChoice {
     /// The chat template in the model's folder
     Chat,
@@ -109,14 +125,17 @@ impl LabellingArgs {
 
 impl PromptArgs {
     /// Whether any of them is given.
-    pub fn are_given(&self) -> bool {
+    pub(crate) fn are_given(&self) -> bool {
         self.eos.is_some() || self.prompt.is_some() || self.only_for_chat().is_some()
     }
 
-    /// An encoder for a model, with the default labels and weights.
-    pub fn encoder(&self, tokenizer: &Path) -> Result<PairEncoder> {
-        let mut encoder = PairEncoder::read(tokenizer, self.eos.as_deref()).context("--tokenizer")?;
-        encoder.template = self.template(tokenizer)?;
+    /// An encoder for a model, with the default labels and weights. `flag` is the argument that names the model.
+    ///
+    /// # Errors
+    /// If a file of the model cannot be read, or an argument does not fit the model.
+    pub fn encoder(&self, flag: &'static str, model: &Path) -> Result<PairEncoder> {
+        let mut encoder = PairEncoder::read(model, self.eos.as_deref()).context(flag)?;
+        encoder.template = self.template(model)?;
         if let (false, Some(flag)) = (matches!(encoder.template, PromptTemplate::Chat(_)), self.only_for_chat()) {
             bail!("{flag}: expected a chat template, but the prompt is {}", lowercase(&encoder.template));
         }
@@ -161,7 +180,7 @@ impl EncodingArgs {
     }
 
     pub fn encoder(&self) -> Result<PairEncoder> {
-        let mut encoder = self.prompt.encoder(&self.tokenizer)?;
+        let mut encoder = self.prompt.encoder("--tokenizer", &self.tokenizer)?;
         self.labelling.configure(&mut encoder)?;
         encoder.max_length = self.max_length;
         Ok(encoder)

@@ -1,8 +1,9 @@
 //! The command `figa`: token-level labels and weights for pairs of answers, for people who train with other tools. It
 //! needs no libtorch.
 //!
-//! [`run`] is the whole public interface. The rest is private: this page is a map for those who change it. To use its
-//! parts from Rust, see the library [`figa_loss`].
+//! [`run`] is the command. A trainer that reads the same records takes [`FieldArgs`] and [`PromptArgs`] into its own command
+//! line. The rest is private: this page is a map for those who change it. To use its parts from Rust, see the library
+//! [`figa_loss`].
 //!
 //! ```text
 //! main.rs               the program: run, and nothing else
@@ -66,6 +67,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
+
+pub use encoding::PromptArgs;
+pub use records::FieldArgs;
 
 /// Token-level labels and loss weights for pairs of answers, after FIGA (arXiv 2311.04072)
 #[derive(Parser)]

@@ -11,18 +11,28 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use figa_loss::{Fields, Message, RecordReader};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How often the progress bar is drawn.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The arguments that say which records to read.
-#[derive(Args, Serialize)]
+/// The arguments that name the fields of a record.
+///
+/// ```
+/// use clap::Parser;
+/// use figa_cli::FieldArgs;
+///
+/// #[derive(Parser)]
+/// struct Args {
+///     #[command(flatten)]
+///     fields: FieldArgs,
+/// }
+/// let args = Args::parse_from(["trainer", "--original", "rejected", "--revised", "chosen"]);
+/// assert_eq!(args.fields.fields().revised, "chosen");
+/// ```
+#[derive(Args, Debug, Clone, Serialize, Deserialize)]
 #[command(next_help_heading = "Records")]
-pub struct RecordArgs {
-    /// Files of records (.jsonl, .ndjson or .json, also with .gz or .zst appended; .parquet), patterns, or - for standard input
-    #[arg(required = true, help_heading = None, value_parser = OsStringValueParser::new().map(PathBuf::from))]
-    pub inputs: Vec<PathBuf>,
+pub struct FieldArgs {
     /// Field with the instruction, or with the messages before the answer
     #[arg(long, value_name = "FIELD", default_value = "instruction")]
     instruction: String,
@@ -47,12 +57,25 @@ pub struct RecordArgs {
     /// Field with the documents that the chat template shows: a list of objects, or its JSON
     #[arg(long, value_name = "FIELD")]
     documents: Option<String>,
+}
+
+/// The arguments that say which records to read.
+#[derive(Args, Serialize)]
+#[command(next_help_heading = "Records")]
+pub struct RecordArgs {
+    /// Files of records (.jsonl, .ndjson or .json, also with .gz or .zst appended; .parquet), patterns, or - for standard input
+    #[arg(required = true, help_heading = None, value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    fields: FieldArgs,
     /// Treat a record of more than this many MiB as bad, 1 to 4095
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..4096))]
     max_record: u32,
 }
 
-impl RecordArgs {
+impl FieldArgs {
+    /// The names for the library.
     pub fn fields(&self) -> Fields {
         let mut fields = Fields::default();
         fields.instruction.clone_from(&self.instruction);
@@ -64,6 +87,12 @@ impl RecordArgs {
         fields.tools.clone_from(&self.tools);
         fields.documents.clone_from(&self.documents);
         fields
+    }
+}
+
+impl RecordArgs {
+    pub fn fields(&self) -> Fields {
+        self.fields.fields()
     }
 
     pub fn open(&self) -> Result<RecordReader> {

@@ -83,7 +83,7 @@ impl Comparison {
             );
             return Ok(Self::Answers(comparer(args)?.into()));
         };
-        let mut encoder = args.prompt.encoder(path)?;
+        let mut encoder = args.prompt.encoder("--tokenizer", path)?;
         args.labelling.configure(&mut encoder)?;
         Ok(Self::Rows(encoder.into()))
     }

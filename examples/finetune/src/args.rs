@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
+use figa_cli::{FieldArgs, PromptArgs};
 use serde::{Deserialize, Serialize};
 
-use crate::encode::PromptStyle;
 use crate::json;
 use crate::method::Method;
 
@@ -19,7 +19,7 @@ pub struct Args {
     /// Folder with config.json, model.safetensors (or its shards) and tokenizer.json, or a hub id (owner/name)
     #[arg(long, required_unless_present = "resume")]
     pub model: Option<String>,
-    /// SPA records to train on (.jsonl or .json, also compressed; .parquet)
+    /// Records to train on (.jsonl or .json, also compressed; .parquet)
     #[arg(long, required_unless_present = "resume")]
     pub data: Option<PathBuf>,
     /// Folder for the results; must not contain a run yet
@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "RUN", exclusive = true)]
     #[serde(skip)]
     pub resume: Option<PathBuf>,
-    /// SPA records to evaluate on before and after training (.jsonl or .json, also compressed; .parquet)
+    /// Records to evaluate on before and after training (.jsonl or .json, also compressed; .parquet)
     #[arg(long)]
     pub eval: Option<PathBuf>,
     /// Control text, unrelated to the pairs, whose perplexity is measured [default: a page about a lighthouse]
@@ -47,12 +47,6 @@ pub struct Args {
     /// Train with every method, all from the same model, with the same data order and budget
     #[arg(long, conflicts_with = "method")]
     pub compare: bool,
-    /// Prompt format [default: the chat template of the model if it has one, otherwise Alpaca's prompt]
-    #[arg(long, value_enum)]
-    pub prompt: Option<PromptStyle>,
-    /// Token that ends an answer [default: the eos_token of the model]
-    #[arg(long, value_name = "TOKEN")]
-    pub eos: Option<String>,
     /// Optimizer steps
     #[arg(long, default_value_t = 60)]
     pub steps: usize,
@@ -89,6 +83,14 @@ pub struct Args {
     /// Measure where the time of a step goes and what the fused loss saves, without training
     #[arg(long)]
     pub profile: bool,
+    /// The names of the records' fields.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub fields: FieldArgs,
+    /// The text that the model sees.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub prompt: PromptArgs,
 }
 
 impl Args {

@@ -3,39 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use clap::ValueEnum;
-use figa_loss::{ChatOptions, ChatTemplate, EncodedPair, Example, PairEncoder, PromptTemplate, SpaRecord};
-use serde::{Deserialize, Serialize};
+use figa_loss::{EncodedPair, Example, Fields, PairEncoder, PromptTemplate, RecordReader, SpaRecord};
 
 use crate::args::Args;
 use crate::llama::Config;
 use crate::method::Method;
-
-/// The prompt formats on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PromptStyle {
-    /// The chat template of the model
-    Chat,
-    /// The prompt of Stanford Alpaca
-    Alpaca,
-    /// Instruction and input on separate lines
-    Plain,
-}
-
-impl PromptStyle {
-    fn template(self, folder: &Path) -> Result<PromptTemplate> {
-        Ok(match self {
-            Self::Plain => PromptTemplate::Plain,
-            Self::Alpaca => PromptTemplate::Alpaca,
-            Self::Chat => {
-                PromptTemplate::Chat(ChatTemplate::read(folder, &ChatOptions::default())?.with_context(|| {
-                    format!("--prompt chat: {} has no chat template; choose alpaca or plain", folder.display())
-                })?)
-            }
-        })
-    }
-}
 
 /// The records of a file.
 pub struct Dataset {
@@ -46,9 +18,10 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads a file of records.
-    pub fn read(path: &Path) -> Result<Self> {
-        let records = SpaRecord::read(path)?;
+    /// Reads a file of records with these fields.
+    pub fn read(path: &Path, fields: &Fields) -> Result<Self> {
+        let records = RecordReader::open([path])?.map(|raw| raw?.parse(fields));
+        let records: Vec<SpaRecord> = records.collect::<Result<_, _>>()?;
         ensure!(!records.is_empty(), "{}: expected at least one record, found none", path.display());
         Ok(Self { path: path.into(), records })
     }
@@ -63,7 +36,7 @@ impl Encoder {
     /// Reads the tokenizer, the prompt and the EOS token from the folder of a model. The arguments may override prompt
     /// and EOS, and set the maximum length of a row.
     pub fn new(folder: &Path, config: &Config, args: &Args) -> Result<Self> {
-        let mut encoder = PairEncoder::read(folder, args.eos.as_deref())?;
+        let mut encoder = args.prompt.encoder("--model", folder)?;
         let largest_id = encoder.tokenizer().get_vocab(true).into_values().max().unwrap_or(0);
         let vocab_size = config.vocab_size;
         ensure!(
@@ -78,11 +51,15 @@ impl Encoder {
             "--max-length: expected at most {positions}, the number of positions of the model, got {max_length}"
         );
         encoder.max_length = Some(max_length);
-        encoder.template = match args.prompt {
-            Some(style) => style.template(folder)?,
-            None => PromptTemplate::for_model(folder, &ChatOptions::default())?,
-        };
         Ok(Self { encoder })
+    }
+
+    /// The date that the chat template sees, if it asks for it.
+    pub fn date(&self) -> Option<&str> {
+        match &self.encoder.template {
+            PromptTemplate::Chat(template) => template.date(),
+            _ => None,
+        }
     }
 
     /// The id of the token that ends an answer. It also serves as padding.

@@ -53,12 +53,13 @@ impl<'a> Experiment<'a> {
         let kind = if args.bf16 { Kind::BFloat16 } else { Kind::Float };
         let encoder = Encoder::new(&base, &Config::read(&base)?, args)?;
 
-        let data = Dataset::read(args.data()?)?;
+        let fields = args.fields.fields();
+        let data = Dataset::read(args.data()?, &fields)?;
         let pairs = encoder.pairs(&data)?;
         println!("{}; device {device:?}", summary(&data, &pairs, &encoder, args));
         let mut evaluator = None;
         if let Some(path) = &args.eval {
-            let data = Dataset::read(path)?;
+            let data = Dataset::read(path, &fields)?;
             let pairs = encoder.pairs(&data)?;
             println!("{}", summary(&data, &pairs, &encoder, args));
             let control = match &args.text {

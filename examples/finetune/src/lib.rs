@@ -85,7 +85,10 @@ pub fn run(args: Args, interrupted: &dyn Fn() -> bool) -> Result<bool> {
     }
     let out = args.out()?;
     fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-    args.save()?;
+    let mut saved = args.clone();
+    // A run that resumes this one has the same clock.
+    saved.prompt.date = experiment.encoder.date().map(str::to_owned);
+    saved.save()?;
     train_all(&experiment, base_model, out, interrupted)
 }
 

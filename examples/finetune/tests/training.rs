@@ -98,3 +98,37 @@ fn a_profile_writes_no_files() {
     assert!(sandbox.run("out", &["--profile"]).unwrap());
     assert!(!sandbox.path("out").exists());
 }
+
+#[test]
+fn preference_data_trains_like_records_of_spa() {
+    let sandbox = Sandbox::new("qwen2");
+    assert!(sandbox.run("out", &[]).unwrap());
+    let expected = sandbox.trained("out");
+    let pairs = sandbox.text("pairs.jsonl");
+    let names = [("instruction", "data.prompt"), ("original_output", "rejected"), ("revised_output", "chosen")];
+    let renamed = names.iter().fold(pairs, |pairs, (old, new)| pairs.replace(old, new));
+    std::fs::write(sandbox.path("pairs.jsonl"), renamed).unwrap();
+    let fields = ["--instruction=data.prompt", "--original=rejected", "--revised=chosen"];
+    assert!(sandbox.run("renamed", &fields).unwrap());
+    assert!(sandbox.trained("renamed") == expected);
+}
+
+#[test]
+fn the_chat_template_sees_variables_and_one_date() {
+    let sandbox = Sandbox::new("qwen2");
+    let template = "{{ strftime_now('w%d ') }}{{ word }} {% for m in messages %}{{ m.content }} {% endfor %}";
+    std::fs::write(sandbox.path("model/chat_template.jinja"), template).unwrap();
+    let arguments = ["--prompt=chat", "--template-var=word=w7", "--max-length=20"];
+    let given = [&arguments[..], &["--date=2026-01-20"]].concat();
+    sandbox.run_interrupted("out", &given, 2);
+    let saved = sandbox.text("out/run.json");
+    assert!(saved.contains("2026-01-20T00:00:00"), "{saved}");
+    assert!(sandbox.resume("out").unwrap());
+    assert!(sandbox.run("unbroken", &given).unwrap());
+    assert!(sandbox.trained("out") == sandbox.trained("unbroken"));
+    sandbox.run_interrupted("now", &arguments, 2);
+    assert!(!sandbox.text("now/run.json").contains("\"date\": null"));
+    let other = [&arguments[..], &["--date=2026-01-21"]].concat();
+    assert!(sandbox.run("other", &other).unwrap());
+    assert!(sandbox.trained("other") != sandbox.trained("unbroken"));
+}

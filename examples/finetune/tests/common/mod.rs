@@ -121,6 +121,10 @@ impl Sandbox {
         error.replace(self.root(), "[folder]")
     }
 
+    pub fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
     pub fn bytes(&self, name: &str) -> Vec<u8> {
         fs::read(self.path(name)).unwrap()
     }
