@@ -17,7 +17,8 @@ fn the_line_says_where_rows_differ_from_the_generation_prompt_and_what_is_never_
         let summary = folder.stdout(&["label", "pairs.jsonl", "--tokenizer", ".", "--tools", "tools", "--out", out]);
         summary.lines().next().unwrap().to_owned()
     };
-    let turns = "{% for m in messages %}{% if m.role == 'assistant' %}think {% endif %}{{ m.content }} </s>{% endfor %}";
+    let turns =
+        "{% for m in messages %}{% if m.role == 'assistant' %}think {% endif %}{{ m.content }} </s>{% endfor %}";
     assert_eq!(
         line(turns, "a.jsonl"),
         ".: the prompt is the chat template; rows begin with \"p\" and end with \"</s>\"; the rows differ from generation \

@@ -28,15 +28,14 @@ struct Declaration {
 }
 
 impl Program {
-    /// Reads the declarations in the sources of one program.
-    pub fn read(sources: &[String]) -> Self {
+    /// Reads the declarations in the sources of one program, and the arguments that it takes from the sources of others.
+    pub fn read(sources: &[String], others: &[String]) -> Self {
         let mut reader = Reader::default();
-        for path in sources {
-            reader.module = path.rsplit('/').next().unwrap_or(path).trim_end_matches(".rs").into();
-            reader.visit_file(&parse(path));
-        }
+        reader.read(sources);
+        let own_commands = std::mem::take(&mut reader.commands);
+        reader.read(others);
         let mut commands: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for (command, arguments) in &reader.commands {
+        for (command, arguments) in &own_commands {
             let flags = arguments.iter().flat_map(|path| reader.flags(reader.find(path, "")));
             commands.insert(command.clone(), flags.chain(BUILT_IN.map(String::from)).collect());
         }
@@ -71,6 +70,13 @@ struct Reader {
 }
 
 impl Reader {
+    fn read(&mut self, sources: &[String]) {
+        for path in sources {
+            self.module = path.rsplit('/').next().unwrap_or(path).trim_end_matches(".rs").into();
+            self.visit_file(&parse(path));
+        }
+    }
+
     /// The struct that a path names; one without a module is looked up in `module` first.
     fn find(&self, path: &Path, module: &str) -> &Declaration {
         let names: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();

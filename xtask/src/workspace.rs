@@ -19,7 +19,14 @@ pub struct Package {
     pub features: BTreeMap<String, Vec<String>>,
     /// Its libraries, programs, examples, tests and benches.
     pub targets: Vec<Target>,
+    dependencies: Vec<Dependency>,
     manifest_path: PathBuf,
+}
+
+/// A dependency of a package.
+#[derive(Debug, Deserialize)]
+struct Dependency {
+    name: String,
 }
 
 /// A target of a package.
@@ -62,6 +69,11 @@ impl Package {
     /// The target of a kind and a name.
     pub fn target(&self, kind: &str, name: &str) -> Option<&Target> {
         self.targets.iter().find(|target| target.kind.iter().any(|one| one == kind) && target.name == name)
+    }
+
+    /// Whether it depends on another package.
+    pub fn depends_on(&self, other: &Self) -> bool {
+        self.dependencies.iter().any(|dependency| dependency.name == other.name)
     }
 
     /// Whether it has a feature.

@@ -95,10 +95,12 @@ impl Repository {
         let packages = packages();
         let mut programs = BTreeMap::new();
         for package in &packages {
+            let others = packages.iter().filter(|other| package.depends_on(other));
+            let others: Vec<String> = others.flat_map(Package::sources).collect();
             for target in &package.targets {
                 let program = match &*target.kind[0] {
-                    "bin" => Program::read(&package.sources()),
-                    "example" => Program::read(&[target.source()]),
+                    "bin" => Program::read(&package.sources(), &others),
+                    "example" => Program::read(&[target.source()], &[]),
                     _ => continue,
                 };
                 programs.insert(target.name.clone(), program);
