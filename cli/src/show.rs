@@ -79,6 +79,7 @@ impl Comparison {
         let Some(path) = &args.tokenizer else { return Ok(Self::Answers(comparer(args)?.into())) };
         let mut encoder = args.prompt.encoder(path)?;
         args.labelling.configure(&mut encoder)?;
+        encoder.max_answer_tokens = args.records.max_answer;
         Ok(Self::Rows(encoder.into()))
     }
 
@@ -101,6 +102,7 @@ fn comparer(args: &ShowArgs) -> Result<TextComparer> {
     comparer.aligner = args.labelling.aligner;
     comparer.granularity = args.labelling.granularity;
     comparer.weights = args.labelling.weights()?;
+    comparer.max_answer_tokens = args.records.max_answer;
     Ok(comparer)
 }
 
