@@ -54,6 +54,7 @@ pub use collate::{Batch, collate};
 pub use compare::{LabelledTexts, LabelledToken, TextComparer};
 pub use encode::PairEncoder;
 pub use example::{EncodedPair, Example};
+pub use model_folder::model_files;
 pub use prompt::PromptTemplate;
 pub use read::{Format, RawRecord, RecordReader};
 pub use record::{Fields, Message, SpaRecord};

@@ -108,6 +108,21 @@ pub enum Error {
         max_length: usize,
     },
 
+    /// An answer has too many tokens to be aligned.
+    #[cfg(feature = "data")]
+    #[error(
+        "the {side} answer has {tokens} tokens, more than the limit of one answer, {max}: raise it \
+         (max_answer_tokens, --max-answer), or drop the record"
+    )]
+    AnswerTooLong {
+        /// The answer.
+        side: Side,
+        /// Its tokens.
+        tokens: usize,
+        /// The limit.
+        max: usize,
+    },
+
     /// A tensor has the wrong shape.
     #[cfg(feature = "torch")]
     #[error("{argument}: expected shape {expected}, got {actual:?}")]

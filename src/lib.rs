@@ -204,7 +204,7 @@ pub use data::BatchTensors;
 pub use data::{
     Batch, Batching, ChatOptions, ChatTemplate, EncodedPair, Example, Fields, Format, LabelledTexts, LabelledToken,
     Message, PairEncoder, PromptTemplate, RawRecord, RecordReader, RenderedAnswer, RenderedPair, SpaRecord,
-    TextComparer, collate,
+    TextComparer, collate, model_files,
 };
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]

@@ -5,17 +5,22 @@
 //!
 //! * [`write()`] writes a file in one call.
 //! * [`AtomicFile`] is a writer, for content that is produced piece by piece.
-//! * [`write_folder`] does the same for a folder of files.
-//! * [`rename`] moves a file that is already complete.
+//! * [`write_folder`] does the same for a folder of files; [`create_folder`] creates an empty one.
+//! * [`rename_new`] moves a file that is already complete.
+//! * [`open_own`] and [`check_own_folder`] refuse what another user or a link has put in the place of one's own file.
 //!
 //! All functions return the plain errors of the file system; the caller knows best what the file is for.
 
+mod own;
+
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
+
+pub use own::{check_own_folder, open_own};
 
 /// Bytes that an [`AtomicFile`] collects before it writes them.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -60,10 +65,44 @@ impl AtomicFile {
     /// If the rest of the content cannot be written, or the file cannot be synced or renamed. A file that had the name
     /// before is then unchanged.
     pub fn commit(self) -> io::Result<()> {
+        let (path, file) = self.synced()?;
+        file.persist(&path).map_err(|error| error.error)?;
+        sync_folder(parent(&path))
+    }
+
+    /// Syncs the file to the disk and gives it its name, unless there is a file of that name with another content. One with
+    /// the same content is left as it is: a program that was killed after the commit can commit again.
+    ///
+    /// ```
+    /// use std::io::Write;
+    ///
+    /// use figa_atomic_file::AtomicFile;
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// let path = folder.path().join("numbers.txt");
+    /// for (content, succeeds) in [("1 2 3", true), ("1 2 3", true), ("4", false)] {
+    ///     let mut file = AtomicFile::create(&path)?;
+    ///     file.write_all(content.as_bytes())?;
+    ///     assert_eq!(file.commit_new().is_ok(), succeeds);
+    /// }
+    /// assert_eq!(std::fs::read_to_string(&path)?, "1 2 3");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`commit`](Self::commit), and [`io::ErrorKind::AlreadyExists`].
+    pub fn commit_new(self) -> io::Result<()> {
+        let (path, file) = self.synced()?;
+        if let Err(error) = file.persist_noclobber(&path) {
+            accept_same(error.error, error.file.path(), &path)?;
+        }
+        sync_folder(parent(&path))
+    }
+
+    fn synced(self) -> io::Result<(PathBuf, NamedTempFile)> {
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.as_file().sync_all()?;
-        file.persist(&self.path).map_err(|error| error.error)?;
-        sync_folder(parent(&self.path))
+        Ok((self.path, file))
     }
 }
 
@@ -119,7 +158,7 @@ pub fn write_folder<E: From<io::Error>>(path: &Path, fill: impl FnOnce(&Path) ->
     fill(partial.path())?;
     sync_tree(partial.path())?;
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
         _ => fs::rename(partial.path(), path)?,
     }
     // It no longer has the name that would be removed.
@@ -127,27 +166,81 @@ pub fn write_folder<E: From<io::Error>>(path: &Path, fill: impl FnOnce(&Path) ->
     Ok(sync_folder(parent(path))?)
 }
 
-/// Renames a file within its file system and syncs the folders, so that the new name survives a power failure. The
-/// content must be synced already.
+/// Gives a file a new name, unless there is a file of that name with another content, and syncs the folders, so that the
+/// name survives a power failure. A file of the same content is left as it is, and the old name removed: a program that
+/// was killed meanwhile can do it again. Between file systems, the file is copied. Its content must be synced already.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;
 /// let (old, new) = (folder.path().join("old"), folder.path().join("new"));
 /// figa_atomic_file::write(&old, "content")?;
-/// figa_atomic_file::rename(&old, &new)?;
+/// figa_atomic_file::rename_new(&old, &new)?;
+/// assert_eq!(std::fs::read_to_string(&new)?, "content");
+/// figa_atomic_file::write(&old, "other content")?;
+/// assert!(figa_atomic_file::rename_new(&old, &new).is_err());
 /// assert_eq!(std::fs::read_to_string(&new)?, "content");
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
 /// # Errors
-/// If the file cannot be renamed, or a folder cannot be synced.
-pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)?;
-    sync_folder(parent(to))?;
-    if parent(from) != parent(to) {
-        sync_folder(parent(from))?;
+/// [`io::ErrorKind::AlreadyExists`], or those of the file system. The old name then remains.
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    if let Err(error) = TempPath::try_from_path(from)?.persist_noclobber(to) {
+        // It is no temporary file, which would be removed here.
+        error.path.keep()?;
+        if error.error.kind() == ErrorKind::CrossesDevices {
+            let mut copy = AtomicFile::create(to)?;
+            io::copy(&mut File::open(from)?, &mut copy)?;
+            copy.commit_new()?;
+        } else {
+            accept_same(error.error, from, to)?;
+        }
+        fs::remove_file(from)?;
     }
-    Ok(())
+    sync_folder(parent(to))?;
+    sync_folder(parent(from))
+}
+
+/// Passes an error on, unless the new name is taken by a file of the same content.
+fn accept_same(error: io::Error, from: &Path, to: &Path) -> io::Result<()> {
+    let is_same = error.kind() == ErrorKind::AlreadyExists && has_same_content(from, to)?;
+    if is_same { Ok(()) } else { Err(error) }
+}
+
+fn has_same_content(a: &Path, b: &Path) -> io::Result<bool> {
+    let metadata = fs::symlink_metadata(b)?;
+    if !metadata.is_file() || metadata.len() != fs::metadata(a)?.len() {
+        return Ok(false);
+    }
+    let [mut a, mut b] = [BufReader::new(File::open(a)?), BufReader::new(File::open(b)?)];
+    loop {
+        let (left, right) = (a.fill_buf()?, b.fill_buf()?);
+        let len = left.len().min(right.len());
+        if left[..len] != right[..len] {
+            return Ok(false);
+        }
+        if len == 0 {
+            return Ok(left.len() == right.len());
+        }
+        a.consume(len);
+        b.consume(len);
+    }
+}
+
+/// Creates a folder that does not exist yet, and syncs the folder that holds it.
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// figa_atomic_file::create_folder(&folder.path().join("new"))?;
+/// assert!(figa_atomic_file::create_folder(&folder.path().join("new")).is_err());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`], or those of the file system.
+pub fn create_folder(path: &Path) -> io::Result<()> {
+    fs::create_dir(path)?;
+    sync_folder(parent(path))
 }
 
 /// Syncs the entries of a folder to the disk: files that were created, renamed or removed there. Does nothing where a
@@ -173,7 +266,7 @@ fn sync_tree(folder: &Path) -> io::Result<()> {
 
 /// `NAME.partial-`, which begins the names of temporary files for `NAME`.
 fn prefix(path: &Path) -> io::Result<OsString> {
-    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "expected a file name"))?;
+    let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "expected a file name"))?;
     let mut prefix = name.to_owned();
     prefix.push(".partial-");
     Ok(prefix)

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use figa_atomic_file::{AtomicFile, rename, write, write_folder};
+use figa_atomic_file::{AtomicFile, rename_new, write, write_folder};
 
 /// The names in a folder, sorted.
 fn names(folder: &Path) -> Vec<String> {
@@ -121,16 +121,52 @@ fn a_folder_does_not_replace_a_file() {
 }
 
 #[test]
-fn a_rename_moves_between_folders() {
+fn a_rename_moves_between_folders_and_replaces_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let (from, to) = (folder.path().join("from"), folder.path().join("to"));
-    fs::create_dir(&from).unwrap();
-    fs::create_dir(&to).unwrap();
-    fs::write(from.join("a"), "new").unwrap();
-    fs::write(to.join("b"), "old").unwrap();
-    rename(&from.join("a"), &to.join("b")).unwrap();
-    assert_eq!((names(&from), fs::read_to_string(to.join("b")).unwrap()), (vec![], "new".into()));
-    assert_eq!(rename(&from.join("a"), &to.join("b")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    // Mostly another file system, in memory.
+    let other =
+        tempfile::tempdir_in(if Path::new("/dev/shm").exists() { "/dev/shm".into() } else { std::env::temp_dir() });
+    let other = other.unwrap();
+    for to in [folder.path(), other.path()] {
+        let (from, to) = (folder.path().join("from"), to.join("b"));
+        fs::create_dir(&from).unwrap();
+        let from = from.join("a");
+        fs::write(&from, "new").unwrap();
+        rename_new(&from, &to).unwrap();
+        assert_eq!((from.exists(), fs::read_to_string(&to).unwrap()), (false, "new".into()));
+        // Another content, of the same and of another length, and the same content.
+        for (content, succeeds) in [("old", false), ("news", false), ("", false), ("new", true)] {
+            fs::write(&from, content).unwrap();
+            let renamed = rename_new(&from, &to).map_err(|error| error.kind());
+            assert_eq!(renamed, if succeeds { Ok(()) } else { Err(io::ErrorKind::AlreadyExists) });
+            assert_eq!((from.exists(), fs::read_to_string(&to).unwrap()), (!succeeds, "new".into()));
+        }
+        assert_eq!(rename_new(&from, &to.with_extension("new")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        fs::remove_dir(from.parent().unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn a_new_file_replaces_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.txt");
+    let commit = || {
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"new").unwrap();
+        file.commit_new().map_err(|error| error.kind())
+    };
+    fs::write(&path, "old").unwrap();
+    assert_eq!((commit(), fs::read_to_string(&path).unwrap()), (Err(io::ErrorKind::AlreadyExists), "old".into()));
+    fs::remove_file(&path).unwrap();
+    #[cfg(unix)]
+    for target in ["nothing", "same.txt"] {
+        fs::write(folder.path().join("same.txt"), "new").unwrap();
+        std::os::unix::fs::symlink(folder.path().join(target), &path).unwrap();
+        assert_eq!(commit(), Err(io::ErrorKind::AlreadyExists));
+        assert!(path.is_symlink() && !folder.path().join("nothing").exists());
+        fs::remove_file(&path).unwrap();
+    }
+    assert_eq!((commit(), commit(), fs::read_to_string(&path).unwrap()), (Ok(()), Ok(()), "new".into()));
 }
 
 #[test]
@@ -143,7 +179,7 @@ fn errors_are_those_of_the_file_system() {
     assert_eq!(kind(write(PathBuf::from("/"), "")), io::ErrorKind::InvalidInput);
     let error = write(missing.join("a.txt"), "").unwrap_err();
     assert!(!error.to_string().contains("partial"), "{error}");
-    assert_eq!(kind(rename(&missing, &folder.path().join("new"))), io::ErrorKind::NotFound);
+    assert_eq!(kind(rename_new(&missing, &folder.path().join("new"))), io::ErrorKind::NotFound);
     assert_eq!(names(folder.path()), Vec::<String>::new());
 }
 

@@ -21,25 +21,31 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use figa_loss::RecordReader;
 
 use self::answers::Answers;
 pub use self::args::CurateArgs;
 use self::candidate::CandidateReader;
 use self::report::CurateCounts;
 use self::sieve::Sieve;
-use crate::new_file::NewFile;
+use crate::new_file::{NewFile, check_distinct};
 use crate::records::progress_bar;
 use crate::rejects::{BadRecords, reasons_path};
 use crate::terminal::{one_line, printable};
 
 pub fn run(args: &CurateArgs) -> Result<()> {
     args.check()?;
-    let answers = Answers::open(&args.out, args.resume)?;
+    let reader = args.records.open()?;
+    let rejected = args.skip_bad.iter().flat_map(|path| [path.clone(), reasons_path(path)]);
+    let rejected = rejected.map(|path| ("--skip-bad", path));
+    let written = [args.out.clone(), Answers::path_of(&args.out)].map(|path| ("--out", path));
+    check_distinct(reader.files(), &written.into_iter().chain(rejected).collect::<Vec<_>>())?;
+    let answers = Answers::open(&args.out, &Vec::from_iter(args.reviser.reviser_prompt.clone()), args.resume)?;
     if args.resume && args.out.exists() && !answers.exist() {
         writeln!(io::stdout(), "{} is complete", one_line(&args.out.display().to_string()))?;
         return Ok(());
     }
-    let counts = curate(args, answers)?;
+    let counts = curate(args, reader, answers)?;
     let text = match args.json {
         true => serde_json::to_string(&counts)? + "\n",
         false => {
@@ -54,12 +60,13 @@ pub fn run(args: &CurateArgs) -> Result<()> {
 }
 
 /// Writes the kept and the rejected records.
-fn curate(args: &CurateArgs, answers: Answers) -> Result<CurateCounts> {
-    let mut reader = args.records.open()?;
-    let mut kept = NewFile::create("--out", &args.out)?;
+fn curate(args: &CurateArgs, mut reader: RecordReader, answers: Answers) -> Result<CurateCounts> {
+    // A run that was killed at its end may have written some of its files.
+    let new_file = if answers.exist() { NewFile::create_again } else { NewFile::create };
+    let mut kept = new_file("--out", &args.out)?;
     let create = |path: &PathBuf| {
-        let records = NewFile::create("--skip-bad", path)?;
-        anyhow::Ok((records, NewFile::create("--skip-bad", &reasons_path(path))?))
+        let records = new_file("--skip-bad", path)?;
+        anyhow::Ok((records, new_file("--skip-bad", &reasons_path(path))?))
     };
     let mut rejected = args.skip_bad.as_ref().map(create).transpose()?;
     let mut bad_records = BadRecords::default();

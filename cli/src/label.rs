@@ -1,35 +1,33 @@
 //! `figa label`: token ids, labels and weights of each record.
 
 mod appender;
+mod consumed;
+mod folder;
 mod note;
 mod output;
 mod rows;
+mod state;
 mod table;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Result, bail};
-use figa_loss::{EncodedPair, RawRecord};
+use anyhow::{Result, bail, ensure};
+use figa_loss::{EncodedPair, RawRecord, RecordReader, model_files};
 use serde::{Deserialize, Serialize};
 
-use self::output::Output;
-use self::rows::LabelledPair;
+use self::consumed::{Consumed, record_hash};
+use self::folder::PartialFolder;
+use self::output::{Output, Paths};
+use self::rows::{LabelledPair, OutputFormat};
+use self::state::Origin;
 use crate::encoding::EncodingArgs;
+use crate::new_file::check_distinct;
 use crate::records::{RecordArgs, progress_bar};
-use crate::rejects::{BadRecord, BadRecords};
+use crate::rejects::{BadRecord, BadRecords, reasons_path};
 use crate::terminal::{one_line, printable};
-
-/// The files of a model that may hold its special tokens and its chat template.
-const MODEL_FILES: [&str; 6] = [
-    "chat_template.jinja",
-    "chat_template.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "config.json",
-];
 
 /// Write token ids, labels and signed weights of each record
 #[derive(clap::Args, Serialize)]
@@ -60,6 +58,7 @@ pub struct LabelArgs {
     out: PathBuf,
     /// Write bad records to this file, byte for byte, and the reasons to FILE.why.jsonl, instead of stopping at the first
     #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
     skip_bad: Option<PathBuf>,
     /// Continue the run that OUT.partial holds, if there is one
     #[arg(long)]
@@ -70,8 +69,10 @@ pub struct LabelArgs {
     #[serde(skip)]
     json: bool,
     #[command(flatten)]
+    #[serde(flatten)]
     records: RecordArgs,
     #[command(flatten)]
+    #[serde(flatten)]
     encoding: EncodingArgs,
 }
 
@@ -97,35 +98,43 @@ struct TokenCounts {
 }
 
 /// A record as a worker thread hands it over.
-enum Outcome {
-    Labelled(LabelledPair, TokenCounts, Option<String>),
-    Bad(RawRecord, BadRecord),
+struct Outcome {
+    /// The input and the hash of the record.
+    path: Arc<Path>,
+    hash: u64,
+    result: Result<LabelledRecord, (RawRecord, BadRecord)>,
+}
+
+struct LabelledRecord {
+    pair: LabelledPair,
+    counts: TokenCounts,
+    note: Option<String>,
 }
 
 pub fn run(args: &LabelArgs) -> Result<()> {
+    let mut reader = args.records.open()?;
+    let paths = args.paths(&reader)?;
     let mut encoding = args.encoding.clone();
     if args.resume && encoding.prompt.date.is_none() {
         // The clock of the run that is resumed.
-        let arguments = output::arguments(&args.out)?.unwrap_or_default();
+        let arguments = folder::arguments(&args.out)?.unwrap_or_default();
         encoding.prompt.date = arguments["date"].as_str().map(str::to_owned);
     }
-    let encoder = encoding.encoder()?;
-    let mut reader = args.records.open()?;
-    let inputs = [reader.files(), &model_files(encoding.tokenizer())].concat();
+    let mut encoder = encoding.encoder()?;
+    encoder.max_answer_tokens = args.records.max_answer;
     let mut arguments = serde_json::to_value(args)?;
     arguments["date"] = note::date(&encoder).into();
-    let opened = Output::<LabelCounts>::open(&args.out, args.skip_bad.as_deref(), args.resume, arguments, &inputs)?;
-    let Some(mut output) = opened else {
+    let origin = Origin::new(arguments, &model_files(encoding.tokenizer())?)?;
+    let format = paths.format;
+    let Some(mut output) = Output::<LabelCounts>::open(paths, args.resume, origin)? else {
         writeln!(io::stdout(), "{} is complete", one_line(&args.out.display().to_string()))?;
         return Ok(());
     };
     let bar = progress_bar(&reader)?;
-    for record in reader.by_ref().take(output.progress().records as usize) {
-        record?;
-    }
-    let (fields, format) = (args.records.fields(), output.format());
+    skip_consumed(&mut reader, &mut output)?;
+    let fields = args.records.fields();
     let is_noted = AtomicBool::new(!output.progress().rows.is_empty());
-    let label = |raw: &RawRecord| {
+    let label = |raw: &RawRecord| -> figa_loss::Result<Outcome> {
         let labelled = raw.parse(&fields).and_then(|record| {
             let rendered = encoder.render(&record)?;
             let pair = encoder.encode_rendered(&rendered)?;
@@ -135,27 +144,26 @@ pub fn run(args: &LabelArgs) -> Result<()> {
                 true => None,
             };
             let counts = TokenCounts::of(&pair);
-            Ok(Outcome::Labelled(format.labelled(pair), counts, note))
+            Ok(LabelledRecord { pair: format.labelled(pair), counts, note })
         });
-        let bad = |error: figa_loss::Error| {
-            let reason = BadRecord::new(raw, &error.to_string());
-            let raw =
-                raw.try_clone().map_err(|reason| figa_loss::Error::Io { path: raw.path.to_path_buf(), reason })?;
-            Ok(Outcome::Bad(raw, reason))
+        let failed = |reason| figa_loss::Error::Io { path: raw.path.to_path_buf(), reason };
+        let result = match labelled {
+            Ok(labelled) => Ok(labelled),
+            Err(error) => Err((raw.try_clone().map_err(failed)?, BadRecord::new(raw, &error.to_string()))),
         };
-        labelled.or_else(bad)
+        Ok(Outcome { path: raw.path.clone(), hash: record_hash(raw).map_err(failed)?, result })
     };
     let mut bad_records = BadRecords::default();
     for outcome in reader.map_in_order(label) {
         let outcome = outcome?;
-        match &outcome {
-            Outcome::Labelled(_, _, Some(note)) if output.progress().rows.is_empty() => {
+        match &outcome.result {
+            Ok(LabelledRecord { note: Some(note), .. }) if output.progress().rows.is_empty() => {
                 // On a terminal, before hours of work; everywhere, with the counts.
                 bar.println(note);
                 output.progress_mut().rows.clone_from(note);
                 is_noted.store(true, Ordering::Relaxed);
             }
-            Outcome::Bad(_, bad) if args.skip_bad.is_some() => bad_records.report(bad, &bar),
+            Err((_, bad)) if args.skip_bad.is_some() => bad_records.report(bad, &bar),
             _ => {}
         }
         add(&mut output, outcome)?;
@@ -172,32 +180,50 @@ pub fn run(args: &LabelArgs) -> Result<()> {
     Ok(())
 }
 
-/// The files of a model on which the rows depend.
-fn model_files(tokenizer: &Path) -> Vec<PathBuf> {
-    if tokenizer.is_file() {
-        let folder = tokenizer.parent().unwrap_or(Path::new(""));
-        return [vec![tokenizer.to_owned()], existing(folder, &MODEL_FILES)].concat();
+impl LabelArgs {
+    /// The files to write, none of which is to be read.
+    fn paths(&self, reader: &RecordReader) -> Result<Paths> {
+        let rejected = self.skip_bad.iter().flat_map(|path| [path.clone(), reasons_path(path)]);
+        let rejected = rejected.map(|path| ("--skip-bad", path));
+        let written = [self.out.clone(), PartialFolder::path_of(&self.out)].map(|path| ("--out", path));
+        check_distinct(reader.files(), &written.into_iter().chain(rejected).collect::<Vec<_>>())?;
+        let format = OutputFormat::of(&self.out)?;
+        Ok(Paths { out: self.out.clone(), format, rejected: self.skip_bad.clone() })
     }
-    [existing(tokenizer, &["tokenizer.json"]), existing(tokenizer, &MODEL_FILES)].concat()
 }
 
-fn existing(folder: &Path, names: &[&str]) -> Vec<PathBuf> {
-    names.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
+/// Skips the records that the run before has consumed, and checks that they are the same.
+fn skip_consumed(reader: &mut RecordReader, output: &mut Output<LabelCounts>) -> Result<()> {
+    let mut skipped = Consumed::default();
+    for record in reader.take(output.progress().records as usize) {
+        let record = record?;
+        skipped.add(&record.path, record_hash(&record)?);
+    }
+    if let Some(path) = output.consumed().first_difference(&skipped) {
+        bail!(
+            "--resume: {path} has changed in front of where the run stopped: restore it, or remove {} to start again",
+            output.folder().display()
+        );
+    }
+    Ok(())
 }
 
-fn add(output: &mut Output<LabelCounts>, outcome: Outcome) -> Result<()> {
+fn add(output: &mut Output<LabelCounts>, Outcome { path, hash, result }: Outcome) -> Result<()> {
+    output.consumed_mut().add(&path, hash);
     output.progress_mut().records += 1;
-    match outcome {
-        Outcome::Labelled(pair, counts, _) => {
+    match result {
+        Ok(LabelledRecord { pair, counts, .. }) => {
             output.push(output.progress().records, pair)?;
             let progress = output.progress_mut();
             progress.labelled += 1;
             progress.tokens.add(counts);
         }
-        Outcome::Bad(mut raw, bad) => {
-            if !output.reject(&mut raw, &bad)? {
-                bail!("{bad}; fix it, or write bad records to a file with --skip-bad FILE");
-            }
+        Err((mut raw, bad)) => {
+            let resume = if output.is_resumable() { ", and continue with --resume" } else { "" };
+            ensure!(
+                output.reject(&mut raw, &bad)?,
+                "{bad}; fix it, or write bad records to a file with --skip-bad FILE{resume}"
+            );
             output.progress_mut().rejected += 1;
         }
     }

@@ -11,11 +11,15 @@
 //! records.rs            arguments: which records to read; the progress bar
 //! encoding.rs           arguments: tokenizer, prompt, aligner, weights
 //! new_file.rs           output files that are complete or absent, and replace nothing
+//! stamp.rs              files that must not change before a run is resumed
 //! rejects.rs            bad records and the reasons
 //! terminal.rs           text that is safe to print
 //!
 //! label.rs              figa label: rows for a trainer, as JSON lines or Parquet
 //!   output.rs             the output of a run that can be killed and resumed
+//!   folder.rs             the folder of an unfinished run
+//!   state.rs              what it was asked for, and how far it is
+//!   consumed.rs           which records it has consumed
 //!   appender.rs           a file that grows, and can be cut back to what was committed
 //!   rows.rs               the rows of a record in the format of the output
 //!   note.rs               what the rows look like, in a line or two
@@ -48,7 +52,7 @@
 //! ```
 //!
 //! Each command has a struct of arguments and a function `run` that takes it. The files of a command are in its folder
-//! and know nothing of the other commands; what commands share is in `records.rs`, `encoding.rs`, `new_file.rs`, `rejects.rs` and
+//! and know nothing of the other commands; what commands share is in `records.rs`, `encoding.rs`, `new_file.rs`, `stamp.rs`, `rejects.rs` and
 //! `terminal.rs`.
 
 mod curate;
@@ -58,6 +62,7 @@ mod new_file;
 mod records;
 mod rejects;
 mod show;
+mod stamp;
 mod stats;
 mod terminal;
 

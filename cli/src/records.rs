@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use figa_loss::{Fields, Message, RecordReader};
+use figa_loss::{Fields, Message, RecordReader, TextComparer};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
@@ -70,8 +70,13 @@ pub struct RecordArgs {
     #[serde(flatten)]
     fields: FieldArgs,
     /// Treat a record of more than this many MiB as bad, 1 to 4095
-    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..4096))]
+    #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..4096))]
+    #[serde(skip)]
     max_record: u32,
+    /// Treat a record with an answer of more than this many tokens, or words where there is no tokenizer, as bad
+    #[arg(long, value_name = "TOKENS", default_value_t = TextComparer::default().max_answer_tokens)]
+    #[serde(skip)]
+    pub max_answer: usize,
 }
 
 impl FieldArgs {

@@ -8,6 +8,7 @@ use figa_loss::RawRecord;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
+use crate::new_file::with_suffix;
 use crate::terminal::one_line;
 
 /// How many of them a run reports on standard error.
@@ -70,7 +71,5 @@ impl BadRecords {
 
 /// The file with the reasons, beside that of the records.
 pub fn reasons_path(rejected: &Path) -> PathBuf {
-    let mut path = rejected.as_os_str().to_owned();
-    path.push(".why.jsonl");
-    path.into()
+    with_suffix(rejected, ".why.jsonl")
 }

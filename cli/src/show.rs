@@ -85,6 +85,7 @@ impl Comparison {
         };
         let mut encoder = args.prompt.encoder("--tokenizer", path)?;
         args.labelling.configure(&mut encoder)?;
+        encoder.max_answer_tokens = args.records.max_answer;
         Ok(Self::Rows(encoder.into()))
     }
 
@@ -107,6 +108,7 @@ fn comparer(args: &ShowArgs) -> Result<TextComparer> {
     comparer.aligner = args.labelling.aligner;
     comparer.granularity = args.labelling.granularity;
     comparer.weights = args.labelling.weights()?;
+    comparer.max_answer_tokens = args.records.max_answer;
     Ok(comparer)
 }
 

@@ -72,6 +72,7 @@ pub fn run(args: &StatsArgs) -> Result<()> {
 
 fn count(args: &StatsArgs) -> Result<StatsTotals> {
     let mut encoder = args.encoding.encoder()?;
+    encoder.max_answer_tokens = args.records.max_answer;
     let mut max_lengths = MAX_LENGTHS.to_vec();
     // The rows must be whole: they show what any length would lose.
     max_lengths.extend(encoder.max_length.take());

@@ -449,10 +449,11 @@ fn answers_of_another_run_are_refused() {
     folder.write("reviser.sh", "read -r line; exit 1");
     curate(&folder, &BOTH).unwrap_err();
     let log = folder.text("kept.jsonl.answers");
-    assert_eq!(log.lines().count(), 1);
+    // Behind the line that says whose answers they are.
+    assert_eq!(log.lines().count(), 2);
     let resume = |args: &[&str]| curate(&folder, &[args, &["--resume"]].concat());
 
-    let changed = "kept.jsonl.answers:1 is not the answer about pairs.jsonl:1";
+    let changed = "kept.jsonl.answers:2 is not the answer about pairs.jsonl:1";
     let mut other = BOTH;
     other[1] = "sh ./scorer.sh";
     let error = resume(&other).unwrap_err();
@@ -467,7 +468,8 @@ fn answers_of_another_run_are_refused() {
     assert!(error.contains("holds more answers than this run asks for"), "{error}");
     assert_eq!(folder.text("kept.jsonl.answers"), log);
     // An answer that is longer than what is read at a time.
-    folder.write("kept.jsonl.answers", format!("{} {}\n", "0".repeat(16), "x".repeat(100_000)));
+    let header = log.lines().next().unwrap();
+    folder.write("kept.jsonl.answers", format!("{header}\n{} {}\n", "0".repeat(16), "x".repeat(100_000)));
     let error = resume(&BOTH).unwrap_err();
     assert!(error.contains("holds more answers than this run asks for"), "{error}");
 }
@@ -515,7 +517,7 @@ fn errors_of_commands_name_the_command() {
 /// Requests and answers longer than a pipe holds, and a command that writes before it has read all.
 #[test]
 fn long_lines_pass() {
-    let folder = Folder::with_records([pair("a", &"long ".repeat(200_000), "")]);
+    let folder = Folder::with_records([pair("a", &"a_long_line_of_words ".repeat(50_000), "")]);
     let answer = "head -c 300000 /dev/zero | tr '\\0' x";
     let script = format!("printf '{{\"revised_output\": \"'; {answer}; echo '\"}}'; cat >/dev/null");
     let counts = curate(&folder, &["--reviser", &script]).unwrap();

@@ -162,19 +162,7 @@ fn bad_records_stop_the_run_or_are_rejected_byte_for_byte() {
     let options = ["pairs.jsonl", "--prompt", "plain", "--max-length", "9", "--out", "labels.jsonl"];
     let error = label_error(&folder, &options);
     assert!(error.starts_with("pairs.jsonl:3:") && error.contains("--skip-bad FILE"), "{error}");
-    // The run can be resumed, but only with the same arguments.
     let skip = [&options[..], &["--skip-bad", "bad.jsonl"]].concat();
-    assert_eq!(
-        label_error(&folder, &skip),
-        "--out: labels.jsonl.partial holds an unfinished run: continue it with --resume, or remove it"
-    );
-    let error = label_error(&folder, &[&skip[..], &["--resume"]].concat());
-    assert_eq!(
-        error,
-        "--resume: the run in labels.jsonl.partial has other arguments: repeat those, or remove labels.jsonl.partial"
-    );
-    fs::remove_dir_all(folder.path("labels.jsonl.partial")).unwrap();
-
     let counts = label_counts(&folder, &skip);
     let of = |name: &str| counts[name].as_u64().unwrap();
     assert_eq!((of("records"), of("labelled"), of("rejected"), of("blank_lines")), (9, 3, 6, 2));
@@ -214,59 +202,6 @@ fn nothing_is_overwritten_and_errors_say_what_to_do() {
         assert_eq!(label_counts(&folder, &["none.jsonl", "--out", out])["records"], 0);
     }
     assert_eq!(parquet_rows(&folder.path("none-labels.parquet")), Vec::<Value>::new());
-}
-
-#[test]
-fn a_run_is_not_resumed_with_changed_input() {
-    let folder = folder();
-    folder.write("pairs.jsonl", lines(4, 3, 3));
-    label_error(&folder, &["pairs.jsonl", "--out", "l.jsonl"]);
-    folder.write("pairs.jsonl", lines(5, 4, usize::MAX));
-    let error = label_error(&folder, &["pairs.jsonl", "--out", "l.jsonl", "--resume"]);
-    assert_eq!(error, "--resume: pairs.jsonl has changed since the run began: remove l.jsonl.partial to start again");
-}
-
-#[test]
-fn a_run_is_not_resumed_with_more_or_fewer_files() {
-    let folder = folder();
-    folder.write("pairs-1.jsonl", lines(4, 3, 3));
-    folder.write("pairs-2.jsonl", lines(5, 3, 3));
-    let run = |more: &[&str]| label_error(&folder, &[&["pairs-*.jsonl", "--out", "l.jsonl"], more].concat());
-    run(&[]);
-    let changed =
-        |name| format!("--resume: {name} has changed since the run began: remove l.jsonl.partial to start again");
-    folder.write("pairs-3.jsonl", lines(6, 3, 3));
-    assert_eq!(run(&["--resume"]), changed("pairs-3.jsonl"));
-    fs::remove_file(folder.path("pairs-3.jsonl")).unwrap();
-    fs::remove_file(folder.path("pairs-2.jsonl")).unwrap();
-    assert_eq!(run(&["--resume"]), changed("pairs-2.jsonl"));
-}
-
-/// The run has written everything and stored that it is finished, but was killed before or after it renamed the file.
-#[test]
-fn a_run_that_was_killed_while_renaming_can_be_resumed() {
-    for (out, finished) in [("l.jsonl", "lines"), ("l.parquet", "whole.parquet")] {
-        let folder = folder();
-        folder.write("pairs.jsonl", lines(8, 3, 3));
-        label_error(&folder, &["pairs.jsonl", "--out", out]);
-        let partial = format!("{out}.partial");
-        let state = format!("{partial}/state.json");
-        let mut json: Value = serde_json::from_slice(&folder.bytes(&state)).unwrap();
-        json["finished"] = true.into();
-        folder.write(&state, json.to_string());
-        folder.write(&format!("{partial}/{finished}"), "all rows");
-
-        let stopped = folder.path("stopped");
-        fs::create_dir(&stopped).unwrap();
-        fs::copy(folder.path(&state), stopped.join("state.json")).unwrap();
-        let complete = format!("{out} is complete\n");
-        let resume = || folder.stdout(&arguments(&["pairs.jsonl", "--out", out, "--resume"]));
-        assert_eq!(resume(), complete);
-        assert_eq!((folder.text(out), folder.exists(&partial)), ("all rows".into(), false));
-        fs::rename(stopped, folder.path(&partial)).unwrap();
-        assert_eq!(resume(), complete);
-        assert_eq!((folder.text(out), folder.exists(&partial)), ("all rows".into(), false));
-    }
 }
 
 #[test]

@@ -41,6 +41,8 @@ fn help() {
 #[test]
 fn errors() {
     let folder = folder();
+    // The bad record comes after a segment that is kept.
+    folder.write("stopped.jsonl", common::lines(vec![record("p", "a", "b"); 4096]) + "{}\n");
     let tokenizer = TOKENIZER.join(" ");
     let label = format!("label {tokenizer} --out labels.jsonl");
     let stats = format!("stats {tokenizer}");
@@ -50,9 +52,10 @@ fn errors() {
         format!("{label} pairs.csv"),
         format!("{label} none-*.jsonl"),
         format!("{label} bad.jsonl"),
+        format!("{label} stopped.jsonl"),
         format!("{label} pairs.jsonl"),
         format!("{label} pairs.jsonl --resume --beta=-1"),
-        format!("{label} pairs.jsonl --resume --beta 0.1"),
+        format!("{label} stopped.jsonl --resume --beta 0.1"),
         format!("label {tokenizer} pairs.jsonl --out labels.csv"),
         format!("label {tokenizer} pairs.jsonl --out taken.jsonl"),
         "label pairs.jsonl --tokenizer none.json --out new.jsonl".into(),

@@ -25,7 +25,7 @@ use crate::weights::{FigaWeights, TokenLabel, label_tokens};
 /// assert_eq!(texts.alignment().removed(), [false, true, false, false, false]);
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TextComparer {
     /// Splits the texts; `None`, the default, splits them into words and punctuation.
@@ -36,7 +36,12 @@ pub struct TextComparer {
     pub granularity: Granularity,
     /// What the changes weigh.
     pub weights: FigaWeights,
+    /// A text of more tokens is an error, as for [`PairEncoder`](super::PairEncoder::max_answer_tokens).
+    pub max_answer_tokens: usize,
 }
+
+/// The default of `max_answer_tokens`: aligning two unrelated answers of this length takes about a second.
+pub(super) const MAX_ANSWER_TOKENS: usize = 1 << 17;
 
 /// Two texts and their tokens.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +72,18 @@ pub struct LabelledToken {
     pub weight: f32,
 }
 
+impl Default for TextComparer {
+    fn default() -> Self {
+        Self {
+            tokenizer: None,
+            aligner: Aligner::default(),
+            granularity: Granularity::default(),
+            weights: FigaWeights::default(),
+            max_answer_tokens: MAX_ANSWER_TOKENS,
+        }
+    }
+}
+
 impl TextComparer {
     /// The name of the last token of each text, which has an empty range.
     pub const EOS: &str = "<eos>";
@@ -88,10 +105,12 @@ impl TextComparer {
     /// Aligns two texts, each followed by [`EOS`](Self::EOS).
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if tokenization fails, [`Error::Value`] for a weight that is negative or not finite.
+    /// [`Error::Tokenizer`] if tokenization fails, [`Error::AnswerTooLong`] beyond `max_answer_tokens`, [`Error::Value`] for
+    /// a weight that is negative or not finite.
     pub fn compare(&self, original: &str, revised: &str) -> Result<LabelledTexts> {
         self.weights.validate()?;
         let pieces = [self.split(original)?, self.split(revised)?];
+        check_lengths(pieces.each_ref().map(|pieces| pieces.names.len()), self.max_answer_tokens)?;
         let alignment = self.aligner.align(&pieces[0].names, &pieces[1].names);
         let alignment = self.granularity.widen(alignment, &pieces[0].words, &pieces[1].words)?;
         let label = |side: Side, text: &str| {
@@ -125,6 +144,16 @@ impl TextComparer {
         pieces.ranges.push(text.len()..text.len());
         Ok(pieces)
     }
+}
+
+/// Checks that no answer has too many tokens to be aligned in a reasonable time.
+pub(super) fn check_lengths(tokens: [usize; 2], max: usize) -> Result<()> {
+    for (side, tokens) in Side::ALL.into_iter().zip(tokens) {
+        if tokens > max {
+            return Err(Error::AnswerTooLong { side, tokens, max });
+        }
+    }
+    Ok(())
 }
 
 /// A text as tokens.

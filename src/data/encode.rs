@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tokenizers::{Encoding, PostProcessorWrapper, Token, Tokenizer};
 
-use super::compare::{LabelledText, LabelledTexts};
+use super::compare::{LabelledText, LabelledTexts, MAX_ANSWER_TOKENS, check_lengths};
 use super::example::{EncodedPair, Example};
 use super::model_folder::ModelFolder;
 use super::prompt::PromptTemplate;
@@ -55,6 +55,9 @@ pub struct PairEncoder {
     pub weights: FigaWeights,
     /// Rows are cut after this many tokens; `None`, the default, cuts nothing.
     pub max_length: Option<usize>,
+    /// An answer of more tokens is an error; 131,072 by default. The time to align two unrelated answers grows with the
+    /// square of their length.
+    pub max_answer_tokens: usize,
 }
 
 /// What stands for EOS while rows are aligned: the rows may end in different tokens.
@@ -86,6 +89,7 @@ impl PairEncoder {
             granularity: Granularity::default(),
             weights: FigaWeights::default(),
             max_length: None,
+            max_answer_tokens: MAX_ANSWER_TOKENS,
         })
     }
 
@@ -159,8 +163,8 @@ impl PairEncoder {
     ///
     /// # Errors
     /// Those of [`render`](Self::render); [`Error::Tokenizer`] if tokenization fails, [`Error::EmptyPrompt`] for a
-    /// prompt without tokens, [`Error::PromptTooLong`] if `max_length` leaves no token of an answer, [`Error::Value`]
-    /// for a weight that is negative or not finite.
+    /// prompt without tokens, [`Error::PromptTooLong`] if `max_length` leaves no token of an answer,
+    /// [`Error::AnswerTooLong`] beyond `max_answer_tokens`, [`Error::Value`] for a weight that is negative or not finite.
     pub fn encode(&self, record: &SpaRecord) -> Result<EncodedPair> {
         self.encode_rendered(&self.render(record)?)
     }
@@ -201,6 +205,7 @@ impl PairEncoder {
         let row = |side: Side| self.row(&texts[side.index()], &encodings[side.index()], prompt, side);
         let mut rows = [row(Side::Original)?, row(Side::Revised)?];
         let keys = rows.each_ref().map(Row::keys);
+        check_lengths(keys.each_ref().map(|keys| keys.len()), self.max_answer_tokens)?;
         let mut alignment = self.aligner.align(&keys[0], &keys[1]);
         if self.granularity == Granularity::Word {
             // EOS, beyond the end of the list, is no part of a word.

@@ -13,6 +13,38 @@ use crate::error::{Error, Result};
 const SPECIAL_TOKENS: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
+/// The folder of further chat templates.
+const TEMPLATE_FOLDER: &str = "additional_chat_templates";
+
+/// The files of a model's folder that shape its rows, as far as they exist: the tokenizer, the chat templates and the
+/// configurations. `path` is the folder, or a tokenizer's file in it. If they are the same, so are the rows of a record.
+///
+/// ```no_run
+/// for file in figa_loss::model_files("path/to/model")? {
+///     println!("{}", file.display());
+/// }
+/// # Ok::<(), figa_loss::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Io`] for a folder that cannot be read.
+pub fn model_files(path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+    let (folder, tokenizer) = folder_and_tokenizer(path.as_ref());
+    let names = [
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "generation_config.json",
+        "config.json",
+        "chat_template.json",
+        "chat_template.jinja",
+    ];
+    let mut files = vec![tokenizer];
+    files.extend(names.map(|name| folder.join(name)));
+    files.extend(further_templates(&folder)?.into_iter().map(|(_, file)| file));
+    files.retain(|file| file.is_file());
+    Ok(files)
+}
+
 /// A model's folder, with its `tokenizer_config.json`.
 pub(super) struct ModelFolder {
     path: PathBuf,
@@ -31,11 +63,7 @@ pub(super) struct TemplateSource {
 impl ModelFolder {
     /// Opens a folder, or the folder of a tokenizer's file.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let is_file = path.is_file() || path.extension().is_some_and(|extension| extension == "json");
-        let (folder, tokenizer) = match is_file {
-            true => (path.parent().unwrap_or(Path::new("")).to_owned(), path.to_owned()),
-            false => (path.to_owned(), path.join("tokenizer.json")),
-        };
+        let (folder, tokenizer) = folder_and_tokenizer(path);
         let config = read_json(&folder.join("tokenizer_config.json"))?;
         Ok(Self { path: folder, tokenizer, config })
     }
@@ -93,17 +121,9 @@ impl ModelFolder {
         if let Some(text) = read_text(&file)? {
             templates.insert("default".to_owned(), TemplateSource { place: file.display().to_string(), text });
         }
-        let folder = self.path.join("additional_chat_templates");
-        if folder.is_dir() {
-            let failed = |reason| Error::Io { path: folder.clone(), reason };
-            for entry in fs::read_dir(&folder).map_err(failed)? {
-                let file = entry.map_err(failed)?.path();
-                let Some(name) = file.file_name().and_then(|name| name.to_str()?.strip_suffix(".jinja")) else {
-                    continue;
-                };
-                if let Some(text) = read_text(&file)? {
-                    templates.insert(name.to_owned(), TemplateSource { place: file.display().to_string(), text });
-                }
+        for (name, file) in further_templates(&self.path)? {
+            if let Some(text) = read_text(&file)? {
+                templates.insert(name, TemplateSource { place: file.display().to_string(), text });
             }
         }
         if !templates.is_empty() {
@@ -181,6 +201,30 @@ impl ModelFolder {
         }
         Ok(vec![])
     }
+}
+
+/// The folder of a model, or of a tokenizer's file, and the file.
+fn folder_and_tokenizer(path: &Path) -> (PathBuf, PathBuf) {
+    let is_file = path.is_file() || path.extension().is_some_and(|extension| extension == "json");
+    match is_file {
+        true => (path.parent().unwrap_or(Path::new("")).to_owned(), path.to_owned()),
+        false => (path.to_owned(), path.join("tokenizer.json")),
+    }
+}
+
+/// The chat templates of `additional_chat_templates` with their names, in the order of the names.
+fn further_templates(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let folder = folder.join(TEMPLATE_FOLDER);
+    let mut templates = BTreeMap::new();
+    if folder.is_dir() {
+        let failed = |reason| Error::Io { path: folder.clone(), reason };
+        for entry in fs::read_dir(&folder).map_err(failed)? {
+            let file = entry.map_err(failed)?.path();
+            let name = file.file_name().and_then(|name| name.to_str()?.strip_suffix(".jinja")).map(str::to_owned);
+            templates.extend(name.map(|name| (name, file)));
+        }
+    }
+    Ok(templates)
 }
 
 /// A token is a string, or an object with the string as `content`.

@@ -99,7 +99,7 @@ impl RawRecord {
                 }
             }),
             RawText::Spilled(_, bytes) => Err(invalid(format!(
-                "the record has {bytes} bytes, more than the limit of one record (max_bytes, --max-record)"
+                "the record has {bytes} bytes, more than the limit of one record: raise it (max_bytes, --max-record)"
             ))),
         }
     }
@@ -169,8 +169,8 @@ pub struct RecordReader {
     now: Option<Records>,
     /// Records that were read and not returned yet.
     ahead: VecDeque<Result<RawRecord>>,
-    /// Records of more bytes go to a temporary file instead of memory, and do not [parse](RawRecord::parse). 64 MiB by
-    /// default.
+    /// Records of more bytes go to a temporary file instead of memory, and do not [parse](RawRecord::parse). 16 MiB by
+    /// default. A record of more than 16 times as many, and of more than 1 MiB, ends the iteration with an error.
     pub max_bytes: usize,
     blank_lines: usize,
     position: Arc<AtomicU64>,
@@ -211,7 +211,7 @@ impl RecordReader {
 
     fn new(paths: Vec<PathBuf>, now: Option<Records>) -> Self {
         let (paths, ahead) = (paths.into_iter(), VecDeque::new());
-        Self { paths, now, ahead, max_bytes: 64 << 20, blank_lines: 0, position: Arc::default() }
+        Self { paths, now, ahead, max_bytes: 16 << 20, blank_lines: 0, position: Arc::default() }
     }
 
     /// The files that have not been opened yet.

@@ -1,26 +1,43 @@
 //! The answers of commands, kept in a file until the run is complete: asking may take days.
 //!
-//! Next to `OUT`, `OUT.answers` holds one line per answer, in the order of the requests: a hash of the command and the
-//! request, a space, and the answer. Everything else is cheap, so a resumed run starts again at the first record, and
+//! Next to `OUT`, `OUT.answers` holds a line that says so, and then one line per answer, in the order of the requests: a
+//! hash of the command and the request, a space, and the answer. Everything else is cheap, so a resumed run starts again at the first record, and
 //! takes its answers from the file until there are no more.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde::Serialize;
+use figa_atomic_file::{AtomicFile, open_own};
+use serde::{Deserialize, Serialize};
 use twox_hash::XxHash64;
 
 use super::command::LineCommand;
+use crate::new_file::with_suffix;
+use crate::stamp::FileStamp;
+
+/// The longest first line that is read of a file that may be anything.
+const MAX_HEADER_BYTES: u64 = 1 << 16;
+
+/// The first line of the file.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    /// The file name of the output.
+    answers_for: String,
+    /// The files on which the requests depend, besides the records.
+    files: Vec<FileStamp>,
+}
 
 pub struct Answers {
     path: PathBuf,
+    /// The first line, with its line break.
+    header: String,
     /// Locked while it is open. `None` until the first answer.
     file: Option<BufReader<File>>,
     /// Whether the file may hold answers that have not been asked for again.
     recalling: bool,
-    /// Whole lines in the file that have been read or written, and their bytes.
+    /// Answers in the file that have been read or written, and the bytes of the file up to them.
     lines: u64,
     bytes: u64,
     /// Answers from commands.
@@ -30,20 +47,48 @@ pub struct Answers {
 }
 
 impl Answers {
-    pub fn open(out: &Path, resume: bool) -> Result<Self> {
-        let mut path = out.as_os_str().to_owned();
-        path.push(".answers");
-        let path = PathBuf::from(path);
-        let file = match File::options().read(true).write(true).open(&path) {
+    /// Takes over the answers of an earlier run, if there are some. `files` are those on which the requests depend.
+    pub fn open(out: &Path, files: &[PathBuf], resume: bool) -> Result<Self> {
+        let path = Self::path_of(out);
+        let name = out.file_name().unwrap_or_default().to_string_lossy();
+        let header = Header { answers_for: name.into(), files: FileStamp::of_all(files)? };
+        let file = match open_own(&path, &read_and_write()) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
-            file => Some(BufReader::new(lock(&path, file.with_context(|| path.display().to_string())?)?)),
+            file => Some(BufReader::new(lock(&path, file.with_context(|| format!("--out: {}", path.display()))?)?)),
+        };
+        let (mut answers, now) = (Self::new(path, &header)?, header);
+        let Some(mut file) = file else { return Ok(answers) };
+        let path = answers.path.display();
+        let mut line = String::new();
+        let read = file.by_ref().take(MAX_HEADER_BYTES).read_line(&mut line);
+        let found: Option<Header> = read.ok().and_then(|_| serde_json::from_str(&line).ok());
+        let Some(found) = found.filter(|found| found.answers_for == now.answers_for && line.ends_with('\n')) else {
+            bail!(
+                "--out: {path} does not hold the answers of a run with the output {}: name another file, or move that away",
+                now.answers_for
+            );
         };
         ensure!(
-            resume || file.is_none(),
-            "--out: {} holds the answers of an unfinished run: continue it with --resume, or remove the file",
-            path.display()
+            resume,
+            "--out: {path} holds the answers of an unfinished run: continue it with --resume, or remove the file"
         );
-        Ok(Self { path, recalling: file.is_some(), file, lines: 0, bytes: 0, asked: 0, recalled: 0 })
+        if let Some(changed) = FileStamp::first_change(&found.files, &now.files) {
+            bail!("--resume: {changed} has changed since the run began: restore it, or remove {path} to ask again");
+        }
+        answers.bytes = line.len() as u64;
+        (answers.file, answers.recalling) = (Some(file), true);
+        Ok(answers)
+    }
+
+    fn new(path: PathBuf, header: &Header) -> Result<Self> {
+        let header = serde_json::to_string(header)? + "\n";
+        let bytes = header.len() as u64;
+        Ok(Self { path, header, file: None, recalling: false, lines: 0, bytes, asked: 0, recalled: 0 })
+    }
+
+    /// The file for the answers of a run with this output.
+    pub fn path_of(out: &Path) -> PathBuf {
+        with_suffix(out, ".answers")
     }
 
     /// Whether an earlier run has left answers.
@@ -63,7 +108,7 @@ impl Answers {
         let hash = XxHash64::oneshot(0, format!("{}\n{request}", command.line()).as_bytes());
         if let Some(answer) = self.recall(hash, place)? {
             self.recalled += 1;
-            return parse(&answer).with_context(|| format!("{}:{}", self.path.display(), self.lines));
+            return parse(&answer).with_context(|| format!("{}:{}", self.path.display(), self.lines + 1));
         }
         let answer = command.ask(&request).and_then(|answer| Ok((parse(&answer)?, answer)));
         let (value, answer) = answer.map_err(|error| {
@@ -91,7 +136,7 @@ impl Answers {
                 "--resume: {}:{} is not the answer about {place}: the input, a command or an option has changed; \
                  restore it, or remove {0} to ask again",
                 self.path.display(),
-                self.lines
+                self.lines + 1
             ),
         }
     }
@@ -115,7 +160,7 @@ impl Answers {
         let mut append = || {
             let file = match &mut self.file {
                 Some(file) => file.get_mut(),
-                none => none.insert(BufReader::new(lock(&self.path, File::create_new(&self.path)?)?)).get_mut(),
+                none => none.insert(BufReader::new(create(&self.path, &self.header)?)).get_mut(),
             };
             file.set_len(self.bytes)?;
             file.seek(SeekFrom::Start(self.bytes))?;
@@ -142,6 +187,18 @@ impl Answers {
     pub fn remove(self) {
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Creates the file with its first line, or not at all.
+fn create(path: &Path, header: &str) -> Result<File> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(header.as_bytes())?;
+    file.commit_new()?;
+    lock(path, open_own(path, &read_and_write())?)
+}
+
+fn read_and_write() -> OpenOptions {
+    OpenOptions::new().read(true).write(true).clone()
 }
 
 fn lock(path: &Path, file: File) -> Result<File> {

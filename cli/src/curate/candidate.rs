@@ -54,7 +54,7 @@ impl<'a> CandidateReader<'a> {
         let bytes = raw.bytes().context("a parsed record is in memory")?;
         let json = str::from_utf8(bytes).with_context(|| place.clone())?;
         let json = json.strip_prefix('\u{feff}').unwrap_or(json);
-        let CurateArgs { scores, filters, reviser, .. } = self.args;
+        let CurateArgs { records, scores, filters, reviser, .. } = self.args;
         ensure!(
             scores.scorer.is_none() || !scores.needs_reference() || !record.output.is_empty(),
             "{place}: field `{}`: expected a reference answer to score, got nothing",
@@ -64,7 +64,12 @@ impl<'a> CandidateReader<'a> {
             original_score: score(json, scores.score_original.as_deref(), &place)?,
             reference_score: score(json, scores.score_reference.as_deref(), &place)?,
             json: one_line(json),
-            comparison: reviser.reviser.is_none().then(|| AnswerComparison::new(&record, filters)),
+            comparison: match reviser.reviser {
+                None => {
+                    Some(AnswerComparison::new(&record, filters, records.max_answer).with_context(|| place.clone())?)
+                }
+                Some(_) => None,
+            },
             place,
             record,
         })

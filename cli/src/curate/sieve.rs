@@ -63,8 +63,11 @@ impl<'a> Sieve<'a> {
         if reason.is_some() {
             return Ok(reason);
         }
-        let comparison = candidate.comparison.take();
-        let comparison = comparison.unwrap_or_else(|| AnswerComparison::new(&candidate.record, filters));
+        let comparison = match candidate.comparison.take() {
+            Some(comparison) => comparison,
+            None => AnswerComparison::new(&candidate.record, filters, self.args.records.max_answer)
+                .with_context(|| candidate.place.clone())?,
+        };
         Ok(edit_reason(filters, &comparison).or_else(|| self.duplicate_reason(&comparison)))
     }
 

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use figa_loss::RawRecord;
 
+use super::folder::open_or_create;
+
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Appends to a file, and holds its lock.
+/// Appends to a file.
 pub struct Appender {
     path: PathBuf,
     file: BufWriter<File>,
@@ -19,8 +21,7 @@ impl Appender {
     /// Opens or creates the file and cuts it to its first `bytes`, the length that the last [`sync`](Self::sync) gave.
     pub fn open(path: &Path, bytes: u64) -> Result<Self> {
         let open = || {
-            let mut file = File::options().create(true).truncate(false).write(true).open(path)?;
-            ensure!(file.try_lock().is_ok(), "another run is writing it");
+            let mut file = open_or_create(path)?;
             let actual = file.metadata()?.len();
             ensure!(actual >= bytes, "expected the {bytes} bytes that the last run wrote, got {actual}");
             file.set_len(bytes)?;

@@ -1,16 +1,17 @@
 //! The Parquet form of the labels: rows are collected in a table, each table becomes a segment file with one row group,
 //! and the row groups of all segments become one file.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::mem;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use arrow_array::{Array, ArrayRef, Float32Array, Int64Array, ListArray, RecordBatch};
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, FieldRef, Schema};
+use figa_atomic_file::open_own;
 use figa_loss::{EncodedPair, Side};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{ArrowColumnWriter, compute_leaves};
@@ -131,12 +132,12 @@ pub fn join_segments(segments: &[PathBuf], file: impl Write + Send) -> Result<()
         ArrowWriter::try_new(file, schema().into(), Some(properties(None)))?.close()?;
         return Ok(());
     };
-    let first = SerializedFileReader::new(File::open(first)?)?;
+    let first = SerializedFileReader::new(open_segment(first)?)?;
     let metadata = first.metadata().file_metadata();
     let (schema, metadata) = (metadata.schema_descr().root_schema_ptr(), metadata.key_value_metadata().cloned());
     let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties(metadata)))?;
     for segment in segments {
-        let segment = File::open(segment)?;
+        let segment = open_segment(segment)?;
         let reader = SerializedFileReader::new(segment.try_clone()?)?;
         for group in reader.metadata().row_groups() {
             copy_row_group(&segment, group, &mut writer)?;
@@ -144,6 +145,10 @@ pub fn join_segments(segments: &[PathBuf], file: impl Write + Send) -> Result<()
     }
     writer.close()?;
     Ok(())
+}
+
+fn open_segment(path: &Path) -> Result<File> {
+    open_own(path, OpenOptions::new().read(true)).with_context(|| path.display().to_string())
 }
 
 fn copy_row_group<W: Write + Send>(

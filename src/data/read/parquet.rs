@@ -9,13 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow_json::WriterBuilder;
 use arrow_json::writer::LineDelimited;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 
 use super::RawRecord;
 use super::split::Text;
 use crate::error::{Error, Result};
 
-/// Rows that are decoded at a time.
+/// Rows that are decoded at a time: at most so many, and fewer if they have more bytes.
 const BATCH_ROWS: usize = 256;
+const BATCH_BYTES: usize = 16 << 20;
 
 /// Reads the rows of one file.
 pub(super) struct ParquetRows {
@@ -41,7 +43,8 @@ impl ParquetRows {
         let builder =
             ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| failed(io::Error::other(error)))?;
         let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
-        let batches = builder.with_batch_size(BATCH_ROWS).build().map_err(|error| failed(io::Error::other(error)))?;
+        let batch_rows = batch_rows(builder.metadata());
+        let batches = builder.with_batch_size(batch_rows).build().map_err(|error| failed(io::Error::other(error)))?;
         Ok(Self {
             path: path.as_path().into(),
             batches,
@@ -79,9 +82,35 @@ impl ParquetRows {
         let builder = WriterBuilder::new().with_explicit_nulls(false);
         let mut writer = builder.build::<_, LineDelimited>(&mut self.json);
         writer.write(&batch).and_then(|()| writer.finish()).map_err(io::Error::other)?;
-        let read = self.bytes * (self.row as u64 + batch.num_rows() as u64) / self.rows.max(1);
+        let read = share(self.bytes, self.row as u64 + batch.num_rows() as u64, self.rows);
         self.position.fetch_add(read.saturating_sub(self.counted), Ordering::Relaxed);
         self.counted = read;
         Ok(true)
+    }
+}
+
+/// How many rows to decode at a time, by their size in the row group with the largest ones.
+fn batch_rows(metadata: &ParquetMetaData) -> usize {
+    let row_bytes = |group: &RowGroupMetaData| group.total_byte_size() / group.num_rows().max(1);
+    let largest = metadata.row_groups().iter().map(row_bytes).max().unwrap_or(0);
+    (BATCH_BYTES / usize::try_from(largest).unwrap_or(0).max(1)).clamp(1, BATCH_ROWS)
+}
+
+/// The bytes of a file that count as read after some of its rows. A broken file may name any number of rows.
+fn share(bytes: u64, read: u64, rows: u64) -> u64 {
+    let share = u128::from(bytes) * u128::from(read.min(rows)) / u128::from(rows.max(1));
+    u64::try_from(share).unwrap_or(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn a_share_does_not_overflow() {
+        assert_eq!(share(100, 1, 4), 25);
+        assert_eq!(share(1 << 41, 1 << 24, 1 << 25), 1 << 40);
+        assert_eq!(share(u64::MAX, u64::MAX, u64::MAX), u64::MAX);
+        assert_eq!((share(100, 5, 0), share(100, 5, 4)), (0, 100));
     }
 }

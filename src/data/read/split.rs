@@ -1,5 +1,6 @@
 //! From one text to records: it is decompressed and cut.
 
+use std::env;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::mem;
@@ -11,14 +12,28 @@ use std::time::SystemTime;
 use super::{BYTE_ORDER_MARK, Format, RawRecord, RawText, is_stdin};
 use crate::error::{Error, Result};
 
+/// Bytes that a decoder reads or writes at a time.
+const BUFFER_BYTES: usize = 1 << 17;
+
+/// A record longer than `max_bytes` goes to a temporary file if it has at most this many times its bytes, or this many
+/// bytes. What is longer still, such as a file that decompresses to a single line without end, would fill the disk.
+const SPILL_FACTOR: u64 = 16;
+const SPILL_BYTES: u64 = 1 << 20;
+
 /// Decodes gzip and Zstandard, recognised by their first bytes.
-fn decompressed(text: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
-    let mut text = BufReader::with_capacity(1 << 17, text);
-    Ok(match text.fill_buf()? {
-        [0x1f, 0x8b, ..] => Box::new(BufReader::with_capacity(1 << 17, flate2::bufread::MultiGzDecoder::new(text))),
+fn decompressed(mut text: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
+    // A pipe may give fewer bytes at first.
+    let mut first = vec![];
+    text.by_ref().take(4).read_to_end(&mut first)?;
+    let kind = <[u8; 4]>::try_from(&*first);
+    let text = BufReader::with_capacity(BUFFER_BYTES, io::Cursor::new(first).chain(text));
+    Ok(match kind {
+        Ok([0x1f, 0x8b, ..]) => {
+            Box::new(BufReader::with_capacity(BUFFER_BYTES, flate2::bufread::MultiGzDecoder::new(text)))
+        }
         // A Zstandard frame, or one to skip, as pzstd and others put in front.
-        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-            Box::new(BufReader::with_capacity(1 << 17, zstd::Decoder::with_buffer(text)?))
+        Ok([0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18]) => {
+            Box::new(BufReader::with_capacity(BUFFER_BYTES, zstd::Decoder::with_buffer(text)?))
         }
         _ => Box::new(text),
     })
@@ -176,7 +191,11 @@ impl Splitter {
             let found = find(buffer);
             let end = found.map(|at| buffer[at]);
             let (part, used) = found.map_or((buffer, buffer.len()), |at| (&buffer[..at], at + 1));
-            text.push(part).map_err(|reason| Error::Io { path: (*self.path).into(), reason })?;
+            let failed = |reason: io::Error| Error::Record {
+                place: format!("{}:{}", self.path.display(), self.line),
+                message: reason.to_string(),
+            };
+            text.push(part).map_err(failed)?;
             self.line += memchr::memchr_iter(b'\n', &buffer[..used]).count();
             self.text.consume(used);
             if found.is_some() {
@@ -277,16 +296,36 @@ impl Text {
     pub(super) fn push(&mut self, part: &[u8]) -> io::Result<()> {
         self.len += part.len() as u64;
         self.is_blank = self.is_blank && part.trim_ascii().is_empty();
-        if self.spilled.is_none() && self.len > self.max_bytes as u64 {
-            let mut file = tempfile::tempfile()?;
-            file.write_all(&mem::take(&mut self.bytes))?;
-            self.spilled = Some(file);
+        if self.len <= self.max_bytes as u64 {
+            self.bytes.extend_from_slice(part);
+            return Ok(());
         }
-        match &mut self.spilled {
-            None => self.bytes.extend_from_slice(part),
-            Some(file) => file.write_all(part)?,
+        let limit = (self.max_bytes as u64).saturating_mul(SPILL_FACTOR).max(SPILL_BYTES);
+        if self.len > limit {
+            return Err(io::Error::other(format!(
+                "the record does not end after {limit} bytes, far beyond the limit of one record: if it is no mistake, \
+                 raise the limit (max_bytes, --max-record)"
+            )));
         }
-        Ok(())
+        self.spill(part).map_err(|error| {
+            let folder = env::temp_dir();
+            let message = format!(
+                "a record longer than {} bytes (max_bytes, --max-record) goes to the temporary folder {} (TMPDIR): {error}",
+                self.max_bytes,
+                folder.display()
+            );
+            io::Error::new(error.kind(), message)
+        })
+    }
+
+    /// Adds to the temporary file, which begins with what was in memory.
+    fn spill(&mut self, part: &[u8]) -> io::Result<()> {
+        let file = match &mut self.spilled {
+            Some(file) => file,
+            none => none.insert(tempfile::tempfile()?),
+        };
+        file.write_all(&mem::take(&mut self.bytes))?;
+        file.write_all(part)
     }
 
     pub(super) fn finish(self) -> RawText {
