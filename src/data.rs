@@ -44,6 +44,7 @@ mod prompt;
 mod read;
 mod record;
 mod render;
+mod tokenizer;
 mod words;
 
 pub use batching::Batching;

@@ -1,0 +1,201 @@
+//! Tokenizers of strangers. The crate `tokenizers` panics on some files and texts, and some files make it take all memory.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde_json::Value;
+use tokenizers::{Encoding, NormalizedString, Normalizer, Tokenizer};
+
+/// Bytes of a text after normalization.
+const MAX_NORMALIZED: usize = 1 << 28;
+/// How many bytes a normalizer may make of one.
+const MAX_GROWTH: f64 = 16_384.0;
+/// The same of those normalizers that have no parameters: NFKD makes 33 bytes of the 3 of U+FDFA.
+const MAX_FIXED_GROWTH: f64 = 11.0;
+/// Bytes of a token of a Unigram model. Its search tree is as deep, and takes the square of it at each character.
+const MAX_UNIGRAM_TOKEN: usize = 512;
+/// Characters of a word that WordPiece cuts, which takes the square of it.
+const MAX_WORDPIECE_WORD: u64 = 4096;
+
+/// Reads a tokenizer.
+pub(super) fn parse(json: &[u8]) -> Result<Tokenizer, String> {
+    let file: File = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    file.check()?;
+    guarded(|| Tokenizer::from_bytes(json))
+}
+
+/// A text as tokens, without special tokens around it. `growth` is that of the tokenizer.
+pub(super) fn encode(tokenizer: &Tokenizer, growth: f64, text: &str) -> Result<Encoding, String> {
+    let safe = (MAX_NORMALIZED as f64 / growth) as usize;
+    guarded(|| {
+        if let Some(normalizer) = tokenizer.get_normalizer().filter(|_| text.len() > safe) {
+            // It may grow too much, and rarely does: in pieces that cannot.
+            let (mut rest, mut bytes) = (text, 0);
+            while !rest.is_empty() {
+                let (piece, after) = rest.split_at(rest.floor_char_boundary(safe.max(4)));
+                let mut piece = NormalizedString::from(piece);
+                normalizer.normalize(&mut piece)?;
+                bytes += piece.get().len();
+                rest = after;
+                if bytes > MAX_NORMALIZED {
+                    return Err(format!("its normalizer makes more than {MAX_NORMALIZED} bytes of the text").into());
+                }
+            }
+        }
+        tokenizer.encode(text, false)
+    })
+}
+
+/// How many bytes the normalizer of a tokenizer makes of one, at worst.
+pub(super) fn growth(tokenizer: &Tokenizer) -> Result<f64, String> {
+    let normalizer = serde_json::to_value(tokenizer.get_normalizer()).map_err(|error| error.to_string())?;
+    let growth = normalizer_growth(&normalizer)?;
+    match growth <= MAX_GROWTH {
+        true => Ok(growth),
+        false => Err(format!("its normalizer may make {growth} bytes of one; at most {MAX_GROWTH} are accepted")),
+    }
+}
+
+/// Runs a function of `tokenizers`; a panic is an error, and not printed.
+///
+/// The process has one hook for panics. The first call puts another one in front of it, which leaves out only those of
+/// functions that run here.
+pub(super) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    thread_local!(static IS_GUARDED: Cell<bool> = const { Cell::new(false) });
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !IS_GUARDED.get() {
+                hook(info);
+            }
+        }));
+    });
+    let before = IS_GUARDED.replace(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(work));
+    IS_GUARDED.set(before);
+    match result {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => Err(format!("it panics: {}", message(&*panic))),
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}
+
+/// What is checked of `tokenizer.json` before it is loaded.
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    model: Model,
+}
+
+#[derive(Deserialize, Default)]
+struct Model {
+    #[serde(default)]
+    max_input_chars_per_word: Value,
+    #[serde(default)]
+    vocab: Vocab,
+}
+
+impl File {
+    fn check(&self) -> Result<(), String> {
+        normalizer_growth(&self.normalizer)?;
+        let Model { max_input_chars_per_word: word, vocab } = &self.model;
+        if word.as_u64().is_some_and(|word| word > MAX_WORDPIECE_WORD) {
+            return Err(format!("max_input_chars_per_word is {word}; at most {MAX_WORDPIECE_WORD} are accepted"));
+        }
+        if vocab.longest > MAX_UNIGRAM_TOKEN {
+            let longest = vocab.longest;
+            return Err(format!("a token of {longest} bytes in a Unigram model; at most {MAX_UNIGRAM_TOKEN} are accepted"));
+        }
+        Ok(())
+    }
+}
+
+/// The longest token of a vocabulary that is a list, which Unigram models have.
+#[derive(Default)]
+struct Vocab {
+    longest: usize,
+}
+
+impl<'de> Deserialize<'de> for Vocab {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Longest;
+
+        impl<'de> Visitor<'de> for Longest {
+            type Value = Vocab;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a vocabulary")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vocab, A::Error> {
+                let mut vocab = Vocab::default();
+                while let Some((token, _)) = list.next_element::<(String, IgnoredAny)>()? {
+                    vocab.longest = vocab.longest.max(token.len());
+                }
+                Ok(vocab)
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Vocab, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Vocab::default())
+            }
+
+            fn visit_unit<E>(self) -> Result<Vocab, E> {
+                Ok(Vocab::default())
+            }
+        }
+
+        deserializer.deserialize_any(Longest)
+    }
+}
+
+fn normalizer_growth(normalizer: &Value) -> Result<f64, String> {
+    let bytes = |value: &Value| value.as_str().map_or(0, str::len) as f64;
+    Ok(match normalizer["type"].as_str() {
+        None => 1.0,
+        Some("Sequence") => {
+            let mut growth = 1.0;
+            for part in normalizer["normalizers"].as_array().into_iter().flatten() {
+                growth *= normalizer_growth(part)?;
+            }
+            growth
+        }
+        Some("Prepend") => 1.0 + bytes(&normalizer["prepend"]),
+        Some("Replace") => {
+            let content = bytes(&normalizer["content"]);
+            match normalizer["pattern"]["String"].as_str() {
+                Some(text) if !text.is_empty() => (content / text.len() as f64).max(1.0),
+                // It may match nothing, in front of each byte.
+                _ => 1.0 + content,
+            }
+        }
+        Some("Precompiled") => charsmap_growth(normalizer["precompiled_charsmap"].as_str().unwrap_or_default())?,
+        Some("Lowercase" | "StripAccents" | "Strip" | "Nmt") => 1.5,
+        Some("ByteLevel") => 2.0,
+        Some(_) => MAX_FIXED_GROWTH,
+    })
+}
+
+/// Checks the map of a `Precompiled` normalizer, in base64: the length of a table, the table, and texts that end in NUL.
+fn charsmap_growth(base64: &str) -> Result<f64, String> {
+    let bytes = BASE64.decode(base64).map_err(|error| format!("its precompiled_charsmap: {error}"))?;
+    let (length, rest) = bytes.split_first_chunk().ok_or("its precompiled_charsmap is empty")?;
+    let length = u32::from_le_bytes(*length) as usize / 4 * 4;
+    let texts = rest.get(length..).ok_or("its precompiled_charsmap is cut off")?;
+    let longest = texts.split(|&byte| byte == 0).map(<[u8]>::len).max().unwrap_or(0);
+    Ok((longest as f64).max(1.0))
+}
