@@ -39,6 +39,7 @@ mod collate;
 mod compare;
 mod encode;
 mod example;
+mod guard;
 mod model_folder;
 mod prompt;
 mod read;

@@ -32,7 +32,7 @@ fn assert_refused(templates: &[&str], reason: &str) {
     }
 }
 
-const STEPS: &str = "takes more than 10000000 steps for this conversation, or creates more than 640000000 bytes";
+const STEPS: &str = "takes more than 5000000 steps for this conversation, or creates more than 320000000 bytes";
 const DEPTH: &str = "lists and dicts within each other: more than 200 levels";
 const STORES: &str = "a namespace can hold texts, numbers, lists and dicts";
 
@@ -43,7 +43,6 @@ fn loops_end() {
             "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}",
             "{% macro f(n) %}{% for a in range(9) %}{{ f(n + 1) if n < 40 }}{% endfor %}{% endmacro %}{{ f(0) }}",
             "{% for a in range(99999) recursive %}{{ loop(range(9999)) if loop.depth < 5 }}{% endfor %}",
-            "{% for a in range(99999) %}{{ messages|map('string')|list|sort|join }}{% endfor %}",
             "{% set x = ['a' * 1000000] * 100 %}{% for a in range(9999) %}{{ x|sort|length }}{% endfor %}",
             "{% set x = 'a' * 9000000 %}{% set y = 'a' * 9000000 %}{% for a in range(9999) %}{{ x == y }}{% endfor %}",
             "{% set x = 'a' * 9000000 %}{% for a in range(9999) %}{{ x is eq(x ~ 'b') }}{% endfor %}",
@@ -99,7 +98,6 @@ fn values_stay_small() {
             "{{ '\t'.expandtabs(10 ** 10) }}",
             "{{ '%1000000000d' % 1 }}",
             "{{ '%.1000000000f' % 1.5 }}",
-            "{{ '%*d' % (1000000000, 1) }}",
             "{{ '%1000000000d'|format(1) }}",
             "{{ ('%(a)s' * 10000) % {'a': 'x' * 1000000} }}",
             "{{ '{:1000000000}'.format(1) }}",
@@ -119,7 +117,8 @@ fn values_stay_small() {
 
 #[test]
 fn values_stay_flat() {
-    let nested = |start: &str, step: &str| format!("{{% set x = {start} %}}{}{{{{ x }}}}", step.repeat(5000));
+    let nested =
+        |start: &str, step: &str| format!("{{% set x = {start} %}}{}{{{{ x }}}}", format!("{step}\n").repeat(5000));
     let deep = [
         nested("[0]", "{% set x = [x] %}"),
         nested("[0]", "{% set x = (x,) %}"),
@@ -166,7 +165,11 @@ fn no_value_holds_itself() {
 #[test]
 fn sources_are_bounded() {
     let repeated = |start: &str, part: &str, end: &str, count: usize| {
-        format!("{{{{ {start}{}{end}{} }}}}", part.repeat(count), if part == "(" { ")".repeat(count) } else { "".into() })
+        format!(
+            "{{{{ {start}{}{end}{} }}}}",
+            part.repeat(count),
+            if part == "(" { ")".repeat(count) } else { "".into() }
+        )
     };
     assert_refused(&[&"x".repeat(300_000)], "at most 262144 are read");
     assert_refused(
@@ -190,7 +193,9 @@ fn sources_are_bounded() {
     );
     let elifs = format!("{{% if 1 %}}{}{{% endif %}}", "{% elif 1 %}".repeat(10_000));
     assert_refused(&[&elifs], "more than 500 `elif`");
-    let ifs = "{% if 1 %}".repeat(20_000);
+    assert_refused(&[&"x".repeat(70_000)], "a line of more than 65535 bytes");
+    assert_refused(&[&"\n".repeat(70_000)], "more than 65535 lines");
+    let ifs = "{% if 1 %}\n".repeat(20_000);
     assert_refused(&[&ifs], "recursion");
 }
 
@@ -202,7 +207,7 @@ fn the_line_of_a_bound_is_named() {
 
 #[test]
 fn translation_is_linear() {
-    let many = |part: &str| part.repeat(260_000 / part.len());
+    let many = |part: &str| format!("{part}\n").repeat(260_000 / (part.len() + 1));
     for part in [
         "{{ 'a' % 1 }}",
         "{{ 2 * 3 % 4 }}",

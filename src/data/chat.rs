@@ -21,6 +21,7 @@ use minijinja::{Environment, ErrorKind, context};
 use serde_json::{Map, Value};
 
 use self::bounds::{MAX_STEPS, STEP_BYTES};
+use super::guard::guarded;
 use super::model_folder::ModelFolder;
 use super::record::{CONVERSATION, Message};
 use crate::error::{Error, Result};
@@ -130,6 +131,7 @@ impl ChatTemplate {
                 message: refusal.reason,
             })?;
             let added = on_large_stack(|| jinja.add_template_owned(name.clone(), text));
+            let added = added.map_err(|message| Error::Model { place: source.place.clone(), message })?;
             added.map_err(|error| explain(&source.place, &error))?;
             places.insert(name, source.place);
         }
@@ -177,7 +179,9 @@ impl ChatTemplate {
         variables.insert("add_generation_prompt", add_generation_prompt.into());
         let render = |last: &Option<&Message>| {
             let messages: Variable = messages.iter().cloned().chain(last.map(variable)).collect();
-            let text = template.render(context! { messages, ..Variable::from_pairs(variables.clone()) });
+            let context = context! { messages, ..Variable::from_pairs(variables.clone()) };
+            let text = guarded(|| template.render(context));
+            let text = text.map_err(|message| Error::Model { place: place.clone(), message })?;
             text.map_err(|error| match is_out_of_steps(&error) {
                 true => out_of_steps(place, jinja.fuel().unwrap_or_default()),
                 false => explain(place, &error),
@@ -216,11 +220,11 @@ fn value_bytes(value: &Value) -> usize {
 }
 
 /// Runs what needs more stack than a thread may have left: the parser nests as deeply as [`bounds`] allow.
-fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
     const STACK: usize = 1 << 26;
     thread::scope(|scope| {
-        let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
-        let result = thread.expect("a thread can be started").join();
+        let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || guarded(work));
+        let result = thread.map_err(|error| format!("no thread can be started: {error}"))?.join();
         result.unwrap_or_else(|panic| panic::resume_unwind(panic))
     })
 }

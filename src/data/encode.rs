@@ -254,7 +254,7 @@ impl PairEncoder {
         // Some tokenizers have added tokens for runs of white space.
         let is_end = |&at: &usize| {
             let (from, to) = offsets[at];
-            to > *content_end && is_added(at) && !whole[from..to].trim().is_empty()
+            to > *content_end && is_added(at) && !whole.get(from..to).unwrap_or_default().trim().is_empty()
         };
         let end = (in_prompt..ids.len()).find(is_end);
         let kept = end.map_or(ids.len(), |end| end + 1);
@@ -346,7 +346,7 @@ fn failed(reason: String) -> Error {
 /// The special tokens that the tokenizer's post-processor adds in front of any text.
 fn tokens_in_front(tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let text = Encoding::from_tokens(vec![Token::new(0, String::new(), (0, 0))], 0);
-    let text = tokenizer::guarded(|| tokenizer.post_process(text, None, true)).map_err(failed)?;
+    let text = tokenizer::run(|| tokenizer.post_process(text, None, true)).map_err(failed)?;
     let special = text.get_special_tokens_mask().iter().take_while(|&&special| special == 1);
     Ok(text.get_ids().iter().zip(special).map(|(&id, _)| id).collect())
 }

@@ -213,7 +213,9 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
     let failed = |reason| Error::Io { path: path.into(), reason };
     let refuse = |message: String| Err(Error::Model { place: path.display().to_string(), message });
     let metadata = match fs::metadata(path) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         metadata => metadata.map_err(failed)?,
     };
     if metadata.is_dir() {

@@ -1,10 +1,6 @@
 //! Tokenizers of strangers. The crate `tokenizers` panics on some files and texts, and some files make it take all memory.
 
-use std::any::Any;
-use std::cell::Cell;
 use std::fmt;
-use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
@@ -13,8 +9,13 @@ use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::Value;
 use tokenizers::{Encoding, NormalizedString, Normalizer, Tokenizer};
 
-/// Bytes of a text after normalization.
-const MAX_NORMALIZED: usize = 1 << 28;
+use super::guard::guarded;
+
+/// How many times longer a normalizer may make any text, and how many bytes more.
+const MAX_LONGER: usize = 8;
+const MAX_MORE: usize = 1 << 24;
+/// Bytes that are normalized at once where a text may grow more.
+const PIECE: f64 = (1 << 20) as f64;
 /// How many bytes a normalizer may make of one.
 const MAX_GROWTH: f64 = 16_384.0;
 /// The same of those normalizers that have no parameters: NFKD makes 33 bytes of the 3 of U+FDFA.
@@ -28,24 +29,24 @@ const MAX_WORDPIECE_WORD: u64 = 4096;
 pub(super) fn parse(json: &[u8]) -> Result<Tokenizer, String> {
     let file: File = serde_json::from_slice(json).map_err(|error| error.to_string())?;
     file.check()?;
-    guarded(|| Tokenizer::from_bytes(json))
+    run(|| Tokenizer::from_bytes(json))
 }
 
 /// A text as tokens, without special tokens around it. `growth` is that of the tokenizer.
 pub(super) fn encode(tokenizer: &Tokenizer, growth: f64, text: &str) -> Result<Encoding, String> {
-    let safe = (MAX_NORMALIZED as f64 / growth) as usize;
-    guarded(|| {
-        if let Some(normalizer) = tokenizer.get_normalizer().filter(|_| text.len() > safe) {
+    run(|| {
+        let most = text.len() * MAX_LONGER + MAX_MORE;
+        if let Some(normalizer) = tokenizer.get_normalizer().filter(|_| text.len() as f64 * growth > most as f64) {
             // It may grow too much, and rarely does: in pieces that cannot.
             let (mut rest, mut bytes) = (text, 0);
             while !rest.is_empty() {
-                let (piece, after) = rest.split_at(rest.floor_char_boundary(safe.max(4)));
+                let (piece, after) = rest.split_at(rest.floor_char_boundary((PIECE / growth).max(4.0) as usize));
                 let mut piece = NormalizedString::from(piece);
                 normalizer.normalize(&mut piece)?;
-                bytes += piece.get().len();
-                rest = after;
-                if bytes > MAX_NORMALIZED {
-                    return Err(format!("its normalizer makes more than {MAX_NORMALIZED} bytes of the text").into());
+                (rest, bytes) = (after, bytes + piece.get().len());
+                if bytes > most {
+                    let len = text.len();
+                    return Err(format!("its normalizer makes more than {most} bytes of a text of {len}").into());
                 }
             }
         }
@@ -63,33 +64,9 @@ pub(super) fn growth(tokenizer: &Tokenizer) -> Result<f64, String> {
     }
 }
 
-/// Runs a function of `tokenizers`; a panic is an error, and not printed.
-///
-/// The process has one hook for panics. The first call puts another one in front of it, which leaves out only those of
-/// functions that run here.
-pub(super) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    thread_local!(static IS_GUARDED: Cell<bool> = const { Cell::new(false) });
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let hook = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !IS_GUARDED.get() {
-                hook(info);
-            }
-        }));
-    });
-    let before = IS_GUARDED.replace(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(work));
-    IS_GUARDED.set(before);
-    match result {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(panic) => Err(format!("it panics: {}", message(&*panic))),
-    }
-}
-
-fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+/// Runs a function of `tokenizers`, which may panic.
+pub(super) fn run<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    guarded(work)?.map_err(|error| error.to_string())
 }
 
 /// What is checked of `tokenizer.json` before it is loaded.
@@ -118,7 +95,9 @@ impl File {
         }
         if vocab.longest > MAX_UNIGRAM_TOKEN {
             let longest = vocab.longest;
-            return Err(format!("a token of {longest} bytes in a Unigram model; at most {MAX_UNIGRAM_TOKEN} are accepted"));
+            return Err(format!(
+                "a token of {longest} bytes in a Unigram model; at most {MAX_UNIGRAM_TOKEN} are accepted"
+            ));
         }
         Ok(())
     }

@@ -15,6 +15,8 @@ use super::python::invalid;
 
 /// Bytes of the source.
 pub(super) const MAX_SOURCE: usize = 1 << 18;
+/// Lines, and bytes of a line: minijinja counts both with 16 bits.
+pub(super) const MAX_LINE: usize = u16::MAX as usize;
 /// Brackets within brackets.
 pub(super) const MAX_NESTING: usize = 50;
 /// Tokens of an expression between two commas.
@@ -25,7 +27,7 @@ pub(super) const MAX_ELIFS: usize = 500;
 pub(super) const MAX_DEPTH: usize = 200;
 
 /// Steps of rendering one conversation, or as many as it has bytes if those are more.
-pub(super) const MAX_STEPS: u64 = 10_000_000;
+pub(super) const MAX_STEPS: u64 = 5_000_000;
 /// A step also pays for this many bytes that are created or read.
 pub(super) const STEP_BYTES: usize = 64;
 /// Parts of a value that one step pays for.

@@ -13,7 +13,7 @@ mod operators;
 
 use std::ops::Range;
 
-use super::bounds::{MAX_CHAIN, MAX_ELIFS, MAX_NESTING, MAX_SOURCE};
+use super::bounds::{MAX_CHAIN, MAX_ELIFS, MAX_LINE, MAX_NESTING, MAX_SOURCE};
 use lexer::{Kind, Token, tokens};
 
 /// Why a template is refused, and in which line.
@@ -40,7 +40,15 @@ pub(super) fn translate(source: &str) -> Result<String, Refusal> {
     };
     let mut edits = Edits::new(&named);
     operators::rewrite(&tokens(&named), &mut edits);
-    Ok(edits.finish())
+    let text = edits.finish();
+    match text.split('\n').enumerate().find(|(at, line)| line.len() > MAX_LINE || *at >= MAX_LINE) {
+        Some((at, line)) if line.len() > MAX_LINE => Err(Refusal {
+            line: at + 1,
+            reason: format!("a line of more than {MAX_LINE} bytes, with the checks of values"),
+        }),
+        Some((at, _)) => Err(Refusal { line: at + 1, reason: format!("more than {MAX_LINE} lines") }),
+        None => Ok(text),
+    }
 }
 
 /// Refuses what would overflow the stack of a parser: brackets in brackets, and expressions and `elif`s without end.

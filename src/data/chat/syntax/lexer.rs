@@ -106,8 +106,9 @@ fn end_of_raw(source: &str, from: usize) -> usize {
 /// Adds the tokens of the tag at `start`, and returns where it ends.
 fn lex_tag<'a>(source: &'a str, start: usize, tokens: &mut Vec<Token<'a>>) -> usize {
     let close = if source[start..].starts_with("{%") { "%}" } else { "}}" };
-    let mut push =
-        |kind, range: Range<usize>| tokens.push(Token { kind, text: &source[range.clone()], start: range.start, partner: 0 });
+    let mut push = |kind, range: Range<usize>| {
+        tokens.push(Token { kind, text: &source[range.clone()], start: range.start, partner: 0 })
+    };
     push(Kind::Open, start..start + 2);
     let (mut at, mut depth) = (start + 2, 0_usize);
     at += usize::from(source[at..].starts_with(['-', '+']));

@@ -125,9 +125,9 @@ impl Rewriter<'_, '_, '_> {
         }
     }
 
-    fn enclose(&mut self, first: usize, last: usize, end: u8, filter: &str) {
+    fn enclose(&mut self, first: usize, last: usize, filter: &str) {
         self.edits.insert(self.tokens[first].start, START, "(");
-        self.edits.insert(self.tokens[last].end(), end, format!("){filter}"));
+        self.edits.insert(self.tokens[last].end(), END_OF_TAG, format!("){filter}"));
     }
 
     /// `{% set %}` with a target in a namespace, or with several values.
@@ -153,8 +153,8 @@ impl Rewriter<'_, '_, '_> {
         }
         match tokens[sign].text {
             "|" if stores => self.edits.insert(tokens[last].end(), END_OF_TAG, STORABLE),
-            "=" if stores => self.enclose(sign + 1, last, END_OF_TAG, STORABLE),
-            "=" if is_tuple => self.enclose(sign + 1, last, END_OF_TAG, SIZED),
+            "=" if stores => self.enclose(sign + 1, last, STORABLE),
+            "=" if is_tuple => self.enclose(sign + 1, last, SIZED),
             _ => {}
         }
     }
@@ -180,7 +180,10 @@ impl Rewriter<'_, '_, '_> {
         }
         match self.end_of_postfix(close) == close {
             true => self.check(close, SIZED),
-            false => self.enclose(open, close, END, SIZED),
+            false => {
+                self.edits.insert(self.tokens[open].start, START, "(");
+                self.edits.insert(self.tokens[close].end(), END, format!("{SIZED})"));
+            }
         }
         true
     }
