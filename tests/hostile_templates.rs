@@ -144,6 +144,23 @@ fn values_stay_flat() {
 }
 
 #[test]
+fn recursion_ends() {
+    for template in [
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% macro f(x) %}{% for a in [x] %}{% if a %}{{ [a]|map('string')|join ~ f(a) }}{% endif %}{% endfor %}{% endmacro %}{{ f(1) }}",
+        "{% macro f() %}{% call f() %}{{ caller() }}{% endcall %}{% endmacro %}{{ f() }}",
+        "{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+        "{% include 'default' %}",
+        "{% extends 'default' %}",
+        "{% import 'default' as x %}",
+        "{% block a %}{{ self.a() }}{% endblock %}",
+    ] {
+        let error = render(template).expect_err(template);
+        assert!(error.contains("chat_template.jinja") && !error.contains('\n'), "{template}: {error}");
+    }
+}
+
+#[test]
 fn no_value_holds_itself() {
     assert_refused(
         &[

@@ -92,6 +92,13 @@ fn texts_do_not_grow_without_end() {
     for normalizer in [replace("e", "x".repeat(100_000)), regex, charsmap(&[&[0; 4][..], &[b'x'; 100_000]].concat())] {
         assert_refused(&tokenizer("byte_level", "/normalizer", normalizer), "at most 16384 are accepted");
     }
+    let byte_level =
+        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
+    let levels = json!({ "type": "Sequence", "pretokenizers": vec![byte_level; 60] });
+    assert_refused(&tokenizer("byte_level", "/pre_tokenizer", levels), "60 ByteLevel in its pre-tokenizer");
+    let mut added = tokenizer("byte_level", "/normalizer", replace("e", "x".repeat(10_000)));
+    added["added_tokens"][0]["content"] = "e".repeat(200_000).into();
+    assert_refused(&added, "of its added tokens");
     let doubling = json!({ "type": "Sequence", "normalizers": vec![replace("e", "ee".into()); 60] });
     assert_refused(&tokenizer("byte_level", "/normalizer", doubling), "at most 16384 are accepted");
     let some = json!({ "type": "Sequence", "normalizers": vec![replace("e", "ee".into()); 13] });

@@ -18,6 +18,10 @@ const MAX_MORE: usize = 1 << 24;
 const PIECE: f64 = (1 << 20) as f64;
 /// How many bytes a normalizer may make of one.
 const MAX_GROWTH: f64 = 16_384.0;
+/// Bytes of the added tokens after normalization, which reading a tokenizer does.
+const MAX_ADDED: f64 = (1_u64 << 30) as f64;
+/// Steps of a pre-tokenizer that may double a text.
+const MAX_DOUBLINGS: usize = 4;
 /// The same of those normalizers that have no parameters: NFKD makes 33 bytes of the 3 of U+FDFA.
 const MAX_FIXED_GROWTH: f64 = 11.0;
 /// Bytes of a token of a Unigram model. Its search tree is as deep, and takes the square of it at each character.
@@ -56,12 +60,28 @@ pub(super) fn encode(tokenizer: &Tokenizer, growth: f64, text: &str) -> Result<E
 
 /// How many bytes the normalizer of a tokenizer makes of one, at worst.
 pub(super) fn growth(tokenizer: &Tokenizer) -> Result<f64, String> {
-    let normalizer = serde_json::to_value(tokenizer.get_normalizer()).map_err(|error| error.to_string())?;
-    let growth = normalizer_growth(&normalizer)?;
+    let json = |value: serde_json::Result<Value>| value.map_err(|error| error.to_string());
+    let doublings = doublings(&json(serde_json::to_value(tokenizer.get_pre_tokenizer()))?);
+    if doublings > MAX_DOUBLINGS {
+        return Err(format!(
+            "{doublings} ByteLevel in its pre-tokenizer, which double a text; at most {MAX_DOUBLINGS} are accepted"
+        ));
+    }
+    checked_growth(&json(serde_json::to_value(tokenizer.get_normalizer()))?)
+}
+
+fn checked_growth(normalizer: &Value) -> Result<f64, String> {
+    let growth = normalizer_growth(normalizer)?;
     match growth <= MAX_GROWTH {
         true => Ok(growth),
         false => Err(format!("its normalizer may make {growth} bytes of one; at most {MAX_GROWTH} are accepted")),
     }
+}
+
+/// How often a pre-tokenizer writes each byte as a character.
+fn doublings(pre_tokenizer: &Value) -> usize {
+    let steps = pre_tokenizer["pretokenizers"].as_array().into_iter().flatten();
+    usize::from(pre_tokenizer["type"] == "ByteLevel") + steps.map(doublings).sum::<usize>()
 }
 
 /// Runs a function of `tokenizers`, which may panic.
@@ -76,6 +96,14 @@ struct File {
     normalizer: Value,
     #[serde(default)]
     model: Model,
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    #[serde(default)]
+    content: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -88,7 +116,11 @@ struct Model {
 
 impl File {
     fn check(&self) -> Result<(), String> {
-        normalizer_growth(&self.normalizer)?;
+        let growth = checked_growth(&self.normalizer)?;
+        let added: usize = self.added_tokens.iter().map(|token| token.content.len()).sum();
+        if added as f64 * growth > MAX_ADDED {
+            return Err(format!("its normalizer may make {growth} bytes of each of the {added} of its added tokens"));
+        }
         let Model { max_input_chars_per_word: word, vocab } = &self.model;
         if word.as_u64().is_some_and(|word| word > MAX_WORDPIECE_WORD) {
             return Err(format!("max_input_chars_per_word is {word}; at most {MAX_WORDPIECE_WORD} are accepted"));
