@@ -12,48 +12,37 @@ use figa_loss::serde_json::{Value, from_str, json};
 use figa_loss::{ChatOptions, PairEncoder, PromptTemplate, SpaRecord};
 use libfuzzer_sys::{arbitrary, fuzz_target};
 
-const STATEMENTS: [&str; 24] = [
-    "{% for m in messages %}",
-    "{% for x in EXPR recursive %}",
-    "{% endfor %}",
-    "{% if EXPR %}",
-    "{% elif EXPR %}",
-    "{% else %}",
-    "{% endif %}",
+const STATEMENTS: &[&str] = &[
+    "{% for m in messages %}BODY{% endfor %}",
+    "{% for x in EXPR recursive %}BODY{{ loop(EXPR) }}{% endfor %}",
+    "{% if EXPR %}BODY{% elif EXPR %}BODY{% else %}BODY{% endif %}",
+    "{{ EXPR }}",
     "{{ EXPR }}",
     "{% set x = EXPR %}",
-    "{% set x = EXPR, EXPR %}",
-    "{% set n.a = EXPR %}",
-    "{% set n.a, y = EXPR, EXPR %}",
-    "{% set n.a %}",
-    "{% set n.a | default(EXPR) %}",
-    "{% endset %}",
-    "{% macro f(a, b=EXPR) %}",
-    "{{ varargs }}",
-    "{{ kwargs }}",
-    "{% endmacro %}",
-    "{{ f(EXPR, EXPR, c=EXPR) }}",
-    "{{ loop(EXPR) }}",
-    "{% generation %}",
-    "{% endgeneration %}",
-    "{% set n = namespace(a=EXPR) %}",
+    "{% set y = EXPR, EXPR %}",
+    "{% set n = namespace(a=EXPR) %}BODY",
+    "{% set n = namespace() %}{% set n.a = EXPR %}BODY",
+    "{% set n = namespace() %}{% set n.a, y = EXPR, EXPR %}BODY",
+    "{% set n = namespace() %}{% set n.a | default(EXPR) %}BODY{% endset %}",
+    "{% set x %}BODY{% endset %}",
+    "{% macro f(a, b=EXPR) %}BODY{{ varargs }}{{ kwargs }}{% endmacro %}{{ f(EXPR, EXPR, EXPR, c=EXPR) }}",
+    "{% generation %}BODY{% endgeneration %}",
+    "{{ m.content }}{{ messages[-1]['content'] }}</s>",
+    "EXPR",
 ];
 
-const EXPRESSIONS: [&str; 48] = [
+const EXPRESSIONS: &[&str] = &[
     "x",
     "y",
     "n",
     "n.a",
-    "m",
-    "m.content",
-    "m['content']",
     "messages",
-    "f",
-    "loop",
+    "messages[0]",
+    "messages[-1].content",
     "'%s %5d %%'",
     "'a b'",
     "0",
-    "-3",
+    "(-3)",
     "2.5",
     "1000000",
     "none",
@@ -62,51 +51,86 @@ const EXPRESSIONS: [&str; 48] = [
     "[EXPR]",
     "{'a': EXPR, EXPR: EXPR}",
     "(EXPR, EXPR)",
-    "(EXPR)",
-    "EXPR + EXPR",
-    "EXPR ~ EXPR",
-    "EXPR * EXPR",
-    "EXPR % EXPR",
-    "EXPR // EXPR",
-    "EXPR ** EXPR",
-    "EXPR == EXPR",
-    "EXPR < EXPR",
-    "EXPR in EXPR",
-    "EXPR not in EXPR",
-    "EXPR is eq EXPR",
-    "EXPR if EXPR else EXPR",
-    "EXPR[EXPR]",
-    "EXPR[EXPR:EXPR]",
-    "EXPR|tojson(indent=EXPR)",
-    "EXPR|sort|list",
-    "EXPR|join(EXPR)",
-    "EXPR|batch(3)",
-    "EXPR.items()",
-    "EXPR.split(EXPR)",
-    "EXPR.center(EXPR)",
-    "EXPR.format(EXPR, a=EXPR)",
-    "EXPR|map('string')|list",
-    "range(EXPR)",
+    "(EXPR + EXPR)",
+    "(EXPR ~ EXPR)",
+    "(EXPR * EXPR)",
+    "(EXPR % EXPR)",
+    "(EXPR // EXPR % EXPR)",
+    "(-EXPR ** EXPR * EXPR)",
+    "(EXPR == EXPR)",
+    "(EXPR < EXPR)",
+    "(EXPR in EXPR)",
+    "(EXPR not in EXPR)",
+    "(EXPR is eq EXPR)",
+    "(EXPR if EXPR else EXPR)",
+    "(EXPR)[EXPR]",
+    "(EXPR)[EXPR:EXPR]",
+    "(EXPR)|tojson(indent=4)",
+    "(EXPR)|string|sort|list",
+    "(EXPR)|join('a')",
+    "[EXPR, EXPR]|batch(3)",
+    "{'a': EXPR}.items()",
+    "(EXPR)|string|length",
+    "'a b'.split(EXPR)",
+    "'a'.center(EXPR)",
+    "'{} {a}'.format(EXPR, a=EXPR)",
+    "(EXPR)|string|map('string')|list",
+    "range(9)|reverse",
     "dict(a=EXPR)",
+    "[EXPR, EXPR]|zip([EXPR])|list",
+    "(EXPR)|default(EXPR)",
+    "(EXPR)|string|replace('a', 'bb')",
 ];
 
-const VALUES: [&str; 16] = [
+/// Values that replace one of the same kind.
+const VALUES: &[&str] = &[
     "0",
-    "-1",
-    "1e300",
+    "1",
+    "300",
     "4294967295",
-    "null",
     "\"\"",
     "\"a\"",
     "\"\u{e9}\"",
     "\"</s>\"",
+    "\"<unk>\"",
     "[]",
     "{}",
     "true",
+    "false",
     "{\"Regex\": \"(a*)*b|.\"}",
+    "{\"Regex\": \"\"}",
+    "{\"String\": \"\"}",
     "{\"String\": \"a\"}",
-    "{\"type\": \"FixedLength\", \"length\": 0}",
-    "{\"type\": \"Precompiled\", \"precompiled_charsmap\": \"CAAAAAAEAAAABAAAYQBiAA==\"}",
+    "{\"</s>\": 0, \"a\": 7}",
+];
+
+/// Parts of a tokenizer that are valid, or nearly so.
+const PARTS: &[(&str, &str)] = &[
+    ("normalizer", r#"{"type": "Precompiled", "precompiled_charsmap": "CAAAAAAEAAAABAAAYQBiAA=="}"#),
+    ("normalizer", r#"{"type": "Replace", "pattern": {"Regex": "a|"}, "content": "bcd"}"#),
+    ("normalizer", r#"{"type": "Replace", "pattern": {"String": "a"}, "content": ""}"#),
+    (
+        "normalizer",
+        r#"{"type": "Sequence", "normalizers": [{"type": "NFKD"}, {"type": "StripAccents"}, {"type": "Strip", "strip_left": true, "strip_right": true}]}"#,
+    ),
+    ("normalizer", r#"{"type": "Prepend", "prepend": "\u2581"}"#),
+    (
+        "normalizer",
+        r#"{"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true}"#,
+    ),
+    ("pre_tokenizer", r#"{"type": "FixedLength", "length": 0}"#),
+    (
+        "pre_tokenizer",
+        r#"{"type": "Split", "pattern": {"Regex": "(?:a+a+)+$|"}, "behavior": "Isolated", "invert": true}"#,
+    ),
+    (
+        "pre_tokenizer",
+        r#"{"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, {"type": "UnicodeScripts"}, {"type": "Punctuation", "behavior": "Removed"}]}"#,
+    ),
+    ("pre_tokenizer", r#"{"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}"#),
+    ("pre_tokenizer", r#"{"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": false}"#),
+    ("pre_tokenizer", r#"{"type": "BertPreTokenizer"}"#),
+    ("post_processor", r#"{"type": "BertProcessing", "sep": ["a", 1], "cls": ["b", 2]}"#),
 ];
 
 const TOKENIZERS: [&str; 4] = ["byte_level.json", "metaspace.json", "unigram.json", "word_piece.json"];
@@ -115,13 +139,14 @@ const TOKENIZERS: [&str; 4] = ["byte_level.json", "metaspace.json", "unigram.jso
 const MAX_TEMPLATE: usize = 2000;
 
 fn template(bytes: &mut arbitrary::Unstructured<'_>) -> arbitrary::Result<String> {
-    let mut text = String::new();
-    while !bytes.is_empty() && text.len() < MAX_TEMPLATE {
-        text += bytes.choose(&STATEMENTS)?;
-        while let Some(at) = text.find("EXPR") {
-            // With the end of the bytes, the first: a name.
-            let expression = if text.len() < MAX_TEMPLATE { bytes.choose(&EXPRESSIONS).unwrap_or(&"x") } else { "x" };
-            text.replace_range(at..at + "EXPR".len(), expression);
+    let mut text = "BODY".to_owned();
+    for (place, parts) in [("BODY", STATEMENTS), ("EXPR", EXPRESSIONS)] {
+        while let Some(at) = text.find(place) {
+            // With the end of the bytes, the first that holds no place.
+            let last = if place == "BODY" { "" } else { "x" };
+            let part = if text.len() < MAX_TEMPLATE && !bytes.is_empty() { *bytes.choose(parts)? } else { last };
+            let next = if place == "BODY" && !bytes.is_empty() && text.len() < MAX_TEMPLATE { "BODY" } else { "" };
+            text.replace_range(at..at + place.len(), &format!("{part}{next}"));
         }
     }
     Ok(text)
@@ -150,11 +175,19 @@ fn tokenizer(bytes: &mut arbitrary::Unstructured<'_>) -> arbitrary::Result<Value
         TOKENIZERS.map(|name| from_str(&fs::read_to_string(folder.join(name)).unwrap()).unwrap()).to_vec()
     });
     let mut json = bytes.choose(valid)?.clone();
-    for _ in 0..bytes.int_in_range(0..=3)? {
+    for _ in 0..bytes.int_in_range(0..=2)? {
+        let (name, part) = *bytes.choose(PARTS)?;
+        json[name] = from_str(part).expect("JSON");
+    }
+    for _ in 0..bytes.int_in_range(0..=2)? {
         let mut found = vec![];
         places(&json, "", &mut found);
         let place = bytes.choose(&found)?;
-        *json.pointer_mut(place).expect("a place") = from_str(bytes.choose(&VALUES)?).expect("JSON");
+        let new: Value = from_str(bytes.choose(VALUES)?).expect("JSON");
+        let old = json.pointer_mut(place).expect("a place");
+        if std::mem::discriminant(old) == std::mem::discriminant(&new) {
+            *old = new;
+        }
     }
     Ok(json)
 }
