@@ -39,11 +39,13 @@ mod collate;
 mod compare;
 mod encode;
 mod example;
+mod guard;
 mod model_folder;
 mod prompt;
 mod read;
 mod record;
 mod render;
+mod tokenizer;
 mod words;
 
 pub use batching::Batching;

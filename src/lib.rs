@@ -237,6 +237,9 @@ pub mod docs {
 
     #[doc = include_str!("../docs/design.md")]
     pub mod design {}
+
+    #[doc = include_str!("../docs/reliability.md")]
+    pub mod reliability {}
 }
 
 /// The examples of the README, compiled and run.

@@ -132,3 +132,33 @@ fn the_eos_token_is_named_by_its_text_or_its_id() {
     let error = PairEncoder::read(broken.path().join("tokenizer.json"), None).unwrap_err().to_string();
     assert!(error.contains("tokenizer.json: not a valid tokenizer: ") && !error.contains('\n'), "{error}");
 }
+
+#[test]
+#[cfg(unix)]
+fn only_files_of_a_bounded_size_are_read() {
+    let names = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"];
+    let read = |path: &Path| {
+        let read = PairEncoder::read(path, None).map(drop);
+        read.and_then(|()| ChatTemplate::read(path, &ChatOptions::default()).map(drop)).unwrap_err().to_string()
+    };
+    type Make = fn(&Path);
+    let kinds: [(Make, &str); 4] = [
+        (|path| fs::create_dir(path).unwrap(), "expected a file, got a folder"),
+        (|path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(), "got a pipe or a device"),
+        (|path| assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success()), "got a pipe"),
+        (|path| fs::File::create(path).unwrap().set_len(300 << 20).unwrap(), "a file of more than 256 MiB"),
+    ];
+    for name in names {
+        for (make, reason) in kinds {
+            let folder = folder(&[("tokenizer_config.json", r#"{"eos_token": "</s>"}"#)]);
+            fs::copy("tests/fixtures/tokenizers/byte_level.json", folder.path().join("tokenizer.json")).unwrap();
+            let path = folder.path().join(name);
+            let _ = fs::remove_file(&path);
+            make(&path);
+            let error = read(folder.path());
+            assert!(error.starts_with(path.to_str().unwrap()) && error.contains(reason), "{error}");
+        }
+    }
+    let error = read(Path::new("/dev/zero"));
+    assert!(error.starts_with("/dev/zero: expected a file, got a pipe or a device"), "{error}");
+}

@@ -1,22 +1,27 @@
 //! The chat template of a model, rendered as `transformers` 5 renders it.
 
+mod bounds;
 mod filters;
 mod jinja;
 mod json;
 mod python;
 mod syntax;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::{error, iter, panic, thread};
 
 use jiff::Zoned;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use minijinja::value::{Serde, Value as Variable};
-use minijinja::{Environment, context};
+use minijinja::{Environment, ErrorKind, context};
 use serde_json::{Map, Value};
 
+use self::bounds::{MAX_STEPS, STEP_BYTES};
+use super::guard::guarded;
 use super::model_folder::ModelFolder;
 use super::record::{CONVERSATION, Message};
 use crate::error::{Error, Result};
@@ -121,8 +126,13 @@ impl ChatTemplate {
         }
         let mut places = BTreeMap::new();
         for (name, source) in sources {
-            let text = syntax::translate(&source.text);
-            jinja.add_template_owned(name.clone(), text).map_err(|error| explain(&source.place, &error))?;
+            let text = syntax::translate(&source.text).map_err(|refusal| Error::Model {
+                place: format!("{}, line {}", source.place, refusal.line),
+                message: refusal.reason,
+            })?;
+            let added = on_large_stack(|| jinja.add_template_owned(name.clone(), text));
+            let added = added.map_err(|message| Error::Model { place: source.place.clone(), message })?;
+            added.map_err(|error| explain(&source.place, &error))?;
             places.insert(name, source.place);
         }
         Ok(Some(Self { jinja: jinja.into(), places, variables: options.variables.clone(), date }))
@@ -172,7 +182,8 @@ impl ChatTemplate {
             _ => DEFAULT,
         };
         let place = &self.places[name];
-        let template = self.jinja.get_template(name).map_err(|error| explain(place, &error))?;
+        let jinja = self.jinja_for(conversation, last);
+        let template = jinja.get_template(name).map_err(|error| explain(place, &error))?;
         let messages: Vec<Variable> = conversation.messages.iter().map(variable).collect();
         let mut variables: BTreeMap<&str, Variable> = BTreeMap::new();
         for (name, value) in self.variables.iter().chain(conversation.variables.into_iter().flatten()) {
@@ -183,11 +194,54 @@ impl ChatTemplate {
         variables.insert("add_generation_prompt", add_generation_prompt.into());
         let render = |last: &Option<&Message>| {
             let messages: Variable = messages.iter().cloned().chain(last.map(variable)).collect();
-            let text = template.render(context! { messages, ..Variable::from_pairs(variables.clone()) });
-            text.map_err(|error| explain(place, &error))
+            let context = context! { messages, ..Variable::from_pairs(variables.clone()) };
+            let text = guarded(|| template.render(context));
+            let text = text.map_err(|message| Error::Model { place: place.clone(), message })?;
+            text.map_err(|error| match is_out_of_steps(&error) {
+                true => out_of_steps(place, jinja.fuel().unwrap_or_default()),
+                false => explain(place, &error),
+            })
         };
         last.iter().map(render).collect()
     }
+
+    /// The environment with at least as many steps as the conversation has bytes.
+    fn jinja_for(&self, conversation: &Conversation<'_>, last: &[Option<&Message>]) -> Cow<'_, Environment<'static>> {
+        let messages = conversation.messages.iter().chain(last.iter().copied().flatten()).map(Message::fields);
+        let values = [conversation.tools, conversation.documents].into_iter().flatten();
+        let maps = messages.chain(conversation.variables).map(map_bytes);
+        let bytes = maps.chain(values.map(value_bytes)).sum::<usize>() as u64;
+        if bytes <= MAX_STEPS {
+            return Cow::Borrowed(&self.jinja);
+        }
+        let mut jinja = Environment::clone(&self.jinja);
+        jinja.set_fuel(Some(bytes));
+        Cow::Owned(jinja)
+    }
+}
+
+fn map_bytes(map: &Map<String, Value>) -> usize {
+    map.iter().map(|(name, value)| name.len() + value_bytes(value)).sum()
+}
+
+/// The bytes of all texts in a value.
+fn value_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(value_bytes).sum(),
+        Value::Object(map) => map_bytes(map),
+        _ => 0,
+    }
+}
+
+/// Runs what needs more stack than a thread may have left: the parser nests as deeply as [`bounds`] allow.
+fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
+    const STACK: usize = 1 << 26;
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || guarded(work));
+        let result = thread.map_err(|error| format!("no thread can be started: {error}"))?.join();
+        result.unwrap_or_else(|panic| panic::resume_unwind(panic))
+    })
 }
 
 /// None in Python, not undefined, for what is absent.
@@ -222,6 +276,22 @@ fn clock(date: Option<&str>) -> Result<Zoned> {
         expected: "a date such as 2026-01-31, or a time such as 2026-01-31T12:00:00",
         actual: date.into(),
     })
+}
+
+/// Whether an error, or what caused it, is that the steps of a template are used up.
+fn is_out_of_steps(error: &minijinja::Error) -> bool {
+    let first: &(dyn error::Error + 'static) = error;
+    let mut causes = iter::successors(Some(first), |error| error.source());
+    causes.any(|cause| cause.downcast_ref().is_some_and(|it: &minijinja::Error| it.kind() == ErrorKind::OutOfFuel))
+}
+
+fn out_of_steps(place: &str, steps: u64) -> Error {
+    let bytes = steps.saturating_mul(STEP_BYTES as u64);
+    let message = format!(
+        "the chat template takes more than {steps} steps for this conversation, or creates more than {bytes} bytes; look \
+         for a loop without end in it"
+    );
+    Error::Model { place: place.to_owned(), message }
 }
 
 fn explain(place: &str, error: &minijinja::Error) -> Error {

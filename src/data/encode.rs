@@ -12,6 +12,7 @@ use super::model_folder::ModelFolder;
 use super::prompt::PromptTemplate;
 use super::record::SpaRecord;
 use super::render::{RenderedAnswer, RenderedPair, render};
+use super::tokenizer;
 use super::words::word_numbers;
 use crate::align::{Aligner, Alignment, Granularity};
 use crate::error::{Error, Result};
@@ -36,6 +37,8 @@ use crate::weights::{FigaWeights, IGNORE_INDEX, TokenLabel, label_tokens};
 #[derive(Debug, Clone)]
 pub struct PairEncoder {
     tokenizer: Tokenizer,
+    /// How many bytes its normalizer makes of one, at worst.
+    growth: f64,
     /// The special and other added tokens.
     added_ids: HashSet<u32>,
     /// The special tokens that the tokenizer adds in front of a text.
@@ -75,11 +78,13 @@ impl PairEncoder {
             message: format!("has no token {eos_token:?}; name the token that ends the model's answers"),
         })?;
         tokenizer.with_padding(None).with_truncation(None).map_err(Error::Tokenizer)?;
+        let growth = tokenizer::growth(&tokenizer).map_err(failed)?;
         let bos_ids = tokens_in_front(&tokenizer)?;
         tokenizer.with_post_processor(None::<PostProcessorWrapper>);
         Ok(Self {
             added_ids: tokenizer.get_added_tokens_decoder().into_keys().collect(),
             tokenizer,
+            growth,
             bos_ids,
             eos_id,
             stop_ids: vec![eos_id],
@@ -112,7 +117,10 @@ impl PairEncoder {
             place: path.as_ref().display().to_string(),
             message: "names no eos_token: pass the token that ends an answer (--eos)".into(),
         })?;
-        let mut encoder = Self::new(tokenizer, &eos_token)?;
+        let mut encoder = Self::new(tokenizer, &eos_token).map_err(|error| match error {
+            Error::Tokenizer(reason) => folder.invalid_tokenizer(&reason.to_string()),
+            other => other,
+        })?;
         encoder.stop_ids.extend(stop_ids.into_iter().filter(|&id| id != encoder.eos_id));
         Ok(encoder)
     }
@@ -197,7 +205,7 @@ impl PairEncoder {
     fn rows(&self, rendered: &RenderedPair) -> Result<Rows> {
         self.weights.validate()?;
         let texts = Side::ALL.map(|side| Text::new(&rendered.prompt, rendered.answer(side)));
-        let encode = |text: &Text| self.tokenizer.encode(&*text.whole, false).map_err(Error::Tokenizer);
+        let encode = |text: &Text| tokenizer::encode(&self.tokenizer, self.growth, &text.whole).map_err(failed);
         let encodings = [encode(&texts[0])?, encode(&texts[1])?];
         // Where the answers begin with different special tokens, the texts of those may begin alike.
         let starts = Side::ALL.map(|side| self.start_of_answer(&texts[side.index()], &encodings[side.index()]));
@@ -251,7 +259,7 @@ impl PairEncoder {
         // Some tokenizers have added tokens for runs of white space.
         let is_end = |&at: &usize| {
             let (from, to) = offsets[at];
-            to > *content_end && is_added(at) && !whole[from..to].trim().is_empty()
+            to > *content_end && is_added(at) && !whole.get(from..to).unwrap_or_default().trim().is_empty()
         };
         let end = (in_prompt..ids.len()).find(is_end);
         let kept = end.map_or(ids.len(), |end| end + 1);
@@ -336,10 +344,14 @@ impl Row {
     }
 }
 
+fn failed(reason: String) -> Error {
+    Error::Tokenizer(reason.into())
+}
+
 /// The special tokens that the tokenizer's post-processor adds in front of any text.
 fn tokens_in_front(tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let text = Encoding::from_tokens(vec![Token::new(0, String::new(), (0, 0))], 0);
-    let text = tokenizer.post_process(text, None, true).map_err(Error::Tokenizer)?;
+    let text = tokenizer::run(|| tokenizer.post_process(text, None, true)).map_err(failed)?;
     let special = text.get_special_tokens_mask().iter().take_while(|&&special| special == 1);
     Ok(text.get_ids().iter().zip(special).map(|(&id, _)| id).collect())
 }

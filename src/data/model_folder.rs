@@ -1,13 +1,18 @@
 //! The folder of a model in the layout of Hugging Face, read as `transformers` 5 reads it.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use super::tokenizer;
 use crate::error::{Error, Result};
+
+/// Bytes of any file of a model that is read.
+const MAX_FILE: u64 = 256 << 20;
 
 /// The tokens that a template knows by name.
 const SPECIAL_TOKENS: [&str; 7] =
@@ -74,21 +79,21 @@ impl ModelFolder {
 
     /// The tokenizer, without padding and truncation.
     pub(super) fn tokenizer(&self) -> Result<Tokenizer> {
-        let json = fs::read(&self.tokenizer).map_err(|reason| match reason.kind() {
-            io::ErrorKind::NotFound => self.no_tokenizer(reason),
-            _ => Error::Io { path: self.tokenizer.clone(), reason },
-        })?;
-        let invalid = |error| Error::Model {
-            place: self.tokenizer.display().to_string(),
-            message: format!("not a valid tokenizer: {error}"),
-        };
-        let mut tokenizer = Tokenizer::from_bytes(json).map_err(invalid)?;
+        let json = read_file(&self.tokenizer)?.ok_or_else(|| self.no_tokenizer())?;
+        let mut tokenizer = tokenizer::parse(&json).map_err(|reason| self.invalid_tokenizer(&reason))?;
         tokenizer.with_padding(None).with_truncation(None).map_err(Error::Tokenizer)?;
         Ok(tokenizer)
     }
 
+    pub(super) fn invalid_tokenizer(&self, reason: &str) -> Error {
+        Error::Model {
+            place: self.tokenizer.display().to_string(),
+            message: format!("not a valid tokenizer: {reason}"),
+        }
+    }
+
     /// Why there is no `tokenizer.json`, and how to get one.
-    fn no_tokenizer(&self, reason: io::Error) -> Error {
+    fn no_tokenizer(&self) -> Error {
         let path = self.path.display();
         let name = self.path.to_str().unwrap_or_default();
         let is_hub_id = name.split('/').count() == 2 && !name.starts_with(['.', '/']);
@@ -106,7 +111,7 @@ impl ModelFolder {
                  AutoTokenizer as T; T.from_pretrained('{name}').save_pretrained('{name}')\""
             )
         } else {
-            return Error::Io { path: self.tokenizer.clone(), reason };
+            return Error::Io { path: self.tokenizer.clone(), reason: io::ErrorKind::NotFound.into() };
         };
         Error::Model { place: path.to_string(), message }
     }
@@ -205,7 +210,8 @@ impl ModelFolder {
 
 /// The folder of a model, or of a tokenizer's file, and the file.
 fn folder_and_tokenizer(path: &Path) -> (PathBuf, PathBuf) {
-    let is_file = path.is_file() || path.extension().is_some_and(|extension| extension == "json");
+    // Also a device or a pipe, which is then refused by name.
+    let is_file = path.exists() && !path.is_dir() || path.extension().is_some_and(|extension| extension == "json");
     match is_file {
         true => (path.parent().unwrap_or(Path::new("")).to_owned(), path.to_owned()),
         false => (path.to_owned(), path.join("tokenizer.json")),
@@ -239,10 +245,38 @@ fn read_json(file: &Path) -> Result<Value> {
         .map_err(|error| Error::Model { place: file.display().to_string(), message: error.to_string() })
 }
 
-/// `None` if there is no such file.
+/// The text of a file; `None` if there is none.
 fn read_text(file: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(file) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        text => text.map(Some).map_err(|reason| Error::Io { path: file.into(), reason }),
+    let Some(bytes) = read_file(file)? else { return Ok(None) };
+    let invalid = |_| Error::Model { place: file.display().to_string(), message: "not valid UTF-8".into() };
+    String::from_utf8(bytes).map(Some).map_err(invalid)
+}
+
+/// The bytes of a file; `None` if there is none. Pipes and devices may have no end, and are refused.
+fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
+    let failed = |reason| Error::Io { path: path.into(), reason };
+    let refuse = |message: String| Err(Error::Model { place: path.display().to_string(), message });
+    let metadata = match fs::metadata(path) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        metadata => metadata.map_err(failed)?,
+    };
+    if metadata.is_dir() {
+        return refuse("expected a file, got a folder".into());
     }
+    if !metadata.is_file() {
+        return refuse("expected a file, got a pipe or a device; copy it to a file".into());
+    }
+    let too_large = format!("a file of more than {} MiB, which no file of a model needs", MAX_FILE >> 20);
+    if metadata.len() > MAX_FILE {
+        return refuse(too_large);
+    }
+    // A file of `/proc` says that it is empty.
+    let mut bytes = vec![];
+    File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return refuse(too_large);
+    }
+    Ok(Some(bytes))
 }

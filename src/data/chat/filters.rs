@@ -2,15 +2,14 @@
 
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Kwargs, Tuple, ValueKind};
-use minijinja::{Error, State, Value, context};
+use minijinja::{Error, State, Value};
 
-use super::python::{argument, invalid};
+use super::bounds::remainder;
+use super::python::{argument, invalid, pay_for_format};
 
 /// `left % right`: formats a string, or takes the remainder of numbers.
-pub(super) fn percent(state: &mut State, left: &Value, right: &Value) -> Result<Value, Error> {
-    let Some(text) = left.as_str() else {
-        return state.env().compile_expression("left % right")?.eval(context! { left, right });
-    };
+pub(super) fn percent(state: &State, left: &Value, right: &Value) -> Result<Value, Error> {
+    let Some(text) = left.as_str() else { return remainder(left, right) };
     let args = match right.downcast_object_ref::<Tuple>() {
         Some(tuple) => tuple.to_vec(),
         None => vec![right.clone()],
@@ -28,6 +27,7 @@ pub(super) fn percent(state: &mut State, left: &Value, right: &Value) -> Result<
     };
     let kinds = conversions.into_iter().chain(std::iter::repeat('s'));
     let args: Vec<Value> = kinds.zip(args).map(integer).collect();
+    pay_for_format(state, '%', text, &args)?;
     format(FormatStyle::Printf, text, &args).map(Value::from)
 }
 

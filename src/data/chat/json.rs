@@ -2,15 +2,14 @@
 
 use std::fmt::Write;
 
-use minijinja::Value;
 use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::{State, Value};
 
+use super::bounds::{MAX_DEPTH, pay_for, pay_for_parts};
 use super::python::{float_text, invalid};
 
-/// Deeper values are an error: a template can build one that holds itself.
-const MAX_DEPTH: usize = 200;
-
-struct Layout {
+struct Layout<'s, 't, 'e> {
+    state: &'s State<'t, 'e>,
     ensure_ascii: bool,
     sort_keys: bool,
     /// What one level of indentation is; `None` writes everything on one line.
@@ -20,7 +19,12 @@ struct Layout {
 }
 
 /// The options are positional too: `ensure_ascii`, `indent`, `separators`, `sort_keys`.
-pub(super) fn to_json(value: &Value, positional: Rest<Value>, options: Kwargs) -> Result<String, minijinja::Error> {
+pub(super) fn to_json(
+    state: &State,
+    value: &Value,
+    positional: Rest<Value>,
+    options: Kwargs,
+) -> Result<String, minijinja::Error> {
     let option = |at: usize, name| {
         let named = options.get::<Option<Value>>(name)?;
         Ok::<_, minijinja::Error>(positional.get(at).cloned().or(named).filter(|value| !value.is_none()))
@@ -31,7 +35,11 @@ pub(super) fn to_json(value: &Value, positional: Rest<Value>, options: Kwargs) -
         None => None,
         Some(indent) => match (indent.as_str(), indent.as_i64()) {
             (Some(text), _) => Some(text.to_owned()),
-            (None, Some(spaces)) => Some(" ".repeat(usize::try_from(spaces).unwrap_or(0))),
+            (None, Some(spaces)) => {
+                let spaces = usize::try_from(spaces).unwrap_or(0);
+                pay_for(state, spaces)?;
+                Some(" ".repeat(spaces))
+            }
             _ => return Err(invalid("tojson: indent is neither a number nor a string")),
         },
     };
@@ -44,15 +52,16 @@ pub(super) fn to_json(value: &Value, positional: Rest<Value>, options: Kwargs) -
         None => [", ", ": "].map(str::to_owned),
     };
     options.assert_all_used()?;
+    pay_for_parts(state, value)?;
     let mut json = String::new();
-    Layout { ensure_ascii, sort_keys, indent, separators }.write(value, 0, &mut json)?;
+    Layout { state, ensure_ascii, sort_keys, indent, separators }.write(value, 0, &mut json)?;
     Ok(json)
 }
 
-impl Layout {
+impl Layout<'_, '_, '_> {
     fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), minijinja::Error> {
         if depth > MAX_DEPTH {
-            return Err(invalid("tojson: the value is nested too deeply"));
+            return Err(invalid(format!("tojson: lists and dicts within each other: more than {MAX_DEPTH} levels")));
         }
         match value.kind() {
             ValueKind::None => out.push_str("null"),
@@ -73,6 +82,7 @@ impl Layout {
                 }
                 self.list(['{', '}'], entries, depth, out, |layout, (key, value), out| {
                     layout.quote(&key, out);
+                    pay_for(layout.state, layout.separators[1].len())?;
                     out.push_str(&layout.separators[1]);
                     layout.write(&value, depth + 1, out)
                 })?;
@@ -92,21 +102,24 @@ impl Layout {
     ) -> Result<(), minijinja::Error> {
         let line = |depth: usize, out: &mut String| {
             if let Some(indent) = &self.indent {
+                pay_for(self.state, indent.len() * depth)?;
                 out.push('\n');
                 out.push_str(&indent.repeat(depth));
             }
+            Ok::<_, minijinja::Error>(())
         };
         out.push(open);
         let is_empty = items.is_empty();
         for (at, item) in items.into_iter().enumerate() {
             if at > 0 {
+                pay_for(self.state, self.separators[0].len())?;
                 out.push_str(&self.separators[0]);
             }
-            line(depth + 1, out);
+            line(depth + 1, out)?;
             write(self, item, out)?;
         }
         if !is_empty {
-            line(depth, out);
+            line(depth, out)?;
         }
         out.push(close);
         Ok(())

@@ -5,43 +5,65 @@ use minijinja::value::{ArgType, Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
+use super::bounds::{pay_for, pay_for_parts};
+
 pub(super) fn invalid(reason: impl ToString) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason.to_string())
 }
 
+/// Takes the steps for a text in which each `marker` may show all of the arguments, and each number is a width.
+pub(super) fn pay_for_format(state: &State, marker: char, text: &str, args: &[Value]) -> Result<(), Error> {
+    let mut shown = 0_usize;
+    for arg in args {
+        shown = shown.saturating_add(pay_for_parts(state, arg)?);
+        // A width may be an argument.
+        let width = arg.as_usize().filter(|_| text.contains('*')).unwrap_or(0);
+        pay_for(state, width)?;
+    }
+    let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let widths = numbers.map(|digits| digits.parse().unwrap_or(usize::MAX)).fold(0, usize::saturating_add);
+    pay_for(state, text.matches(marker).count().saturating_mul(shown).saturating_add(widths))
+}
+
 /// Calls a method that minijinja does not know.
 pub(super) fn call_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    for arg in args {
+        pay_for_parts(state, arg)?;
+    }
     let result = match value.kind() {
-        ValueKind::String => string_method(value.as_str().unwrap_or_default(), method, args),
+        ValueKind::String => string_method(state, value.as_str().unwrap_or_default(), method, args),
         ValueKind::Map => map_method(value, method, args),
-        ValueKind::Seq => sequence_method(value, method, args),
+        ValueKind::Seq => {
+            pay_for_parts(state, value)?;
+            sequence_method(value, method, args)
+        }
         _ => None,
     };
     result.unwrap_or_else(|| pycompat::unknown_method_callback(state, value, method, args))
 }
 
 /// `None` for a method that is not listed here.
-fn string_method(text: &str, method: &str, args: &[Value]) -> Option<Result<Value, Error>> {
+fn string_method(state: &State, text: &str, method: &str, args: &[Value]) -> Option<Result<Value, Error>> {
     Some(match method {
-        "split" | "rsplit" => split(text, method == "rsplit", args),
-        "splitlines" => split_lines(text, args),
+        "split" | "rsplit" => split(state, text, method == "rsplit", args),
+        "splitlines" => split_lines(state, text, args),
         "partition" | "rpartition" => partition(text, method == "rpartition", args),
         "removeprefix" => with_str(args, |prefix| text.strip_prefix(prefix).unwrap_or(text).into()),
         "removesuffix" => with_str(args, |suffix| text.strip_suffix(suffix).unwrap_or(text).into()),
         "find" | "rfind" | "index" | "rindex" => find(text, method, args),
         "count" => count(text, args),
-        "zfill" => from_args(args).map(|(width,): (usize,)| zfill(text, width).into()),
-        "ljust" | "rjust" | "center" => justify(text, method, args),
+        "zfill" => zfill(state, text, args),
+        "ljust" | "rjust" | "center" => justify(state, text, method, args),
         "swapcase" => no_args(args).map(|()| text.chars().map(swapped).collect::<String>().into()),
         "casefold" => no_args(args).map(|()| text.to_lowercase().replace('ß', "ss").into()),
         "title" => no_args(args).map(|()| title(text).into()),
         "capitalize" => no_args(args).map(|()| capitalize(text).into()),
-        "expandtabs" => expand_tabs(text, args),
+        "expandtabs" => expand_tabs(state, text, args),
         "strip" | "lstrip" | "rstrip" => strip(text, method, args),
         "startswith" | "endswith" => has_affix(text, method == "startswith", args),
-        "replace" => replace(text, args),
-        "join" => join(text, args),
-        "format" => format_method(text, args),
+        "replace" => replace(state, text, args),
+        "join" => join(state, text, args),
+        "format" => format_method(state, text, args),
         "isdigit" | "isdecimal" | "isnumeric" => no_args(args).map(|()| all(text, |c| is_digit(c, method)).into()),
         "isalpha" => no_args(args).map(|()| all(text, char::is_alphabetic).into()),
         "isalnum" => no_args(args).map(|()| all(text, char::is_alphanumeric).into()),
@@ -143,12 +165,13 @@ fn capitalize(text: &str) -> String {
     first + &chars.as_str().to_lowercase()
 }
 
-fn split(text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
+fn split(state: &State, text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
     let (separator, limit, options): (Option<Value>, Option<i64>, Kwargs) = from_args(args)?;
     let (separator, limit) = (argument(separator, &options, "sep")?, argument(limit, &options, "maxsplit")?);
     options.assert_all_used()?;
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     let separator = separator.filter(|separator| !separator.is_none());
+    pay_for_pieces(state, text)?;
     let Some(separator) = separator else { return Ok(Value::from_iter(split_on_space(text, from_right, limit))) };
     let separator = separator.as_str().ok_or_else(|| invalid("split: the separator is no string"))?;
     if separator.is_empty() {
@@ -192,7 +215,13 @@ fn split_on_space(text: &str, from_right: bool, limit: usize) -> Vec<&str> {
     parts
 }
 
-fn split_lines(text: &str, args: &[Value]) -> Result<Value, Error> {
+/// Takes the steps for a list of the pieces of a text, at worst one for each character.
+fn pay_for_pieces(state: &State, text: &str) -> Result<(), Error> {
+    pay_for(state, text.len().saturating_mul(size_of::<Value>()))
+}
+
+fn split_lines(state: &State, text: &str, args: &[Value]) -> Result<Value, Error> {
+    pay_for_pieces(state, text)?;
     let (keep, options): (Option<bool>, Kwargs) = from_args(args)?;
     let keep = argument(keep, &options, "keepends")?.unwrap_or(false);
     options.assert_all_used()?;
@@ -257,18 +286,21 @@ fn count(text: &str, args: &[Value]) -> Result<Value, Error> {
     Ok(Value::from(slice(text, start, end).map_or(0, |(part, _)| part.matches(what).count())))
 }
 
-fn zfill(text: &str, width: usize) -> String {
+fn zfill(state: &State, text: &str, args: &[Value]) -> Result<Value, Error> {
+    let (width,): (usize,) = from_args(args)?;
+    pay_for(state, width)?;
     let (sign, digits) = text.split_at(usize::from(text.starts_with(['+', '-'])));
     let zeros = width.saturating_sub(text.chars().count());
-    format!("{sign}{}{digits}", "0".repeat(zeros))
+    Ok(Value::from(format!("{sign}{}{digits}", "0".repeat(zeros))))
 }
 
-fn justify(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
+fn justify(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
     let (width, fill): (usize, Option<&str>) = from_args(args)?;
     let fill = fill.unwrap_or(" ");
     if fill.chars().count() != 1 {
         return Err(invalid("the fill character must be exactly one character long"));
     }
+    pay_for(state, width.saturating_mul(fill.len()))?;
     let missing = width.saturating_sub(text.chars().count());
     let left = match method {
         "ljust" => 0,
@@ -279,10 +311,11 @@ fn justify(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
     Ok(Value::from(format!("{}{text}{}", fill.repeat(left), fill.repeat(missing - left))))
 }
 
-fn expand_tabs(text: &str, args: &[Value]) -> Result<Value, Error> {
+fn expand_tabs(state: &State, text: &str, args: &[Value]) -> Result<Value, Error> {
     let (size, options): (Option<usize>, Kwargs) = from_args(args)?;
     let size = argument(size, &options, "tabsize")?.unwrap_or(8);
     options.assert_all_used()?;
+    pay_for(state, text.matches('\t').count().saturating_mul(size))?;
     let (mut expanded, mut column) = (String::new(), 0);
     for c in text.chars() {
         match c {
@@ -327,23 +360,27 @@ fn has_affix(text: &str, at_start: bool, args: &[Value]) -> Result<Value, Error>
     Ok(Value::from(false))
 }
 
-fn replace(text: &str, args: &[Value]) -> Result<Value, Error> {
+fn replace(state: &State, text: &str, args: &[Value]) -> Result<Value, Error> {
     let (old, new, count): (&str, &str, Option<i64>) = from_args(args)?;
     let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
+    let found = if new.len() > old.len() { text.matches(old).count().min(count) } else { 0 };
+    pay_for(state, found.saturating_mul(new.len()))?;
     Ok(Value::from(text.replacen(old, new, count)))
 }
 
-fn join(text: &str, args: &[Value]) -> Result<Value, Error> {
+fn join(state: &State, text: &str, args: &[Value]) -> Result<Value, Error> {
     let (items,): (&Value,) = from_args(args)?;
     let mut joined = vec![];
     for (at, item) in items.try_iter()?.enumerate() {
         let item = item.as_str().map(str::to_owned);
         joined.push(item.ok_or_else(|| invalid(format!("sequence item {at}: expected a string")))?);
     }
+    pay_for(state, joined.len().saturating_mul(text.len()))?;
     Ok(Value::from(joined.join(text)))
 }
 
-fn format_method(text: &str, args: &[Value]) -> Result<Value, Error> {
+fn format_method(state: &State, text: &str, args: &[Value]) -> Result<Value, Error> {
+    pay_for_format(state, '{', text, args)?;
     format(FormatStyle::StrFormat, text, args).map(Value::from)
 }
 
