@@ -2,7 +2,8 @@
 //!
 //! Next to `OUT`, `OUT.answers` holds one line per answer, in the order of the requests: a hash of the command and the
 //! request, a space, and the answer. Everything else is cheap, so a resumed run starts again at the first record, and
-//! takes its answers from the file until there are no more.
+//! takes its answers from the file until there are no more. An answer is written when it comes, so a kill loses none;
+//! [`Syncer`] says what a power failure may lose.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write};
@@ -13,11 +14,14 @@ use serde::Serialize;
 use twox_hash::XxHash64;
 
 use super::command::LineCommand;
+use super::syncer::Syncer;
 
 pub struct Answers {
     path: PathBuf,
     /// Locked while it is open. `None` until the first answer.
     file: Option<BufReader<File>>,
+    /// `None` until the first answer of this run.
+    syncer: Option<Syncer>,
     /// Whether the file may hold answers that have not been asked for again.
     recalling: bool,
     /// Whole lines in the file that have been read or written, and their bytes.
@@ -43,7 +47,7 @@ impl Answers {
             "--out: {} holds the answers of an unfinished run: continue it with --resume, or remove the file",
             path.display()
         );
-        Ok(Self { path, recalling: file.is_some(), file, lines: 0, bytes: 0, asked: 0, recalled: 0 })
+        Ok(Self { path, recalling: file.is_some(), file, syncer: None, lines: 0, bytes: 0, asked: 0, recalled: 0 })
     }
 
     /// Whether an earlier run has left answers.
@@ -54,7 +58,7 @@ impl Answers {
     /// The answer to a request about the record at `place`, from the file or else from the command.
     pub fn answer<T>(
         &mut self,
-        command: &mut LineCommand,
+        command: &mut LineCommand<'_>,
         request: &impl Serialize,
         place: &str,
         parse: impl Fn(&str) -> Result<T>,
@@ -65,7 +69,7 @@ impl Answers {
             self.recalled += 1;
             return parse(&answer).with_context(|| format!("{}:{}", self.path.display(), self.lines));
         }
-        let answer = command.ask(&request).and_then(|answer| Ok((parse(&answer)?, answer)));
+        let answer = command.ask(&request, place).and_then(|answer| Ok((parse(&answer)?, answer)));
         let (value, answer) = answer.map_err(|error| {
             let kept = match self.lines {
                 0 => String::new(),
@@ -119,7 +123,12 @@ impl Answers {
             };
             file.set_len(self.bytes)?;
             file.seek(SeekFrom::Start(self.bytes))?;
-            anyhow::Ok(file.write_all(line)?)
+            file.write_all(line)?;
+            let syncer = match &mut self.syncer {
+                Some(syncer) => syncer,
+                none => none.insert(Syncer::new(file.try_clone()?)),
+            };
+            anyhow::Ok(syncer.written()?)
         };
         append().with_context(|| format!("writing {}", self.path.display()))?;
         self.lines += 1;
