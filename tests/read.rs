@@ -114,7 +114,8 @@ proptest! {
 /// Also in a field that is not read: the record is to be written again as a text.
 #[test]
 fn a_record_is_utf_8_as_a_whole() {
-    let text = [&br#"{"instruction": "i", "original_output": "a", "revised_output": "b", "x": ""#[..], b"\xff\"}"].concat();
+    let text =
+        [&br#"{"instruction": "i", "original_output": "a", "revised_output": "b", "x": ""#[..], b"\xff\"}"].concat();
     let mut reader = RecordReader::from_text("pairs.jsonl", Format::Lines, std::io::Cursor::new(text));
     let error = reader.next().unwrap().unwrap().parse(&Fields::default()).unwrap_err();
     assert_eq!(error.to_string(), "pairs.jsonl:1: byte 75 is not UTF-8");
