@@ -1,8 +1,8 @@
 #!/bin/sh
 # Makes sure that there is a libtorch to build against. If LIBTORCH or LIBTORCH_USE_PYTORCH is set, the script only
-# checks its version. Otherwise it installs PyTorch's wheels into .libtorch, which .cargo/config.toml names: with CUDA
-# if nvidia-smi lists a GPU, else for the CPU. It installs into a temporary folder and then renames the folder, so that
-# .libtorch is complete or absent.
+# checks its version. Otherwise it installs PyTorch's wheels, whose hashes are in libtorch/, into .libtorch, which
+# .cargo/config.toml names: with CUDA if nvidia-smi lists a GPU, else for the CPU. It installs into a temporary folder
+# and then renames the folder, so that .libtorch is complete or absent. It removes only folders that it has made.
 set -eu
 
 version=2.11.0 # the version that the tch in Cargo.lock needs
@@ -44,34 +44,35 @@ fi
 
 cd "$(dirname "$0")/.."
 for stale in .libtorch.partial.*; do # killed runs leave their folders behind
-    kill -0 "${stale##*.}" 2>/dev/null || rm -rf "$stale"
+    [ ! -f "$stale/made-by-libtorch.sh" ] || kill -0 "${stale##*.}" 2>/dev/null || rm -rf "$stale"
 done
+platform=$(uname -sm)
 kind=cpu
-if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then kind=cuda; fi
+if [ "$platform" = "Linux x86_64" ] && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then kind=cuda; fi
 installed=$(cat .libtorch/installed 2>/dev/null || true)
 [ "$installed" != "$version $kind" ] || exit 0
 # An installation with CUDA works on a CPU too.
 [ "$installed" != "$version cuda" ] || exit 0
 
+[ ! -e .libtorch ] || [ -n "$installed" ] ||
+    fail ".libtorch is not from this script; move it away, $or_set_libtorch"
 python3 -c '' 2>/dev/null || fail "python3 was not found; install Python 3 with pip, $or_set_libtorch"
 python3 -m pip --version >/dev/null 2>&1 ||
     fail "python3 has no pip; install pip (python3 -m ensurepip), $or_set_libtorch"
 
 partial=.libtorch.partial.$$
-trap 'rm -rf "$partial"' EXIT
 trap 'exit 130' INT TERM
 mkdir "$partial"
+trap 'rm -rf "$partial"' EXIT
+touch "$partial/made-by-libtorch.sh"
 
-if [ "$kind" = cuda ]; then
-    set -- "torch==$version"
-elif [ "$(uname -sm)" = "Linux x86_64" ]; then
-    # To load on a CPU, the wheel's libraries need two small CUDA libraries and none of its other dependencies.
-    set -- --no-deps "torch==$version" nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85
-else
-    set -- --no-deps "torch==$version"
-fi
+set -- --requirement scripts/libtorch/torch.txt
+[ "$platform" != "Linux x86_64" ] || set -- "$@" --requirement scripts/libtorch/cpu.txt
+[ "$kind" != cuda ] || set -- "$@" --requirement scripts/libtorch/cuda.txt
 echo "libtorch: installing torch $version ($kind) into .libtorch" >&2
-if ! python3 -m pip install --no-user --disable-pip-version-check --target "$partial" "$@" 2>"$partial/errors" >&2; then
+# Only libraries are used, so the Python packages that torch depends on are left out.
+if ! python3 -m pip install --no-user --disable-pip-version-check --require-hashes --no-deps --only-binary :all: \
+    --target "$partial" "$@" 2>"$partial/errors" >&2; then
     reason=$(grep '^ERROR' "$partial/errors" | tail -n 1)
     fail "pip could not install torch==$version (${reason:-no reason given});" \
         "check the network and the free space, $or_set_libtorch"

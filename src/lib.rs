@@ -187,7 +187,7 @@
 #![warn(rustdoc::broken_intra_doc_links)]
 
 pub mod align;
-#[cfg(feature = "torch")]
+#[cfg(all(feature = "torch", target_os = "linux", not(feature = "doc-only")))]
 mod cuda;
 #[cfg(feature = "data")]
 pub mod data;

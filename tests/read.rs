@@ -111,6 +111,16 @@ proptest! {
     }
 }
 
+/// Also in a field that is not read: the record is to be written again as a text.
+#[test]
+fn a_record_is_utf_8_as_a_whole() {
+    let text =
+        [&br#"{"instruction": "i", "original_output": "a", "revised_output": "b", "x": ""#[..], b"\xff\"}"].concat();
+    let mut reader = RecordReader::from_text("pairs.jsonl", Format::Lines, std::io::Cursor::new(text));
+    let error = reader.next().unwrap().unwrap().parse(&Fields::default()).unwrap_err();
+    assert_eq!(error.to_string(), "pairs.jsonl:1: byte 75 is not UTF-8");
+}
+
 #[test]
 fn batching_is_by_length_and_passes_errors_through() {
     let pair = |len| Ok(EncodedPair::new(row(len, 0), row(len, 0)));

@@ -134,8 +134,8 @@ pub fn write(path: impl Into<PathBuf>, content: impl AsRef<[u8]>) -> io::Result<
     file.commit()
 }
 
-/// Lets `fill` write files to a temporary folder, which then gets the name `path`. A folder of that name is removed
-/// first, so for a moment there is none.
+/// Lets `fill` write files to a temporary folder, which then gets the name `path`. A folder of that name is replaced:
+/// on Linux and macOS in one step, elsewhere with a moment in which there is none.
 ///
 /// ```
 /// use std::fs;
@@ -157,13 +157,41 @@ pub fn write_folder<E: From<io::Error>>(path: &Path, fill: impl FnOnce(&Path) ->
     let partial = builder.prefix(&prefix(path)?).tempdir_in(parent(path))?;
     fill(partial.path())?;
     sync_tree(partial.path())?;
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-        _ => fs::rename(partial.path(), path)?,
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::rename(partial.path(), path)?;
+            // It no longer has the name that would be removed.
+            let _ = partial.keep();
+        }
+        Err(error) => return Err(error.into()),
+        Ok(metadata) if metadata.is_file() => return Err(io::Error::from(io::ErrorKind::NotADirectory).into()),
+        Ok(_) => {
+            exchange(partial.path(), path)?;
+            sync_folder(parent(path))?;
+            // The old folder.
+            partial.close()?;
+        }
     }
-    // It no longer has the name that would be removed.
-    let _ = partial.keep();
     Ok(sync_folder(parent(path))?)
+}
+
+/// Exchanges the names of two folders.
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+            // The file system or the kernel cannot do it.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+            result => return Ok(result?),
+        }
+    }
+    let aside = tempfile::Builder::new().prefix(&prefix(other)?).tempdir_in(parent(other))?;
+    let old = aside.path().join("old");
+    fs::rename(other, &old)?;
+    fs::rename(one, other)?;
+    fs::rename(&old, one)
 }
 
 /// Gives a file a new name, unless there is a file of that name with another content, and syncs the folders, so that the

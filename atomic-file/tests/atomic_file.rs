@@ -97,6 +97,33 @@ fn a_folder_appears_as_a_whole() {
     assert_eq!(names(&path.join("nested")), ["new.txt"]);
 }
 
+/// Somebody else finds the old folder or the new one at any time.
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+#[test]
+fn a_folder_is_replaced_in_one_step() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    let replace = |number: usize| write_folder(&path, |partial| fs::write(partial.join("number"), number.to_string()));
+    replace(0).unwrap();
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let missing = scope.spawn(|| {
+            let mut missing = 0;
+            while !is_done.load(Ordering::Relaxed) {
+                missing += usize::from(!path.exists());
+            }
+            missing
+        });
+        (1..300).for_each(|number| replace(number).unwrap());
+        is_done.store(true, Ordering::Relaxed);
+        assert_eq!(missing.join().unwrap(), 0);
+    });
+    assert_eq!(fs::read_to_string(path.join("number")).unwrap(), "299");
+    assert_eq!(names(folder.path()), ["model"]);
+}
+
 #[test]
 fn a_folder_that_cannot_be_filled_leaves_the_old_one() {
     let folder = tempfile::tempdir().unwrap();

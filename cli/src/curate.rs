@@ -11,11 +11,13 @@ mod comparison;
 mod duplicates;
 mod fields;
 mod near_duplicates;
+mod processes;
 mod report;
 mod requests;
 mod reviser_prompt;
 mod sieve;
 mod sketch;
+mod syncer;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -27,7 +29,7 @@ use self::answers::Answers;
 pub use self::args::CurateArgs;
 use self::candidate::CandidateReader;
 use self::report::CurateCounts;
-use self::sieve::Sieve;
+use self::sieve::{Sieve, Verdict};
 use crate::new_file::{NewFile, check_distinct};
 use crate::records::progress_bar;
 use crate::rejects::{BadRecords, reasons_path};
@@ -70,30 +72,36 @@ fn curate(args: &CurateArgs, mut reader: RecordReader, answers: Answers) -> Resu
     };
     let mut rejected = args.skip_bad.as_ref().map(create).transpose()?;
     let mut bad_records = BadRecords::default();
-    let (candidates, mut sieve) = (CandidateReader::new(args), Sieve::new(args, answers)?);
+    let candidates = CandidateReader::new(args)?;
     let bar = progress_bar(&reader)?;
+    let tell = |line: &str| bar.suspend(|| eprintln!("{}", one_line(line)));
+    let mut sieve = Sieve::new(args, answers, &tell);
     let mut counts = CurateCounts::default();
     for candidate in reader.map_in_order(|raw| candidates.read(raw)) {
+        bar.set_message(format!("{} of {} kept", counts.kept, counts.records));
         counts.records += 1;
-        match (candidate?, &mut rejected) {
-            (Ok(mut candidate), _) => match sieve.drop_reason(&mut candidate)? {
-                Some(reason) => counts.dropped[reason as usize] += 1,
-                None => {
-                    writeln!(kept, "{}", candidate.json)?;
+        let (mut raw, bad) = match candidate? {
+            Err(bad) => bad,
+            Ok(mut candidate) => match sieve.verdict(&mut candidate)? {
+                Verdict::Bad(bad) => (candidate.raw, bad),
+                Verdict::Dropped(reason) => {
+                    counts.dropped[reason as usize] += 1;
+                    continue;
+                }
+                Verdict::Kept => {
+                    writeln!(kept, "{}", candidate.json())?;
                     counts.kept += 1;
+                    continue;
                 }
             },
-            (Err((mut raw, bad)), Some((records, reasons))) => {
-                raw.write_to(records)?;
-                reasons.write_all(bad.json()?.as_bytes())?;
-                bad_records.report(&bad, &bar);
-                counts.rejected += 1;
-            }
-            (Err((_, bad)), None) => {
-                bail!("{bad}; fix it, or write bad records to a file with --skip-bad FILE");
-            }
-        }
-        bar.set_message(format!("{} of {} kept", counts.kept, counts.records));
+        };
+        let Some((records, reasons)) = &mut rejected else {
+            bail!("{bad}; fix it, or write bad records to a file with --skip-bad FILE");
+        };
+        raw.write_to(records)?;
+        reasons.write_all(bad.json()?.as_bytes())?;
+        bad_records.report(&bad, &bar);
+        counts.rejected += 1;
     }
     counts.blank_lines = reader.blank_lines() as u64;
     let answers = sieve.finish()?;

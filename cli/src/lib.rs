@@ -41,8 +41,10 @@
 //!   comparison.rs         what changed between its answers
 //!   sieve.rs              the steps
 //!   command.rs            scorer and reviser: commands that answer line by line
+//!   processes.rs          a command's processes, which end with the run
 //!   requests.rs           what they are asked and what they answer
 //!   answers.rs            their answers, kept until the run is complete
+//!   syncer.rs             syncs them to the disk, many at a time
 //!   reviser_prompt.rs     the prompt for the reviser, with reviser.j2
 //!   fields.rs             a JSON object whose values keep their bytes
 //!   duplicates.rs         equal records
@@ -114,8 +116,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
     let args = match FigaArgs::try_parse_from(arguments) {
         Ok(args) => args,
         Err(error) => {
-            // A closed output is no reason for another exit code.
-            let _ = error.print();
+            print_usage(&error);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
         }
     };
@@ -126,6 +127,18 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             eprintln!("error: {}", terminal::one_line(&format!("{error:#}")));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints an error of the arguments, or the help. A closed output is no reason for another exit code.
+fn print_usage(error: &clap::Error) {
+    let text = error.render().to_string();
+    let shown = terminal::printable(&text);
+    if shown == text {
+        let _ = error.print();
+    } else {
+        // An argument that must not reach a terminal as it is.
+        eprint!("{shown}");
     }
 }
 

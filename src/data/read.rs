@@ -48,6 +48,9 @@ pub enum Format {
 /// let mut rejected = vec![];
 /// raw.try_clone()?.write_to(&mut rejected)?;
 /// assert_eq!(rejected, b"{\"instruction\": \"Spell\"\n");
+///
+/// let mended = raw.with_text(r#"{"instruction": "Spell", "original_output": "cat", "revised_output": "c, a, t"}"#);
+/// assert_eq!((mended.place(), mended.parse(&Fields::default())?.instruction), (raw.place(), "Spell".into()));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -87,17 +90,24 @@ impl RawRecord {
             RawText::Bytes(bytes) if bytes.trim_ascii_start().starts_with(b"[") => {
                 Err(invalid("expected an object, got an array; one array of records is a .json file".into()))
             }
-            RawText::Bytes(bytes) => fields.parse(without_mark(bytes)).map_err(|error| match error {
-                Invalid::Record(message) => invalid(message),
-                Invalid::Json(error) => {
-                    let (line, column, message) = diagnose(bytes, &error);
-                    let place = match self.in_rows {
-                        true => self.place(),
-                        false => format!("{}:{}:{column}", self.path.display(), self.line + line - 1),
-                    };
-                    Error::Record { place, message }
+            RawText::Bytes(bytes) => {
+                let record = fields.parse(without_mark(bytes)).map_err(|error| match error {
+                    Invalid::Record(message) => invalid(message),
+                    Invalid::Json(error) => {
+                        let (line, column, message) = diagnose(bytes, &error);
+                        let place = match self.in_rows {
+                            true => self.place(),
+                            false => format!("{}:{}:{column}", self.path.display(), self.line + line - 1),
+                        };
+                        Error::Record { place, message }
+                    }
+                })?;
+                match str::from_utf8(bytes) {
+                    Ok(_) => Ok(record),
+                    // In a field that is not read.
+                    Err(error) => Err(invalid(format!("byte {} is not UTF-8", error.valid_up_to() + 1))),
                 }
-            }),
+            }
             RawText::Spilled(_, bytes) => Err(invalid(format!(
                 "the record has {bytes} bytes, more than the limit of one record: raise it (max_bytes, --max-record)"
             ))),
@@ -130,6 +140,11 @@ impl RawRecord {
             RawText::Spilled(file, bytes) => RawText::Spilled(file.try_clone()?, *bytes),
         };
         Ok(Self { path: self.path.clone(), line: self.line, in_rows: self.in_rows, text })
+    }
+
+    /// A record in the same place with another text.
+    pub fn with_text(&self, text: impl Into<String>) -> Self {
+        Self { path: self.path.clone(), text: RawText::Bytes(text.into().into()), ..*self }
     }
 
     /// Writes its bytes as they are, and a line break.

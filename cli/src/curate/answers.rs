@@ -1,8 +1,9 @@
 //! The answers of commands, kept in a file until the run is complete: asking may take days.
 //!
 //! Next to `OUT`, `OUT.answers` holds a line that says so, and then one line per answer, in the order of the requests: a
-//! hash of the command and the request, a space, and the answer. Everything else is cheap, so a resumed run starts again at the first record, and
-//! takes its answers from the file until there are no more.
+//! hash of the command and the request, a space, and the answer. Everything else is cheap, so a resumed run starts again at
+//! the first record, and takes its answers from the file until there are no more. An answer is written when it comes, so a
+//! kill loses none; [`Syncer`] says what a power failure may lose.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use twox_hash::XxHash64;
 
 use super::command::LineCommand;
+use super::syncer::Syncer;
 use crate::new_file::with_suffix;
 use crate::stamp::FileStamp;
 
@@ -35,6 +37,8 @@ pub struct Answers {
     header: String,
     /// Locked while it is open. `None` until the first answer.
     file: Option<BufReader<File>>,
+    /// `None` until the first answer of this run.
+    syncer: Option<Syncer>,
     /// Whether the file may hold answers that have not been asked for again.
     recalling: bool,
     /// Answers in the file that have been read or written, and the bytes of the file up to them.
@@ -83,7 +87,7 @@ impl Answers {
     fn new(path: PathBuf, header: &Header) -> Result<Self> {
         let header = serde_json::to_string(header)? + "\n";
         let bytes = header.len() as u64;
-        Ok(Self { path, header, file: None, recalling: false, lines: 0, bytes, asked: 0, recalled: 0 })
+        Ok(Self { path, header, file: None, syncer: None, recalling: false, lines: 0, bytes, asked: 0, recalled: 0 })
     }
 
     /// The file for the answers of a run with this output.
@@ -99,7 +103,7 @@ impl Answers {
     /// The answer to a request about the record at `place`, from the file or else from the command.
     pub fn answer<T>(
         &mut self,
-        command: &mut LineCommand,
+        command: &mut LineCommand<'_>,
         request: &impl Serialize,
         place: &str,
         parse: impl Fn(&str) -> Result<T>,
@@ -110,7 +114,7 @@ impl Answers {
             self.recalled += 1;
             return parse(&answer).with_context(|| format!("{}:{}", self.path.display(), self.lines + 1));
         }
-        let answer = command.ask(&request).and_then(|answer| Ok((parse(&answer)?, answer)));
+        let answer = command.ask(&request, place).and_then(|answer| Ok((parse(&answer)?, answer)));
         let (value, answer) = answer.map_err(|error| {
             let kept = match self.lines {
                 0 => String::new(),
@@ -164,7 +168,12 @@ impl Answers {
             };
             file.set_len(self.bytes)?;
             file.seek(SeekFrom::Start(self.bytes))?;
-            anyhow::Ok(file.write_all(line)?)
+            file.write_all(line)?;
+            let syncer = match &mut self.syncer {
+                Some(syncer) => syncer,
+                none => none.insert(Syncer::new(file.try_clone()?)),
+            };
+            anyhow::Ok(syncer.written()?)
         };
         append().with_context(|| format!("writing {}", self.path.display()))?;
         self.lines += 1;

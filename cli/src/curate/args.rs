@@ -1,5 +1,6 @@
 //! The arguments of `figa curate`.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
@@ -23,8 +24,9 @@ A command is started once, with sh. It must answer each line of input with one l
   --scorer   gets {\"instruction\": ..., \"input\": ..., \"answer\": ...} and prints a number
   --reviser  gets {\"instruction\": ..., \"input\": ..., \"output\": ..., \"original_output\": ..., \"prompt\": ...}
              and prints {\"revised_output\": ...}
-If the prompt is a conversation, both also get its messages. During the run, OUT.answers holds all answers so far. If
-the run is stopped, --resume asks only for those that are missing.
+If the prompt is a conversation, both also get its messages. A command inherits the environment and standard error. It
+cannot read from the terminal, and ends with the run. During the run, OUT.answers holds all answers so far. If the run is
+stopped, --resume asks only for those that are missing.
 
 The similarity of two texts is the estimated share of three-word sequences that they have in common. That of two records
 is the similarity of their prompts or of their answers, whichever is smaller. --unique-within needs 0.5 to 1.3 KiB of
@@ -45,6 +47,9 @@ pub struct CurateArgs {
     /// Reuse the answers of the unfinished run in OUT.answers, if there is one
     #[arg(long)]
     pub resume: bool,
+    /// Stop if a command takes longer than this for one answer
+    #[arg(long, value_name = "SECONDS")]
+    pub command_timeout: Option<NonZeroU64>,
     /// Print the counts as JSON
     #[arg(long)]
     pub json: bool,
@@ -145,6 +150,10 @@ impl CurateArgs {
             self.out.display()
         );
         ensure!(self.skip_bad.as_ref() != Some(&self.out), "--skip-bad: expected a file other than that of --out");
+        ensure!(
+            self.command_timeout.is_none() || self.scores.scorer.is_some() || self.reviser.reviser.is_some(),
+            "--command-timeout: has no effect without --scorer or --reviser"
+        );
         self.scores.check()?;
         let FilterArgs { min_words, max_words, min_edit_ratio, max_edit_ratio, .. } = self.filters;
         check_order("--min-words", min_words, "--max-words", max_words)?;

@@ -16,27 +16,20 @@ impl RawFields<'_> {
         self.0.iter().rfind(|(key, _)| key == name).map(|(_, value)| value.get())
     }
 
-    /// The value of a name whose dots may reach into objects.
+    /// The value of a name, whose dots reach into objects where there is no field of the whole name.
     pub fn get_path(&self, name: &str) -> serde_json::Result<Option<Value>> {
         if let Some(json) = self.get(name) {
             return serde_json::from_str(json).map(Some);
         }
-        let mut names = name.split('.');
-        let Some(json) = names.next().and_then(|first| self.get(first)) else { return Ok(None) };
-        let mut value: Value = serde_json::from_str(json)?;
-        for name in names {
-            value = value[name].take();
-        }
-        Ok(Some(value).filter(|value| !value.is_null()))
+        let inner = name.split_once('.').and_then(|(first, rest)| Some((self.get(first)?, rest)));
+        inner.map_or(Ok(None), |(json, rest)| serde_json::from_str::<RawFields>(json)?.get_path(rest))
     }
 
-    /// Replaces a value, or adds a field at the end.
+    /// Replaces all values of a name by one, or adds a field at the end.
     pub fn set(&mut self, name: &str, value: Box<RawValue>) {
-        let value = Cow::Owned(value);
-        match self.0.iter_mut().rfind(|(key, _)| key == name) {
-            Some(field) => field.1 = value,
-            None => self.0.push((name.to_owned(), value)),
-        }
+        let mut value = Some(Cow::Owned(value));
+        self.0.retain_mut(|(key, old)| key != name || value.take().map(|value| *old = value).is_some());
+        self.0.extend(value.map(|value| (name.to_owned(), value)));
     }
 }
 
@@ -80,10 +73,21 @@ mod tests {
         let mut fields: RawFields = serde_json::from_str(json).unwrap();
         assert_eq!(fields.get("z"), Some("12345678901234567890123"));
         assert_eq!((fields.get("b"), fields.get("c")), (Some("null"), None));
-        for (name, value) in [("a", "2.50"), ("c", "[ ]")] {
+        for (name, value) in [("a", "2.50"), ("c", "[ ]"), ("z", "3")] {
             fields.set(name, serde_json::value::RawValue::from_string(value.into()).unwrap());
         }
-        let expected = r#"{"z":1.00,"a":2.50,"z":12345678901234567890123,"b":null,"c":[ ]}"#;
+        let expected = r#"{"z":3,"a":2.50,"b":null,"c":[ ]}"#;
         assert_eq!(serde_json::to_string(&fields).unwrap(), expected);
+    }
+
+    #[test]
+    fn dots_reach_into_objects() {
+        let json = r#"{"a": {"b.c": 1, "d": {"e": 2}, "f": 3}, "g.h": 4, "g": {"h": 5}}"#;
+        let fields: RawFields = serde_json::from_str(json).unwrap();
+        for (name, value) in [("a.b.c", Some(1)), ("a.d.e", Some(2)), ("g.h", Some(4)), ("a.d.x", None), ("x.y", None)]
+        {
+            assert_eq!(fields.get_path(name).unwrap(), value.map(Into::into), "{name}");
+        }
+        assert!(fields.get_path("a.f.x").is_err(), "no object");
     }
 }

@@ -1,15 +1,17 @@
 //! The prompt that the reviser gets with each record.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use figa_loss::SpaRecord;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
-use minijinja::{Environment, UndefinedBehavior, Value, context};
+use minijinja::value::{Object, Serde};
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, context};
+use serde_json::value::RawValue;
 
-use super::candidate::Candidate;
 use crate::records::message_text;
 
 const TEMPLATE: &str = "reviser";
@@ -40,20 +42,33 @@ impl ReviserPrompt {
         Ok(Self { jinja, place })
     }
 
-    /// The prompt for a record, without white space at its end.
-    pub fn render(&self, candidate: &Candidate) -> Result<String> {
-        let SpaRecord { instruction, input, output, original_output, messages, .. } = &candidate.record;
-        let all_fields: Value = serde_json::from_str(&candidate.json)?;
+    /// The prompt for a record with this JSON, without white space at its end.
+    pub fn render(&self, record: &SpaRecord, json: &str) -> Result<String> {
+        let SpaRecord { instruction, input, output, original_output, messages, .. } = record;
+        let all_fields = Value::from_object(LazyFields(serde_json::from_str(json)?));
         let messages: Vec<Value> = messages.iter().map(|message| Serde(message).into()).collect();
         let original_output = message_text(original_output);
         let variables = context! { instruction, input, output, original_output, messages, ..all_fields };
         let prompt = self.jinja.get_template(TEMPLATE).and_then(|template| template.render(variables));
-        let prompt = prompt.map_err(|error| explain(&self.place, &error)).with_context(|| candidate.place.clone())?;
+        let prompt = prompt.map_err(|error| explain(&self.place, &error))?;
         Ok(prompt.trim_end().to_owned())
     }
 }
 
-fn explain(place: &str, error: &minijinja::Error) -> anyhow::Error {
+/// The fields of a record. Only those that a template uses are parsed, so no other one can be wrong.
+#[derive(Debug)]
+struct LazyFields(HashMap<String, Box<RawValue>>);
+
+impl Object for LazyFields {
+    fn get_value(self: &Arc<Self>, name: &Value) -> Option<Value> {
+        let name = name.as_str()?;
+        let value = serde_json::from_str::<serde_json::Value>(self.0.get(name)?.get());
+        let error = |error| Error::new(ErrorKind::CannotDeserialize, format!("the field `{name}`: {error}"));
+        Some(value.map_or_else(|reason| error(reason).into(), |value| Serde(value).into()))
+    }
+}
+
+fn explain(place: &str, error: &Error) -> anyhow::Error {
     let line = error.line().map(|line| format!(", line {line}")).unwrap_or_default();
     let detail = error.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
     anyhow!("{place}{line}: {}{detail}", error.kind())

@@ -1,9 +1,9 @@
 //! The steps that a record passes, in order.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
-use figa_loss::{Fields, Message, SpaRecord};
-use serde_json::Value;
-use serde_json::value::to_raw_value;
+use figa_loss::{Fields, Message};
 
 use super::answers::Answers;
 use super::args::{CurateArgs, FilterArgs, ScoreArgs};
@@ -11,44 +11,50 @@ use super::candidate::Candidate;
 use super::command::LineCommand;
 use super::comparison::AnswerComparison;
 use super::duplicates::Duplicates;
-use super::fields::RawFields;
 use super::near_duplicates::NearDuplicates;
 use super::report::DropReason;
 use super::requests::{RevisionRequest, ScoreRequest, parse_revision, parse_score};
-use super::reviser_prompt::ReviserPrompt;
 use crate::records::message_text;
+use crate::rejects::BadRecord;
 
 /// Decides about one record after another, and remembers the kept ones.
 pub struct Sieve<'a> {
     args: &'a CurateArgs,
     fields: Fields,
     answers: Answers,
-    scorer: Option<LineCommand>,
-    reviser: Option<(LineCommand, ReviserPrompt)>,
+    scorer: Option<LineCommand<'a>>,
+    reviser: Option<LineCommand<'a>>,
     duplicates: Duplicates,
     near_duplicates: Option<NearDuplicates>,
 }
 
+/// What becomes of a record.
+pub enum Verdict {
+    Kept,
+    Dropped(DropReason),
+    Bad(BadRecord),
+}
+
 impl<'a> Sieve<'a> {
-    pub fn new(args: &'a CurateArgs, answers: Answers) -> Result<Self> {
-        let scorer = args.scores.scorer.as_ref().map(|line| LineCommand::new("--scorer", line));
-        let reviser = args.reviser.reviser.as_ref().map(|line| {
-            let prompt = ReviserPrompt::new(args.reviser.reviser_prompt.as_deref())?;
-            anyhow::Ok((LineCommand::new("--reviser", line), prompt))
-        });
-        Ok(Self {
+    /// `tell` gets a line for the user when a command takes long.
+    pub fn new(args: &'a CurateArgs, answers: Answers, tell: &'a dyn Fn(&str)) -> Self {
+        let timeout = args.command_timeout.map(|seconds| Duration::from_secs(seconds.get()));
+        let command = |argument, line: &'a Option<String>| {
+            line.as_ref().map(|line| LineCommand::new(argument, line, timeout, tell))
+        };
+        Self {
             args,
             fields: args.records.fields(),
             answers,
-            scorer,
-            reviser: reviser.transpose()?,
+            scorer: command("--scorer", &args.scores.scorer),
+            reviser: command("--reviser", &args.reviser.reviser),
             duplicates: Duplicates::default(),
             near_duplicates: args.filters.unique_within.map(NearDuplicates::new),
-        })
+        }
     }
 
-    /// Why the record is dropped; `None` if it is kept.
-    pub fn drop_reason(&mut self, candidate: &mut Candidate) -> Result<Option<DropReason>> {
+    /// Decides about a record. The errors are those of the commands, and of the file of their answers.
+    pub fn verdict(&mut self, candidate: &mut Candidate) -> Result<Verdict> {
         let filters = &self.args.filters;
         let mut reason = length_reason(filters, &candidate.record.original_output);
         if self.reviser.is_none() {
@@ -57,18 +63,25 @@ impl<'a> Sieve<'a> {
         if reason.is_none() {
             reason = self.score_reason(candidate)?;
         }
-        if reason.is_none() && self.revise(candidate)? {
+        if let (None, Some(reviser)) = (reason, &mut self.reviser) {
+            let request = RevisionRequest::new(&candidate.record, &candidate.prompt);
+            let revision = self.answers.answer(reviser, &request, &candidate.place, parse_revision)?;
+            if let Err(error) = candidate.revise(&revision, &self.fields) {
+                return Ok(Verdict::Bad(BadRecord::new(&candidate.raw, &format!("{error:#}"))));
+            }
             reason = length_reason(filters, &candidate.record.revised_output);
         }
-        if reason.is_some() {
-            return Ok(reason);
+        if reason.is_none() {
+            let comparison = match candidate.comparison.take() {
+                Some(comparison) => comparison,
+                None => match AnswerComparison::new(&candidate.record, filters, self.args.records.max_answer) {
+                    Ok(comparison) => comparison,
+                    Err(error) => return Ok(Verdict::Bad(BadRecord::new(&candidate.raw, &format!("{error:#}")))),
+                },
+            };
+            reason = edit_reason(filters, &comparison).or_else(|| self.duplicate_reason(&comparison));
         }
-        let comparison = match candidate.comparison.take() {
-            Some(comparison) => comparison,
-            None => AnswerComparison::new(&candidate.record, filters, self.args.records.max_answer)
-                .with_context(|| candidate.place.clone())?,
-        };
-        Ok(edit_reason(filters, &comparison).or_else(|| self.duplicate_reason(&comparison)))
+        Ok(reason.map_or(Verdict::Kept, Verdict::Dropped))
     }
 
     /// Asks for a score only if it still matters.
@@ -106,17 +119,6 @@ impl<'a> Sieve<'a> {
         }
     }
 
-    /// Replaces the revised answer, in the record and in its JSON. Returns false if there is no reviser.
-    fn revise(&mut self, candidate: &mut Candidate) -> Result<bool> {
-        let Some((reviser, prompt)) = &mut self.reviser else { return Ok(false) };
-        let prompt = prompt.render(candidate)?;
-        let request = RevisionRequest::new(&candidate.record, &prompt);
-        let revision = self.answers.answer(reviser, &request, &candidate.place, parse_revision)?;
-        candidate.json = with_revision(&candidate.json, &candidate.record, &self.fields, &revision)?;
-        candidate.record.revised_output = Message::new("assistant", revision);
-        Ok(true)
-    }
-
     fn duplicate_reason(&mut self, comparison: &AnswerComparison) -> Option<DropReason> {
         if self.args.filters.unique && !self.duplicates.insert(comparison.hash) {
             return Some(DropReason::Duplicate);
@@ -128,8 +130,7 @@ impl<'a> Sieve<'a> {
     /// Ends the commands.
     pub fn finish(mut self) -> Result<Answers> {
         self.answers.check_end()?;
-        let reviser = self.reviser.map(|(command, _)| command);
-        for command in [self.scorer, reviser].into_iter().flatten() {
+        for command in [self.scorer, self.reviser].into_iter().flatten() {
             command.finish()?;
         }
         Ok(self.answers)
@@ -155,32 +156,4 @@ fn edit_reason(filters: &FilterArgs, comparison: &AnswerComparison) -> Option<Dr
     } else {
         None
     }
-}
-
-/// A record with another revised answer, in the shape of the original one: a text, a message, a list of messages that
-/// ends in it, or a dialogue in one text.
-fn with_revision(json: &str, record: &SpaRecord, names: &Fields, revision: &str) -> Result<String> {
-    let mut fields: RawFields = serde_json::from_str(json)?;
-    let answer = |original: &Value| {
-        let mut answer = original.clone();
-        let text = if original.get("value").is_some() { "value" } else { "content" };
-        if let Some(fields) = answer.as_object_mut() {
-            fields.retain(|name, _| ["role", "from"].contains(&&**name));
-            fields.insert(text.into(), revision.into());
-        }
-        answer
-    };
-    let value = match fields.get_path(&names.original)? {
-        Some(Value::Array(mut messages)) => {
-            if let Some(last) = messages.last_mut() {
-                *last = answer(last);
-            }
-            Value::Array(messages)
-        }
-        Some(message @ Value::Object(_)) => answer(&message),
-        _ if !record.messages.is_empty() => format!("{}{revision}", record.instruction).into(),
-        _ => revision.into(),
-    };
-    fields.set(&names.revised, to_raw_value(&value)?);
-    Ok(serde_json::to_string(&fields)?)
 }

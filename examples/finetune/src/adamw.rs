@@ -44,6 +44,7 @@ impl AdamW {
 
     /// The norm of all gradients together.
     pub fn grad_norm(&self) -> f64 {
+        let _no_grad = tch::no_grad_guard();
         let norms: Vec<Tensor> = self.gradients().map(|(_, grad)| grad.norm()).collect();
         if norms.is_empty() { 0.0 } else { Tensor::stack(&norms, 0).norm().double_value(&[]) }
     }
@@ -64,9 +65,14 @@ impl AdamW {
         }
     }
 
-    /// The parameters that have a gradient.
+    /// The parameters with their gradients. Before the first backward pass of a process there are none. They count as 0,
+    /// as they are after [`zero_grad`](Self::zero_grad), so the moments of a resumed run go on like those of an unbroken
+    /// one.
     fn gradients(&self) -> impl Iterator<Item = (&Parameter, Tensor)> {
-        self.parameters.iter().map(|parameter| (parameter, parameter.value.grad())).filter(|(_, grad)| grad.defined())
+        self.parameters.iter().map(|parameter| {
+            let grad = parameter.value.grad();
+            (parameter, if grad.defined() { grad } else { parameter.mean.zeros_like() })
+        })
     }
 
     /// The moments, with the names to save them under.

@@ -1,7 +1,7 @@
 //! Checkpoints: the model in a form that `transformers` loads, with the state that a resumed run needs.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::adamw::AdamW;
 use crate::json;
 use crate::llama::Llama;
+use crate::log::Log;
 
 /// The progress of a run. Data order and learning rate follow from the step, and nothing else is random.
 #[derive(Default, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const STATE_FILE: &str = "state.json";
 const FOLDER_PREFIX: &str = "checkpoint-";
 
+/// What a run writes to its folder, besides checkpoints.
+const OURS: [&str; 6] = ["run.json", "metrics.jsonl", "model", "outcome.json", "baseline.json", "report.html"];
+
 /// The files of a model's folder, besides the tensors, that are copied if they exist.
 const COMPANIONS: [&str; 6] = [
     "config.json",
@@ -39,21 +43,23 @@ const COMPANIONS: [&str; 6] = [
 ];
 
 /// Writes a checkpoint of a run and returns its folder. `base` is the folder of the base model.
-pub fn save(run: &Path, base: &Path, model: &Llama, optimizer: &AdamW, state: &State) -> Result<PathBuf> {
+pub fn save(run: &Path, base: &Path, model: &Llama, optimizer: &AdamW, state: &State, log: &Log) -> Result<PathBuf> {
     let folder = run.join(format!("{FOLDER_PREFIX}{}", state.step));
     let fill = |folder: &Path| {
         // In the dtypes of training: a conversion would change the numbers of a resumed run.
-        write_model(folder, base, model, |tensor| tensor.shallow_clone())?;
+        write_model(folder, base, model, |_, tensor| tensor.shallow_clone())?;
         write_tensors(&folder.join(OPTIMIZER_FILE), optimizer.state())?;
+        log.save(folder)?;
         json::write(&folder.join(STATE_FILE), state)
     };
     write_folder(&folder, fill).with_context(|| format!("writing {}", folder.display()))?;
     Ok(folder)
 }
 
-/// Writes a model in Hugging Face layout and in the given dtype. `base` is the folder of the base model.
-pub fn save_model(folder: &Path, base: &Path, model: &Llama, kind: Kind) -> Result<()> {
-    write_folder(folder, |folder| write_model(folder, base, model, |tensor| tensor.to_kind(kind)))
+/// Writes a model in Hugging Face layout, each parameter in the given dtype. `base` is the folder of the base model.
+pub fn save_model(folder: &Path, base: &Path, model: &Llama, kinds: &BTreeMap<String, Kind>) -> Result<()> {
+    let convert = |name: &str, tensor: &Tensor| tensor.to_kind(kinds.get(name).copied().unwrap_or(tensor.kind()));
+    write_folder(folder, |folder| write_model(folder, base, model, convert))
         .with_context(|| format!("writing {}", folder.display()))
 }
 
@@ -94,6 +100,20 @@ fn checkpoints(run: &Path) -> Result<Vec<(usize, PathBuf)>> {
     Ok(found)
 }
 
+/// Removes what killed processes have not completed in the folder of a run.
+pub fn remove_partial(run: &Path) -> Result<()> {
+    for entry in fs::read_dir(run).with_context(|| run.display().to_string())? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some((name, _)) = name.split_once(".partial-") else { continue };
+        if OURS.contains(&name) || name.starts_with(FOLDER_PREFIX) {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Checks that the disk has room for two checkpoints: the old one is removed after the new one is complete.
 pub fn check_free_space(run: &Path, model: &Llama) -> Result<()> {
     let moments = |tensor: &Tensor| if tensor.requires_grad() { 2 } else { 0 };
@@ -109,8 +129,8 @@ pub fn check_free_space(run: &Path, model: &Llama) -> Result<()> {
     Ok(())
 }
 
-fn write_model(folder: &Path, base: &Path, model: &Llama, convert: impl Fn(&Tensor) -> Tensor) -> Result<()> {
-    let tensors = model.parameters.iter().map(|(name, tensor)| (name.clone(), convert(tensor)));
+fn write_model(folder: &Path, base: &Path, model: &Llama, convert: impl Fn(&str, &Tensor) -> Tensor) -> Result<()> {
+    let tensors = model.parameters.iter().map(|(name, tensor)| (name.clone(), convert(name, tensor)));
     write_tensors(&folder.join("model.safetensors"), tensors.collect())?;
     for file in COMPANIONS.map(|name| base.join(name)).iter().filter(|file| file.exists()) {
         let name = file.file_name().expect("joined above");

@@ -1,5 +1,6 @@
 //! What all runs share: the base model, the data and the evaluation.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -26,8 +27,8 @@ pub struct Experiment<'a> {
     pub args: &'a Args,
     /// The folder of the base model.
     pub base: PathBuf,
-    /// The dtype of the base model's files.
-    pub base_kind: Kind,
+    /// The dtype of each parameter in the base model's files.
+    pub base_kinds: BTreeMap<String, Kind>,
     pub device: Device,
     /// The dtype of the computation.
     pub kind: Kind,
@@ -69,8 +70,8 @@ impl<'a> Experiment<'a> {
             evaluator = Some(Evaluator::new(data, pairs, &encoder.ids(control)?, &encoder, args));
         }
         let model = Llama::load(&base, device, kind, args.freeze_below)?;
-        let base_kind = model.source_kind;
-        Ok((Self { args, base, base_kind, device, kind, encoder, data, evaluator }, model))
+        let base_kinds = model.source_kinds.clone();
+        Ok((Self { args, base, base_kinds, device, kind, encoder, data, evaluator }, model))
     }
 
     /// Loads the base model or a checkpoint.

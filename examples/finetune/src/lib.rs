@@ -26,7 +26,8 @@
 //! |---|---|
 //! | `run.json` | the arguments |
 //! | `metrics.jsonl` | a line for each step |
-//! | `checkpoint-N/` | during training: model, optimizer and progress after step N |
+//! | `lock` | locked while a process trains |
+//! | `checkpoint-N/` | during training: model, optimizer, metrics and progress after step N |
 //! | `model/` | after training: the model, which `transformers` can load |
 //! | `outcome.json` | losses, scores and answers |
 //! | `baseline.json` | scores and answers of the base model |
@@ -59,10 +60,10 @@ mod summary;
 mod table;
 mod train;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 pub use self::args::Args;
 use self::experiment::Experiment;
@@ -85,11 +86,21 @@ pub fn run(args: Args, interrupted: &dyn Fn() -> bool) -> Result<bool> {
     }
     let out = args.out()?;
     fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    let _lock = lock(out)?;
+    checkpoint::remove_partial(out)?;
     let mut saved = args.clone();
     // A run that resumes this one has the same clock.
     saved.prompt.date = experiment.encoder.date().map(str::to_owned);
     saved.save()?;
     train_all(&experiment, base_model, out, interrupted)
+}
+
+/// Keeps other processes out of the folder of a run.
+fn lock(out: &Path) -> Result<File> {
+    let path = out.join("lock");
+    let file = File::create(&path).with_context(|| path.display().to_string())?;
+    ensure!(file.try_lock().is_ok(), "--out: another process is training in {}", out.display());
+    Ok(file)
 }
 
 fn train_all(experiment: &Experiment, base_model: Llama, out: &Path, interrupted: &dyn Fn() -> bool) -> Result<bool> {

@@ -19,8 +19,8 @@ use self::weights::{EMBEDDING, HEAD};
 pub struct Llama {
     /// The sizes of the model.
     pub config: Config,
-    /// The dtype of the files that the model comes from.
-    pub source_kind: Kind,
+    /// The dtype of each parameter in the files that the model comes from.
+    pub source_kinds: BTreeMap<String, Kind>,
     /// Parameters by name: trainable ones in f32, frozen ones in the dtype of the computation.
     pub parameters: BTreeMap<String, Tensor>,
     /// The dtype of the computation.
@@ -57,12 +57,14 @@ impl Llama {
             freeze_below <= layers,
             "--freeze-below: expected at most {layers}, the number of layers, got {freeze_below}"
         );
-        let (parameters, source_kind) = weights::read(folder, &config, |name, tensor| {
+        let mut source_kinds = BTreeMap::new();
+        let parameters = weights::read(folder, &config, |name, tensor| {
+            source_kinds.insert(name.to_owned(), tensor.kind());
             let trainable = !is_frozen(name, freeze_below);
             tensor.to_device(device).to_kind(if trainable { Kind::Float } else { kind }).set_requires_grad(trainable)
         })?;
         let frequencies = Tensor::from_slice(&config.frequencies()?).to_kind(Kind::Float).to_device(device);
-        Ok(Self { config, source_kind, parameters, kind, first_trainable_layer: freeze_below, frequencies })
+        Ok(Self { config, source_kinds, parameters, kind, first_trainable_layer: freeze_below, frequencies })
     }
 
     /// The device of the parameters.

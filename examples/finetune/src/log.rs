@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::metrics::StepMetrics;
 
@@ -17,24 +17,27 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the file and keeps the lines of the first `steps` steps. A run that was killed may have written more since
-    /// its last checkpoint.
-    pub fn open(path: &Path, steps: usize) -> Result<Self> {
-        let name = path.display();
-        let text = if path.exists() { fs::read_to_string(path) } else { Ok(String::new()) };
-        let text = text.with_context(|| name.to_string())?;
-        let kept: Vec<&str> = text.lines().take(steps).collect();
-        let lines = kept.iter().map(|line| serde_json::from_str(line)).collect::<Result<Vec<StepMetrics>, _>>();
-        let lines = lines.with_context(|| name.to_string())?;
-        ensure!(
-            lines.len() == steps,
-            "{name}: expected at least {steps} lines, the steps of the latest checkpoint, found {}; start a new run",
-            lines.len()
-        );
-        let kept: String = kept.iter().map(|line| format!("{line}\n")).collect();
-        figa_atomic_file::write(path, kept).with_context(|| format!("writing {name}"))?;
-        let file = File::options().append(true).open(path).with_context(|| name.to_string())?;
-        Ok(Self { path: path.into(), file, lines })
+    /// The name of the file, in the folder of a run and in a checkpoint.
+    pub const FILE: &str = "metrics.jsonl";
+
+    /// Begins the file of a run with the lines of its checkpoint. A run that was killed may have written more since, and
+    /// a power failure may have lost some.
+    pub fn open(run: &Path, checkpoint: Option<&Path>) -> Result<Self> {
+        let mut lines = vec![];
+        if let Some(saved) = checkpoint.map(|checkpoint| checkpoint.join(Self::FILE)) {
+            let text = fs::read_to_string(&saved).with_context(|| saved.display().to_string())?;
+            let read = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
+            lines = read.with_context(|| saved.display().to_string())?;
+        }
+        let path = run.join(Self::FILE);
+        write(&path, &lines)?;
+        let file = File::options().append(true).open(&path).with_context(|| path.display().to_string())?;
+        Ok(Self { path, file, lines })
+    }
+
+    /// Writes all lines into a checkpoint.
+    pub fn save(&self, checkpoint: &Path) -> Result<()> {
+        write(&checkpoint.join(Self::FILE), &self.lines)
     }
 
     /// Appends a line.
@@ -44,4 +47,9 @@ impl Log {
         self.lines.push(line);
         Ok(())
     }
+}
+
+fn write(path: &Path, lines: &[StepMetrics]) -> Result<()> {
+    let lines = lines.iter().map(|line| Ok(serde_json::to_string(line)? + "\n")).collect::<Result<String>>()?;
+    figa_atomic_file::write(path, lines).with_context(|| format!("writing {}", path.display()))
 }

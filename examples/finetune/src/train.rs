@@ -51,7 +51,7 @@ pub fn train(
         }
     }
     trainer.bar.finish_and_clear();
-    checkpoint::save_model(&run.folder.join("model"), &experiment.base, &trainer.model, experiment.base_kind)?;
+    checkpoint::save_model(&run.folder.join("model"), &experiment.base, &trainer.model, &experiment.base_kinds)?;
     let result = trainer.outcome()?;
     json::write(&outcome, &result)?;
     checkpoint::remove_others(&run.folder, None)?;
@@ -78,6 +78,7 @@ impl<'a> Trainer<'a> {
     fn start(experiment: &'a Experiment<'a>, run: &'a Run, base_model: Option<Llama>) -> Result<Self> {
         let folder = &run.folder;
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        checkpoint::remove_partial(folder)?;
         let latest = checkpoint::latest(folder)?;
         let model = match (&latest, base_model) {
             (Some((checkpoint, _)), _) => experiment.load(checkpoint)?,
@@ -87,6 +88,7 @@ impl<'a> Trainer<'a> {
         checkpoint::check_free_space(folder, &model)?;
         let mut optimizer = AdamW::new(&model.parameters);
         let mut state = State::default();
+        let log = Log::open(folder, latest.as_ref().map(|(checkpoint, _)| &**checkpoint))?;
         if let Some((checkpoint, saved)) = latest {
             checkpoint::restore(&checkpoint, &mut optimizer, &saved)?;
             state = saved;
@@ -95,7 +97,6 @@ impl<'a> Trainer<'a> {
         let evaluator = experiment.evaluator.as_ref();
         let baseline = evaluator.map(|evaluator| experiment.baseline(evaluator, base_model)).transpose()?;
         let rows = experiment.encoder.rows(&experiment.data, run.method)?;
-        let log = Log::open(&folder.join("metrics.jsonl"), state.step)?;
         let name = format!("{} {}", run.method.name(), run.seed);
         let bar = progress::bar(name, experiment.args.steps, &state)?;
         let accumulator = experiment.accumulator(run.method, Logits::Fused);
@@ -154,7 +155,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn save_checkpoint(&self) -> Result<PathBuf> {
-        checkpoint::save(&self.run.folder, &self.experiment.base, &self.model, &self.optimizer, &self.state)
+        let Self { model, optimizer, state, log, .. } = self;
+        checkpoint::save(&self.run.folder, &self.experiment.base, model, optimizer, state, log)
     }
 
     /// Saves the model before the step whose loss or gradient is not finite, and reports the records that cause it.

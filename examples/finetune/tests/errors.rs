@@ -60,6 +60,18 @@ fn errors_of_tensors_name_the_file() {
     tensors.last_mut().unwrap().0 = "another_name".into();
     Tensor::write_safetensors(&tensors, &shard).unwrap();
     errors.push(sandbox.error("out", &[]));
+    // A dtype of the same length that the library does not know.
+    let at = whole.windows(5).position(|bytes| bytes == b"\"F32\"").unwrap();
+    fs::write(&shard, [&whole[..at], b"\"F8_\"", &whole[at + 5..]].concat()).unwrap();
+    errors.push(sandbox.error("out", &[]));
+    fs::write(&shard, &whole).unwrap();
+
+    let index = sandbox.path("model/model.safetensors.index.json");
+    let names = fs::read_to_string(&index).unwrap();
+    for name in ["../model-00001-of-00004.safetensors", "/model-00001-of-00004.safetensors"] {
+        fs::write(&index, names.replace("model-00001-of-00004.safetensors", name)).unwrap();
+        errors.push(sandbox.error("out", &[]));
+    }
     assert_errors("tensors", &errors);
 }
 
@@ -75,6 +87,13 @@ fn errors_of_a_configuration_name_the_field() {
         ("\"linear\"", "\"yarn\""),
         ("\"linear\"", "\"llama3\""),
         ("\"num_attention_heads\": 4", "\"num_attention_heads\": 0"),
+        ("\"num_attention_heads\": 4", "\"num_attention_heads\": -4"),
+        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1152921504606846976"),
+        ("\"head_dim\": 4", "\"head_dim\": 1152921504606846976"),
+        ("\"head_dim\": 4,\n  \"hidden_act\": \"silu\",\n  \"hidden_size\": 16", "\"hidden_size\": 18"),
+        ("\"vocab_size\": 40", "\"vocab_size\": 1e300"),
+        ("\"rope_theta\": 10000.0", "\"rope_theta\": 0"),
+        ("{", "{\"quantization_config\": {\"quant_method\": \"fp8\"},"),
         ("{", ""),
     ]
     .map(|(from, to)| {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use figa_finetune::hub;
@@ -44,17 +44,25 @@ impl Hub {
     }
 
     fn api(&self, address: &str, token: Option<&str>) -> Api {
-        let api = ApiBuilder::from_cache(Cache::new(self.cache.path().join("hub"))).with_progress(false);
+        let api = ApiBuilder::from_cache(self.cache()).with_progress(false);
         api.with_endpoint(format!("http://{address}")).with_token(token.map(str::to_owned)).build().unwrap()
+    }
+
+    fn cache(&self) -> Cache {
+        Cache::new(self.cache.path().join("hub"))
+    }
+
+    fn fetch_from(&self, address: &str, token: Option<&str>, id: &str) -> Result<PathBuf, String> {
+        hub::fetch(&self.api(address, token), &self.cache(), token, id).map_err(|error| format!("{error:#}"))
     }
 
     /// The file names in the folder that a fetch returns, or its error; and the files that the hub sent for it.
     fn fetch(&self, id: &str) -> (Result<Vec<String>, String>, Vec<String>) {
-        let found = hub::fetch(&self.api(&self.address, None), id).map(|folder| {
+        let found = self.fetch_from(&self.address, None, id).map(|folder| {
             assert!(folder.ends_with("hub/models--owner--name/snapshots/c1"), "{folder:?}");
             names(&folder)
         });
-        (found.map_err(|error| error.to_string()), std::mem::take(&mut self.state.lock().unwrap().sent))
+        (found, std::mem::take(&mut self.state.lock().unwrap().sent))
     }
 }
 
@@ -152,8 +160,8 @@ fn shards_are_downloaded_once_and_then_need_no_network() {
     assert_eq!(sent, ["model-2.safetensors"]);
 
     let unreachable = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    assert_eq!(names(&hub::fetch(&hub.api(&unreachable, None), "owner/name").unwrap()).len(), 5);
-    let error = hub::fetch(&hub.api(&unreachable, None), "owner/other").unwrap_err().to_string();
+    assert_eq!(names(&hub.fetch_from(&unreachable, None, "owner/name").unwrap()).len(), 5);
+    let error = hub.fetch_from(&unreachable, None, "owner/other").unwrap_err();
     assert!(error.starts_with("--model owner/other: cannot download config.json: "), "{error}");
     assert!(error.ends_with("; check the network, or name a local folder") && !error.contains('\n'), "{error}");
 }
@@ -198,7 +206,22 @@ fn errors_of_the_hub_are_one_line() {
     let error = hub.fetch("owner/name").0.unwrap_err();
     assert!(error.starts_with("--model owner/name: no access to config.json (401); "), "{error}");
     assert!(error.contains("HF_TOKEN"), "{error}");
-    assert!(hub::fetch(&hub.api(&hub.address, Some("secret")), "owner/name").is_ok());
+    assert!(hub.fetch_from(&hub.address, Some("secret"), "owner/name").is_ok());
+}
+
+/// The commit and the tag of a file become parts of paths in the cache.
+#[test]
+fn headers_of_the_hub_cannot_leave_the_cache() {
+    for commit in ["../../../evil", "/evil", "..", "a\\b", ".hidden"] {
+        let hub = Hub::new(&SMALL);
+        hub.state.lock().unwrap().commit = commit.to_owned();
+        let error = hub.fetch("owner/name").0.unwrap_err();
+        assert!(
+            error.starts_with("--model owner/name: the hub sent ") && error.ends_with("which is no name for a file"),
+            "{error}"
+        );
+        assert!(!hub.cache.path().join("hub").exists());
+    }
 }
 
 #[test]

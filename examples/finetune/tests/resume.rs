@@ -9,6 +9,7 @@ use std::path::Path;
 use common::{Sandbox, load};
 use figa_finetune::run;
 use figa_loss::tch::{Kind, Tensor};
+use serde_json::Value;
 
 #[test]
 fn a_resumed_run_equals_an_uninterrupted_one() {
@@ -41,6 +42,66 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
     assert!(sandbox.resume("resumed").unwrap());
     assert!(sandbox.trained("resumed") == sandbox.trained("uninterrupted"));
     assert!(sandbox.error("resumed", &[]).contains("contains a run"));
+}
+
+/// Zeroed gradients and those that do not exist yet move the moments alike.
+#[test]
+fn a_run_can_be_resumed_before_any_step() {
+    let sandbox = Sandbox::new("llama2");
+    // The answers of half of the records differ only behind the maximum length, so their rows have no active token.
+    let text = fs::read_to_string(sandbox.path("pairs.jsonl")).unwrap();
+    let lines = text.lines().enumerate().map(|(at, line)| match at % 2 {
+        0 => format!("{line}\n"),
+        _ => format!("{}\n", line.replace("\"instruction\":\"", &format!("\"instruction\":\"{}", "w3 ".repeat(9)))),
+    });
+    fs::write(sandbox.path("pairs.jsonl"), lines.collect::<String>()).unwrap();
+    let more = ["--batch=1"];
+    assert!(sandbox.run("uninterrupted", &more).unwrap());
+    let active = |line: &Value| line["active"].as_u64().unwrap();
+    let steps: Vec<u64> = sandbox.metrics("uninterrupted/metrics.jsonl").iter().map(active).collect();
+    assert!(steps.windows(2).any(|pair| pair[0] > 0 && pair[1] == 0), "{steps:?}");
+    for step in 1..6 {
+        let name = format!("resumed-{step}");
+        sandbox.run_interrupted(&name, &more, step);
+        // As if a power failure had cost the log, which is not synced.
+        fs::remove_file(sandbox.path(&format!("{name}/metrics.jsonl"))).unwrap();
+        assert!(sandbox.resume(&name).unwrap());
+        assert!(sandbox.trained(&name) == sandbox.trained("uninterrupted"), "interrupted after step {step}");
+        let metrics = sandbox.metrics(&format!("{name}/metrics.jsonl"));
+        assert_eq!(metrics, sandbox.metrics("uninterrupted/metrics.jsonl"));
+    }
+}
+
+#[test]
+fn only_one_process_trains_in_a_folder() {
+    let sandbox = Sandbox::new("qwen2");
+    let second = RefCell::new(String::new());
+    let interrupted = || {
+        *second.borrow_mut() = format!("{:#}", sandbox.resume("out").unwrap_err());
+        true
+    };
+    assert!(!run(sandbox.args("out", &[]), &interrupted).unwrap());
+    let expected = format!("--out: another process is training in {}", sandbox.text_path("out"));
+    assert_eq!(second.into_inner(), expected);
+    // What a killed process leaves behind is removed.
+    fs::create_dir_all(sandbox.path("out/checkpoint-9.partial-abc/nested")).unwrap();
+    fs::write(sandbox.path("out/run.json.partial-abc"), "").unwrap();
+    fs::write(sandbox.path("out/mine.partial-abc"), "").unwrap();
+    assert!(sandbox.resume("out").unwrap());
+    let left = ["checkpoint-9.partial-abc", "run.json.partial-abc", "mine.partial-abc"];
+    assert_eq!(left.map(|name| sandbox.path(&format!("out/{name}")).exists()), [false, false, true]);
+}
+
+/// Each tensor keeps its own dtype, in whatever order they are read.
+#[test]
+fn a_trained_model_has_the_dtypes_of_its_base() {
+    let sandbox = Sandbox::new("llama3");
+    let kind = |name: &str| if name.contains("norm") { Kind::Float } else { Kind::BFloat16 };
+    sandbox.change_tensors(|name, tensor| tensor.to_kind(kind(name)));
+    assert!(sandbox.run("out", &["--steps=1"]).unwrap());
+    for (name, tensor) in Tensor::read_safetensors(sandbox.path("out/model/model.safetensors")).unwrap() {
+        assert_eq!(tensor.kind(), kind(&name), "{name}");
+    }
 }
 
 #[test]

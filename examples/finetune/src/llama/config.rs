@@ -35,6 +35,12 @@ pub struct Config {
     hidden_act: String,
     #[serde(default)]
     use_sliding_window: bool,
+    quantization_config: Option<Quantization>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Quantization {
+    quant_method: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -70,23 +76,41 @@ impl Config {
         ensure!(matches!(&model_type[..], "llama" | "qwen2"), "model_type is {model_type:?}, expected llama or qwen2");
         ensure!(act == "silu", "hidden_act is {act:?}, expected silu");
         ensure!(!self.use_sliding_window, "use_sliding_window is true, expected false");
-        for (name, size) in [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("num_key_value_heads", self.kv_heads()),
-        ] {
-            ensure!(size > 0, "{name} is {size}, expected at least 1");
+        if let Some(Quantization { quant_method }) = &self.quantization_config {
+            let method = quant_method.as_deref().unwrap_or("an unknown method");
+            bail!("quantization_config: the model is quantised ({method}), expected a version of it that is not");
         }
-        let (heads, kv_heads, dim) = (self.num_attention_heads, self.kv_heads(), self.head_dim());
+        for (name, size, most) in [
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("hidden_size", self.hidden_size, 1 << 20),
+            ("intermediate_size", self.intermediate_size, 1 << 22),
+            ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
+            ("num_attention_heads", self.num_attention_heads, 1 << 12),
+            ("num_key_value_heads", self.kv_heads(), 1 << 12),
+            ("head_dim", self.head_dim.unwrap_or(1), 1 << 16),
+            ("max_position_embeddings", self.max_position_embeddings, 1 << 30),
+        ] {
+            ensure!((1..=most).contains(&size), "{name} is {size}, expected 1 to {most}");
+        }
+        let eps = self.rms_norm_eps;
+        ensure!(eps.is_finite() && eps >= 0.0, "rms_norm_eps is {eps}, expected a number of at least 0");
+        let (hidden, heads, kv_heads) = (self.hidden_size, self.num_attention_heads, self.kv_heads());
         ensure!(
             heads % kv_heads == 0,
             "num_attention_heads is {heads}, expected a multiple of num_key_value_heads, which is {kv_heads}"
         );
-        ensure!(dim > 0 && dim % 2 == 0, "a head has {dim} dimensions, expected an even number");
-        self.frequencies().map(drop)
+        ensure!(
+            self.head_dim.is_some() || hidden % heads == 0,
+            "hidden_size is {hidden}, expected a multiple of num_attention_heads, which is {heads}"
+        );
+        let dim = self.head_dim();
+        ensure!(dim % 2 == 0, "a head has {dim} dimensions, expected an even number");
+        let frequencies = self.frequencies()?;
+        ensure!(
+            frequencies.iter().all(|frequency| frequency.is_finite()),
+            "rope_theta or the numbers beside it give rotary frequencies that are not finite"
+        );
+        Ok(())
     }
 
     pub(super) fn head_dim(&self) -> i64 {

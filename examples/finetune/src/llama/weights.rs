@@ -1,14 +1,16 @@
 //! The tensors of a checkpoint in Hugging Face layout.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use figa_loss::tch::{Kind, Tensor};
-use serde::Deserialize;
+use figa_loss::tch::Tensor;
+use serde_json::Value;
 
 use super::Config;
-use crate::json;
+use crate::hub;
 
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(super) const HEAD: &str = "lm_head.weight";
@@ -20,26 +22,32 @@ struct Parameter {
     required: bool,
 }
 
-/// Reads the parameters of a model and passes each through `convert`. Returns them by name, and the dtype of the files.
-/// Other tensors, such as the rotary frequencies of old checkpoints, are ignored.
+/// The names in safetensors files of the dtypes that can be trained.
+const DTYPES: [&str; 4] = ["F64", "F32", "F16", "BF16"];
+
+/// Reads the parameters of a model and passes each through `convert`. Returns them by name. Other tensors, such as the
+/// rotary frequencies of old checkpoints, are ignored.
 pub(super) fn read(
     folder: &Path,
     config: &Config,
-    convert: impl Fn(&str, Tensor) -> Tensor,
-) -> Result<(BTreeMap<String, Tensor>, Kind)> {
+    mut convert: impl FnMut(&str, Tensor) -> Tensor,
+) -> Result<BTreeMap<String, Tensor>> {
     let architecture = architecture(config);
     let mut parameters = BTreeMap::new();
-    let mut kind = Kind::Float;
     for shard in shards(folder)? {
         let path = shard.display();
-        let tensors = Tensor::read_safetensors(&shard)
-            .with_context(|| format!("{path}: missing, truncated or not a safetensors file"))?;
-        for (name, tensor) in tensors {
+        let not_read = || format!("{path}: missing, truncated or not a safetensors file");
+        for (name, dtype) in dtypes(&shard).with_context(not_read)? {
+            ensure!(
+                !architecture.contains_key(&name) || DTYPES.contains(&&*dtype),
+                "{path}: tensor {name} is {dtype}, expected one of {}: use a version of the model that is not quantised",
+                DTYPES.join(", ")
+            );
+        }
+        for (name, tensor) in Tensor::read_safetensors(&shard).with_context(not_read)? {
             let Some(Parameter { shape, .. }) = architecture.get(&name) else { continue };
             let size = tensor.size();
             ensure!(size == *shape, "{path}: tensor {name} has shape {size:?}, expected {shape:?}");
-            kind = tensor.kind();
-            ensure!(tensor.is_floating_point(), "{path}: tensor {name} is {kind:?}, expected a floating-point type");
             let tensor = convert(&name, tensor);
             parameters.insert(name, tensor);
         }
@@ -48,21 +56,31 @@ pub(super) fn read(
         let complete = !required || parameters.contains_key(name);
         ensure!(complete, "{}: no safetensors file contains the tensor {name}", folder.display());
     }
-    Ok((parameters, kind))
+    Ok(parameters)
+}
+
+/// The longest header that the format allows.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// The dtype of each tensor of a file, by its name in the header: also those that the library does not know.
+fn dtypes(path: &Path) -> Result<BTreeMap<String, String>> {
+    let mut file = File::open(path)?;
+    let mut size = [0; 8];
+    file.read_exact(&mut size)?;
+    let mut header = vec![];
+    file.take(u64::from_le_bytes(size).min(MAX_HEADER_BYTES)).read_to_end(&mut header)?;
+    let header: BTreeMap<String, Value> = serde_json::from_slice(&header)?;
+    let dtype = |(name, tensor): (String, Value)| Some((name, tensor["dtype"].as_str()?.to_owned()));
+    Ok(header.into_iter().filter_map(dtype).collect())
 }
 
 /// The files that contain the tensors.
 fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
     let index = folder.join("model.safetensors.index.json");
     if !index.exists() {
         return Ok(vec![folder.join("model.safetensors")]);
     }
-    let names: BTreeSet<String> = json::read::<Index>(&index)?.weight_map.into_values().collect();
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+    Ok(hub::shards(&index)?.into_iter().map(|name| folder.join(name)).collect())
 }
 
 /// The parameters of a model by name.

@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Kill fine-tuning runs at random moments, resume them, and compare their models with that of an unbroken run.
+
+    cargo build -p figa-finetune && python3 scripts/kill_finetune.py target/debug/finetune [KILLS] [SEED]
+
+Trains the tiny model of the tests on a few records, with a checkpoint after each step. The process is killed with
+SIGKILL after a random time and started again with --resume, until it has been killed KILLS times (100) and has ended.
+Exits with 1 if a resumed run fails, or if its model differs in one byte. Needs nothing but Python's standard library.
+"""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+MODEL = Path(__file__).parent.parent / "examples/finetune/tests/fixtures/checkpoints/llama3"
+WORDS = ["[UNK]", "<s>", "</s>"] + [f"w{number}" for number in range(3, 40)]
+OPTIONS = "--cpu --steps 40 --save-every 1 --batch 3 --micro-batch 2 --lr 0.01 --max-length 12 --prompt plain".split()
+
+
+def tokenizer() -> dict:
+    vocab = {word: number for number, word in enumerate(WORDS)}
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "added_tokens": [{"id": 2, "content": "</s>", **special}],
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"},
+    }
+
+
+def record(chance: random.Random) -> dict:
+    prompt, answer = (chance.choices(WORDS[3:], k=count) for count in (2, 4))
+    revised = [*answer[:1], *chance.choices(WORDS[3:], k=1), *answer[2:]]
+    fields = {"instruction": prompt, "original_output": answer, "revised_output": revised}
+    return {name: " ".join(words) for name, words in fields.items()}
+
+
+class Runs:
+    """Runs of one program on one model, in a folder."""
+
+    def __init__(self, program: str, folder: Path, chance: random.Random):
+        self.program, self.folder = str(Path(program).absolute()), folder
+        shutil.copytree(MODEL, folder / "model")
+        (folder / "model/tokenizer.json").write_text(json.dumps(tokenizer()))
+        (folder / "pairs.jsonl").write_text("".join(json.dumps(record(chance)) + "\n" for _ in range(10)))
+
+    def start(self, out: str) -> subprocess.Popen:
+        command = [self.program, "--model", "model", "--data", "pairs.jsonl", "--out", out, *OPTIONS]
+        if (self.folder / out / "run.json").exists():
+            command = [self.program, "--resume", out]
+        return subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def finish(self, process: subprocess.Popen) -> None:
+        errors = process.communicate()[1]
+        if process.returncode != 0:
+            sys.exit(f"{' '.join(process.args)}: exit code {process.returncode}: {errors.strip()}")
+
+    def model(self, out: str) -> bytes:
+        return (self.folder / out / "model/model.safetensors").read_bytes()
+
+    def steps(self, out: str) -> int:
+        """The step of the latest checkpoint."""
+        names = [path.name.removeprefix("checkpoint-") for path in (self.folder / out).glob("checkpoint-*")]
+        return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def main() -> None:
+    if not 2 <= len(sys.argv) <= 4:
+        sys.exit(__doc__)
+    kills, seed = (int(sys.argv[at]) if len(sys.argv) > at else default for at, default in ((2, 100), (3, 0)))
+    chance = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Runs(sys.argv[1], Path(folder), chance)
+        start = time.monotonic()
+        runs.finish(runs.start("unbroken"))
+        seconds = time.monotonic() - start
+        killed, compared, at_steps = 0, 0, set()
+        while killed < kills or compared == 0:
+            process = runs.start("killed")
+            if killed < kills:
+                try:
+                    process.wait(chance.uniform(0, seconds))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.communicate()
+                    killed += 1
+                    at_steps.add(runs.steps("killed"))
+                    continue
+            runs.finish(process)
+            if runs.model("killed") != runs.model("unbroken"):
+                sys.exit(f"seed {seed}: after {killed} kills, the model differs from that of the unbroken run")
+            left = sorted(path.name for path in (runs.folder / "killed").iterdir() if "partial" in path.name)
+            if left:
+                sys.exit(f"seed {seed}: after {killed} kills, these are left: {', '.join(left)}")
+            compared += 1
+            shutil.rmtree(runs.folder / "killed")
+    print(f"seed {seed}: {killed} kills, after checkpoints of {len(at_steps)} different steps; {compared} resumed runs ended")
+    print("all with the bytes of the unbroken one's model")
+
+
+if __name__ == "__main__":
+    main()
