@@ -22,7 +22,7 @@ mod syncer;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use figa_loss::RecordReader;
 
 use self::answers::Answers;
@@ -33,6 +33,7 @@ use self::sieve::{Sieve, Verdict};
 use crate::new_file::{NewFile, check_distinct};
 use crate::records::progress_bar;
 use crate::rejects::{BadRecords, reasons_path};
+use crate::stamp::FileStamp;
 use crate::terminal::{one_line, printable};
 
 pub fn run(args: &CurateArgs) -> Result<()> {
@@ -42,7 +43,9 @@ pub fn run(args: &CurateArgs) -> Result<()> {
     let rejected = rejected.map(|path| ("--skip-bad", path));
     let written = [args.out.clone(), Answers::path_of(&args.out)].map(|path| ("--out", path));
     check_distinct(reader.files(), &written.into_iter().chain(rejected).collect::<Vec<_>>())?;
-    let answers = Answers::open(&args.out, &Vec::from_iter(args.reviser.reviser_prompt.clone()), args.resume)?;
+    let prompt = Vec::from_iter(&args.reviser.reviser_prompt);
+    let files = FileStamp::of_all(&prompt).context("--reviser-prompt")?;
+    let answers = Answers::open(&args.out, files, args.resume)?;
     if args.resume && args.out.exists() && !answers.exist() {
         writeln!(io::stdout(), "{} is complete", one_line(&args.out.display().to_string()))?;
         return Ok(());

@@ -161,11 +161,11 @@ fn a_changed_argument_or_program_is_named() {
     error(&folder, &run);
     assert_eq!(
         error(&folder, &[&run[..], &["--max-length", "9"]].concat()),
-        "--resume: --max-length was null in the run in l.jsonl.partial, and is 9 now: repeat its arguments, or remove \
+        "--resume: --max-length is another one than in the run in l.jsonl.partial: repeat its arguments, or remove \
          l.jsonl.partial"
     );
     let message = error(&folder, &[&["pairs.jsonl"], &run[..]].concat());
-    assert!(message.starts_with("--resume: inputs was [\"pairs.jsonl\"] in the run"), "{message}");
+    assert!(message.starts_with("--resume: inputs is another one than in the run in l.jsonl.partial: "), "{message}");
     // A bound is no such argument: no row depends on it.
     let message = error(&folder, &[&run[..], &["--max-answer", "99999999", "--max-record", "99"]].concat());
     assert!(message.starts_with("pairs.jsonl:4501: "), "{message}");

@@ -52,10 +52,10 @@ pub struct Answers {
 
 impl Answers {
     /// Takes over the answers of an earlier run, if there are some. `files` are those on which the requests depend.
-    pub fn open(out: &Path, files: &[PathBuf], resume: bool) -> Result<Self> {
+    pub fn open(out: &Path, files: Vec<FileStamp>, resume: bool) -> Result<Self> {
         let path = Self::path_of(out);
         let name = out.file_name().unwrap_or_default().to_string_lossy();
-        let header = Header { answers_for: name.into(), files: FileStamp::of_all(files)? };
+        let header = Header { answers_for: name.into(), files };
         let file = match open_own(&path, &read_and_write()) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             file => Some(BufReader::new(lock(&path, file.with_context(|| format!("--out: {}", path.display()))?)?)),

@@ -72,11 +72,9 @@ impl Origin {
             now.version
         );
         if let Some(name) = first_difference(&self.arguments, &now.arguments) {
-            let [before, after] = [self, now].map(|origin| origin.arguments[name].to_string());
-            let name = if name == "inputs" { name.to_owned() } else { format!("--{}", name.replace('_', "-")) };
+            let flag = if name == "inputs" { name.to_owned() } else { format!("--{}", name.replace('_', "-")) };
             bail!(
-                "--resume: {name} was {before} in the run in {partial}, and is {after} now: repeat its arguments, or \
-                 remove {partial}"
+                "--resume: {flag} is another one than in the run in {partial}: repeat its arguments, or remove {partial}"
             );
         }
         if let Some(path) = FileStamp::first_change(&self.files, &now.files) {
