@@ -58,7 +58,11 @@ mod tests {
             (0..pieces).for_each(|_| sender.send(()).unwrap());
             drop(sender);
             let mut syncs = 0;
-            sync_batches(&receiver, || Ok(syncs += 1)).unwrap();
+            let sync = || {
+                syncs += 1;
+                Ok(())
+            };
+            sync_batches(&receiver, sync).unwrap();
             assert_eq!(syncs, expected, "{pieces} pieces");
         }
     }
