@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// The pieces that may be waiting for a sync while another one goes on.
+/// The pieces that may be waiting for a sync while another one is running.
 const BATCH_PIECES: usize = 256;
 
 /// How long a piece may wait for others to be synced with it.
@@ -58,7 +58,11 @@ mod tests {
             (0..pieces).for_each(|_| sender.send(()).unwrap());
             drop(sender);
             let mut syncs = 0;
-            sync_batches(&receiver, || Ok(syncs += 1)).unwrap();
+            let sync = || {
+                syncs += 1;
+                Ok(())
+            };
+            sync_batches(&receiver, sync).unwrap();
             assert_eq!(syncs, expected, "{pieces} pieces");
         }
     }
