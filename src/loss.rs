@@ -32,12 +32,32 @@
 //! [`FigaLoss`] is an objective on it, a few lines on what a row costs. A [`Reduction`] divides the sum, and a
 //! [`LossOutput`] holds the result.
 
+mod closure;
 mod core;
+mod distill;
 mod figa;
 mod output;
+mod policy;
+mod preference;
 mod reduction;
+mod supervised;
+mod token_loss;
 
+pub use self::core::divergence::{Divergence, Reference};
 pub use self::core::head::LmHead;
+pub use self::core::objective::{Objective, Terms};
+pub use self::core::rows::Rows;
+pub use self::core::scores::{Needs, Scores};
+pub use self::core::source::ModelOutput;
+pub use closure::{linear_loss, log_probs, logits_loss, rows_loss};
+pub use distill::{Anchored, AnchoredOutput, Asft, Distillation, Tail, TopKDistillation};
 pub use figa::{Figa, FigaLoss, Gate, Penalty, figa_loss, fused_linear_figa_loss};
 pub use output::{ClassSummary, LossOutput, LossStats, LossSummary};
+pub use policy::{Cispo, Dro, Grpo, ImportanceSampling, OnRollout, Ratio, Rlmec, RlmecOnRollout, Rollout, Sapo};
+pub use preference::{
+    AnswerSums, Answers, Cpo, Dpo, Ipo, Npo, Orpo, Pairs, PreferenceBatch, PreferenceLoss, PreferenceOutput,
+    PreferenceStats, PreferenceSummary, SimNpo, SimPo, Tdpo,
+};
 pub use reduction::Reduction;
+pub use supervised::{CandidateUnlikelihood, Chord, Dft, Eaft, Focal, Unlikelihood, WeightedNll};
+pub use token_loss::TokenLoss;
