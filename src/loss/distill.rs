@@ -238,7 +238,7 @@ impl Objective for Asft<'_> {
 /// * **See also**: [`Asft`], [`docs::choosing`](crate::docs::choosing).
 ///
 /// ```
-/// use figa_loss::{Anchored, Distillation, FigaLoss, FigaWeights, IGNORE_INDEX, Reference, Rows, Side, TokenLabel, TokenLoss};
+/// use figa_loss::{Anchored, AnchoredOutput, Distillation, FigaLoss, FigaWeights, IGNORE_INDEX, Reference, Rows, Side, TokenLabel, TokenLoss};
 /// use figa_loss::tch::{Device, Kind, Tensor};
 ///
 /// // A revised answer of which the first token is kept and the second one is substituted.
@@ -254,7 +254,7 @@ impl Objective for Asft<'_> {
 ///
 /// let anchor = TokenLoss::of(Distillation::new(Reference::new(&base)));
 /// let loss = Anchored::new(FigaLoss::new(), anchor, 0.1);
-/// let output = loss.on(&logits, &of(FigaWeights::weight)?, &of(FigaWeights::anchor)?)?;
+/// let output: AnchoredOutput = loss.on(&logits, &of(FigaWeights::weight)?, &of(FigaWeights::anchor)?)?;
 /// assert!((output.loss.double_value(&[]) - 4f64.ln()).abs() < 1e-6);
 /// assert_eq!(output.anchor.stats.read()?.rewarded.mean_kl, Some(0.0));
 /// assert_eq!(output.main.stats.read()?.rewarded.count, 1);

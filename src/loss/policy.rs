@@ -20,7 +20,7 @@ use crate::error::Result;
 /// What is known of sampled answers. Tensors have the shape of the labels, and are constants.
 ///
 /// ```
-/// use figa_loss::{Grpo, IGNORE_INDEX, Ratio, Rollout, Rows, log_probs, tch::{Device, Kind, Tensor}};
+/// use figa_loss::{Grpo, IGNORE_INDEX, OnRollout, Ratio, TokenLoss, Rollout, Rows, log_probs, tch::{Device, Kind, Tensor}};
 ///
 /// let logits = Tensor::zeros([1, 3, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
 /// let labels = Tensor::from_slice(&[-100i64, 2, 3]).reshape([1, 3]);
@@ -32,7 +32,8 @@ use crate::error::Result;
 /// let rollout = Rollout::new(&old, &advantages).with_reference(&old, 0.04).with_ratio(Ratio::Sequence);
 /// assert!(rollout.reference.is_some() && rollout.ratio == Ratio::Sequence);
 /// assert_eq!((rollout.old_log_probs.size(), rollout.advantages.size()), (vec![1, 3], vec![1, 3]));
-/// let output = Grpo::new().on_rollout(rollout).on(&logits, &rows)?;
+/// let loss: TokenLoss<OnRollout<'_, Grpo>> = Grpo::new().on_rollout(rollout);
+/// let output = loss.on(&logits, &rows)?;
 /// // r = 1: the mean of -A.
 /// assert!((output.loss.double_value(&[]) + 0.25).abs() < 1e-6);
 /// # Ok::<(), figa_loss::Error>(())

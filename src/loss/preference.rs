@@ -129,7 +129,7 @@ pub struct Answers {
 /// A loss of pairs of answers, computed in two passes over the rows of both.
 ///
 /// ```
-/// use figa_loss::{Answers, IGNORE_INDEX, Pairs, PreferenceBatch, PreferenceLoss, Result, Rows};
+/// use figa_loss::{AnswerSums, Answers, IGNORE_INDEX, Pairs, PreferenceBatch, PreferenceLoss, PreferenceOutput, Result, Rows};
 /// use figa_loss::tch::{Device, Kind, Tensor};
 ///
 /// /// A hinge on the difference of the mean log-probabilities (SLiC).
@@ -137,7 +137,10 @@ pub struct Answers {
 ///
 /// impl PreferenceLoss for Hinge {
 ///     fn margin(&self, answers: &Answers) -> Result<Tensor> {
-///         Ok(answers.chosen.mean_logp()?.f_sub(&answers.rejected.mean_logp()?)?)
+///         let mean = |sums: &AnswerSums| sums.mean_logp();
+///         // With a reference: `mean_gain()`, or the sum `gain`.
+///         assert!(answers.chosen.gain.size() == answers.chosen.mean_gain()?.size());
+///         Ok(mean(&answers.chosen)?.f_sub(&mean(&answers.rejected)?)?)
 ///     }
 ///
 ///     fn losses(&self, answers: &Answers) -> Result<Tensor> {
@@ -148,7 +151,7 @@ pub struct Answers {
 /// let logits = Tensor::zeros([2, 3, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
 /// let labels = Tensor::from_slice(&[-100i64, 2, 3, -100, 2, 1]).reshape([2, 3]);
 /// let rows = Rows::of_batch(&labels, &labels.ones_like().to_kind(Kind::Float), IGNORE_INDEX)?;
-/// let output = Hinge.on(&logits, PreferenceBatch::new(&rows, &Pairs::alternating(1)))?;
+/// let output: PreferenceOutput = Hinge.on(&logits, PreferenceBatch::new(&rows, &Pairs::alternating(1)))?;
 /// assert_eq!(output.loss.double_value(&[]), 1.0);
 /// # Ok::<(), figa_loss::Error>(())
 /// ```

@@ -28,7 +28,7 @@ use crate::loss::token_loss::TokenLoss;
 /// * **See also**: [`FigaLoss`](crate::FigaLoss), [`Cispo`].
 ///
 /// ```
-/// use figa_loss::Rlmec;
+/// use figa_loss::{Rlmec, RlmecOnRollout, TokenLoss};
 /// # use figa_loss::{IGNORE_INDEX, Rollout, Rows, log_probs, tch::{Device, Kind, Tensor}};
 /// # let logits = Tensor::zeros([1, 3, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
 /// # let labels = Tensor::from_slice(&[-100i64, 2, 3]).reshape([1, 3]);
@@ -37,7 +37,9 @@ use crate::loss::token_loss::TokenLoss;
 ///
 /// assert_eq!((Rlmec::new().clip_low, Rlmec::new().clip_high), (0.7, 1.3));
 /// let supervised = rewards.ones_like();
-/// let output = Rlmec::new().on_rollout(Rollout::new(&old, &rewards), &supervised).on(&logits, &rows)?;
+/// let rollout = Rollout::new(&old, &rewards);
+/// let loss: TokenLoss<RlmecOnRollout> = Rlmec::new().on_rollout(rollout, &supervised);
+/// let output = loss.on(&logits, &rows)?;
 /// assert!((output.loss.double_value(&[]) - 2.0 * 4f64.ln()).abs() < 1e-6);
 /// # Ok::<(), figa_loss::Error>(())
 /// ```

@@ -81,7 +81,7 @@ impl Pairs {
             skipped[chosen] = skipped[chosen].min(common);
             skipped[rejected] = skipped[rejected].min(common);
         }
-        // What is left out of one answer of a pair is left out of the other one.
+        // Both answers of a pair skip the same number of rows.
         while let Some((chosen, rejected)) = pairs().find(|&(chosen, rejected)| skipped[chosen] != skipped[rejected]) {
             let least = skipped[chosen].min(skipped[rejected]);
             (skipped[chosen], skipped[rejected]) = (least, least);
