@@ -5,6 +5,12 @@
 //! | [`figa_loss`] | a model gives you logits |
 //! | [`fused_linear_figa_loss`] | you hold hidden states and the head: the same loss without the logits, at a fraction of the cost |
 //! | [`FigaLoss`] | another gate, penalty or denominator; statistics by class of token |
+//! | [`TokenLoss`] | another loss of tokens: [`WeightedNll`], [`Unlikelihood`], [`CandidateUnlikelihood`], [`Dft`], [`Chord`], [`Focal`], [`Eaft`]; with a teacher [`Distillation`], [`TopKDistillation`], [`Asft`]; on samples [`ImportanceSampling`], [`Grpo`], [`Cispo`], [`Sapo`], [`Dro`], [`Rlmec`] |
+//! | [`PreferenceLoss`] | pairs of answers: [`Dpo`], [`Ipo`], [`SimPo`], [`Cpo`], [`Orpo`], [`Tdpo`]; answers to forget: [`Npo`], [`SimNpo`] |
+//! | [`Anchored`] | any loss of tokens, and kept tokens that stay as likely as they are |
+//! | [`linear_loss`], [`Objective`] | a loss of your own |
+//!
+//! The page [`losses`](crate::docs::losses) says which one is for what.
 //!
 //! # FIGA
 //!
@@ -28,8 +34,8 @@
 //! Only the active rows are computed, those with a label and a weight other than 0. They are selected on the host. Labels
 //! and weights on the CPU are read without waiting for the GPU; others are copied to the host first.
 //!
-//! `loss/core` holds what every loss needs: rows, log-odds, head and the driver that computes the gradient. A loss such as
-//! [`FigaLoss`] is an objective on it, a few lines on what a row costs. A [`Reduction`] divides the sum, and a
+//! `loss/core` holds what every loss needs: rows, what is known of each, the head, and the driver that computes the gradient. A
+//! loss is a formula on it, a few lines on what a row or a pair of answers costs. A [`Reduction`] divides the sum, and a
 //! [`LossOutput`] holds the result.
 
 mod closure;

@@ -56,6 +56,12 @@ fn shifted_and_flat_rows_are_the_rows_of_the_batch() {
 }
 
 #[test]
+fn rows_may_be_made_on_another_thread() {
+    let rows = std::thread::spawn(|| Rows::of_batch(&labels(), &weights(), IGNORE_INDEX).unwrap()).join().unwrap();
+    assert_eq!(rows.len(), 4);
+}
+
+#[test]
 fn weights_that_are_no_numbers_are_errors_and_those_that_vanish_are_no_rows() {
     let row = |weight: f64, kind: Kind| {
         let weights = weights();

@@ -15,16 +15,16 @@ use crate::error::{Error, Result};
 /// * `weights`: `[B, S]`, a float type; taken as constants even if they require a gradient
 /// * result: a scalar, f32 (f64 for f64 logits), differentiable with respect to `logits`
 ///
-/// `labels` and `weights` are on the device of `logits` or on the CPU. If they are on the CPU, the call does not wait for
-/// the GPU.
+/// `labels` and `weights` are on any device. If they are on the CPU, the call does not wait for the GPU.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::Dtype`], [`Error::Device`] for arguments that do not fit each other,
 /// [`Error::LabelOutOfRange`] for a label that is neither a column of `logits` nor -100, [`Error::Value`] for an undefined
-/// tensor, [`Error::Torch`] if libtorch fails.
+/// tensor and for a weight that is infinite or NaN, [`Error::Torch`] if libtorch fails.
 ///
 /// # Memory
-/// The active rows of `logits` in f32, and once more in `backward`, beside the gradient of `logits`. Logits whose first
+/// The active rows of `logits` in f32, and once more in `backward`, beside the gradient of `logits`; for f16 and bf16 also as they
+/// are. Logits whose first
 /// two dimensions cannot be flattened into one without a copy are copied.
 ///
 /// # Example
@@ -59,8 +59,8 @@ pub fn figa_loss(logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Result<T
 /// * `weights`: `[B, S]`, a float type; taken as constants even if they require a gradient
 /// * result: a scalar, f32 (f64 for f64), differentiable with respect to `hidden` and `lm_head`
 ///
-/// `hidden` and `lm_head` are on one device; `labels` and `weights` there or on the CPU. If they are on the CPU, the
-/// call does not wait for the GPU.
+/// `hidden` and `lm_head` are on one device, `labels` and `weights` on any. If they are on the CPU, the call does not wait
+/// for the GPU.
 ///
 /// # Errors
 /// Those of [`figa_loss`].

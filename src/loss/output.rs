@@ -84,7 +84,7 @@ pub struct LossSummary {
     pub eos: ClassSummary,
     /// Tokens with a negative weight that the gate lets pass.
     pub penalised: ClassSummary,
-    /// Tokens with a negative weight that the gate skips.
+    /// Tokens that the loss does not count: those of FIGA with a negative weight that the gate skips.
     pub gated: ClassSummary,
     /// How many tokens have a label and the weight 0. Nothing else is computed for them.
     pub unweighted: i64,

@@ -269,6 +269,12 @@ fn grpo(_: Tensor, log_ratio: Tensor, a: Tensor) -> Tensor {
     -(&r * &a).minimum(&(r.clamp(0.8, 1.28) * a))
 }
 
+fn sim_npo() -> SimNpo {
+    let mut loss = SimNpo::new();
+    (loss.beta, loss.gamma) = (2.0, 0.3);
+    loss
+}
+
 /// All of them.
 pub fn losses() -> Vec<Loss> {
     let mut all = vec![
@@ -308,14 +314,14 @@ pub fn losses() -> Vec<Loss> {
             })
         },
         preference("Npo", Npo::new(), |sums| mean((&sums.gain[1] * -0.1).log_sigmoid()) * -20.0),
-        preference("SimNpo", SimNpo::new(), |sums| mean((&sums.mean[1] * -0.1).log_sigmoid()) * -20.0),
-        teacher("forward", Divergence::Forward, 1.0, |t, p| kl(t, p)),
+        preference("SimNpo", sim_npo(), |sums| mean(((-&sums.mean[1] - 0.3) * 2.0).log_sigmoid()) * -1.0),
+        teacher("forward", Divergence::Forward, 1.0, kl),
         teacher("reverse", Divergence::Reverse, 2.0, |t, p| kl(p, t)),
         teacher("Jensen-Shannon", Divergence::JensenShannon(0.3), 1.5, |t, p| {
             let m = (t.exp() * 0.3 + p.exp() * 0.7).log();
             kl(t, &m) * 0.3 + kl(p, &m) * 0.7
         }),
-        teacher("Jensen-Shannon at 0", Divergence::JensenShannon(0.0), 1.0, |t, p| kl(t, p)),
+        teacher("Jensen-Shannon at 0", Divergence::JensenShannon(0.0), 1.0, kl),
         teacher("Jensen-Shannon at 1", Divergence::JensenShannon(1.0), 1.0, |t, p| kl(p, t)),
         top_k("tail ignored", Tail::Ignored, |t, p| kl(&t, &p)),
         top_k("tail renormalised", Tail::Renormalised, |t, p| {

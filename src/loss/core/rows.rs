@@ -1,7 +1,7 @@
 //! The rows of a loss, selected on the host before anything is computed.
 
 use std::borrow::Cow;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
@@ -43,7 +43,7 @@ pub struct Rows {
     /// Which token of its sequence each row's is.
     offsets: Vec<i64>,
     /// All labels of each sequence, with those of tokens that are no rows.
-    texts: Rc<[Vec<i64>]>,
+    texts: Arc<[Vec<i64>]>,
     /// The least and the greatest label of all tokens with one, and where they are.
     extremes: Option<[(i64, i64); 2]>,
     batch: Batch,
@@ -53,7 +53,7 @@ pub struct Rows {
 #[derive(Debug, Clone)]
 pub(in crate::loss) struct Batch {
     /// `[B, S]` or `[N]`, of the labels.
-    pub(in crate::loss) shape: Rc<[i64]>,
+    pub(in crate::loss) shape: Arc<[i64]>,
     /// How many tokens have a label, whatever they weigh.
     pub(in crate::loss) labelled: i64,
     /// How many sequences there are, with rows or without.
@@ -111,7 +111,7 @@ impl Rows {
         sequences: i64,
         sequence_of: impl Fn(i64) -> i64,
     ) -> Result<Self> {
-        let shape: Rc<[i64]> = labels.size().into();
+        let shape: Arc<[i64]> = labels.size().into();
         let labels = Vec::<i64>::try_from(on_host(labels, Kind::Int64)?)?;
         let weights = Vec::<f64>::try_from(on_host(weights, Kind::Double)?)?;
         let last = shape.last().copied().unwrap_or(1);
@@ -123,7 +123,7 @@ impl Rows {
             weights: vec![],
             sequences: vec![],
             offsets: vec![],
-            texts: Rc::new([]),
+            texts: Arc::new([]),
             extremes: None,
             batch,
         };

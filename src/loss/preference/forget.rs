@@ -76,10 +76,11 @@ impl PreferenceLoss for Npo {
 /// Negative preference optimisation without a reference, by mean log-probabilities.
 ///
 /// ```text
-/// -(2 / beta) log sigmoid(-beta Lbar_r - gamma)
+/// -(2 / beta) log sigmoid(beta (-Lbar_r - gamma))
 /// ```
 ///
-/// * **Default**: `beta` 0.1, `gamma` 0. Chosen answers are not read.
+/// * **Default**: `beta` 0.1, `gamma` 0. As in the authors' code, `gamma` is in nats per token; the `gamma` of their paper, which is
+///   outside of the parentheses, is `beta` times as much. Chosen answers are not read.
 /// * **Bounded**: below by 0.
 /// * **Cost**: two passes.
 /// * **Reference**: Fan et al., *Simplicity Prevails*, arXiv 2410.07163.
@@ -102,7 +103,7 @@ impl PreferenceLoss for Npo {
 pub struct SimNpo {
     /// How fast the penalty fades.
     pub beta: f64,
-    /// The margin.
+    /// The margin, in nats per token.
     pub gamma: f64,
 }
 
@@ -130,7 +131,7 @@ impl PreferenceLoss for SimNpo {
     }
 
     fn margin(&self, answers: &Answers) -> Result<Tensor> {
-        Ok(answers.rejected.mean_logp()?.f_mul_scalar(-self.beta)?.f_sub_scalar(self.gamma)?)
+        Ok(answers.rejected.mean_logp()?.f_add_scalar(self.gamma)?.f_mul_scalar(-self.beta)?)
     }
 
     fn losses(&self, answers: &Answers) -> Result<Tensor> {
