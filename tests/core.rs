@@ -7,8 +7,9 @@ use approx::{assert_abs_diff_eq, assert_relative_eq};
 use common::{F32, F64, I64, ROUNDING, number, values};
 use figa_loss::tch::{Kind, Tensor, manual_seed, no_grad_guard};
 use figa_loss::{
-    Anchored, CandidateUnlikelihood, Distillation, Divergence, Eaft, FigaLoss, Focal, IGNORE_INDEX, Needs, Reduction,
-    Reference, Rows, TokenLoss, TopKDistillation, WeightedNll, linear_loss, log_probs, logits_loss, rows_loss,
+    Anchored, CandidateUnlikelihood, Distillation, Divergence, Eaft, FigaLoss, Focal, Grpo, IGNORE_INDEX, Needs,
+    Reduction, Reference, Rollout, Rows, TokenLoss, TopKDistillation, WeightedNll, linear_loss, log_probs, logits_loss,
+    rows_loss,
 };
 
 fn labels() -> Tensor {
@@ -237,6 +238,31 @@ fn an_anchor_adds_its_own_mean_over_its_own_rows() {
     let gradient = values(&logits.grad().get(0).get(1));
     let expected = values(&((p.exp() - t.exp()) * 0.3));
     assert_abs_diff_eq!(*gradient, *expected, epsilon = ROUNDING);
+}
+
+#[test]
+fn statistics_hold_entropy_divergence_and_clipping_of_losses_that_have_them() {
+    let rows = Rows::of_batch(&labels(), &weights(), IGNORE_INDEX).unwrap();
+    let logits = Tensor::zeros([2, 4, 5], F64);
+    let summary = TokenLoss::of(Eaft::llama_factory()).on(&logits, &rows).unwrap().stats.read().unwrap();
+    assert_relative_eq!(summary.rewarded.mean_entropy.unwrap(), 5f64.ln(), epsilon = ROUNDING);
+    assert_eq!((summary.rewarded.mean_kl, summary.rewarded.clipped, summary.eos.mean_entropy), (None, None, None));
+
+    // Under the old policy, tokens were half as likely, or twice as likely.
+    let even = Tensor::from_slice(&[0i64, 0, 0, 0, 0, 1, 1, 1]).reshape([2, 4]).to_kind(Kind::Double) * 2.0 - 1.0;
+    let old = even * 2f64.ln() - 5f64.ln();
+    let advantages = Tensor::ones([2, 4], F64);
+    let rollout = Rollout::new(&old, &advantages).with_reference(&old, 0.1);
+    let loss = Grpo::new().on_rollout(rollout);
+    let stats = |logits: &Tensor| loss.on(logits, &rows).unwrap().stats;
+    let summary = stats(&logits).add(&stats(&logits)).unwrap().read().unwrap();
+    // Of the rewarded tokens, one has r = 2, which is clipped, and two r = 1/2, which are not, as the advantage is positive.
+    assert_eq!((summary.rewarded.count, summary.penalised.count), (6, 2));
+    assert_relative_eq!(summary.rewarded.clipped.unwrap(), 1.0 / 3.0, epsilon = ROUNDING);
+    // exp(-d) + d - 1 at d = ln 2 and -ln 2.
+    let k3 = |d: f64| (-d).exp() + d - 1.0;
+    let expected = (k3(2f64.ln()) + 2.0 * k3(-2f64.ln())) / 3.0;
+    assert_relative_eq!(summary.rewarded.mean_kl.unwrap(), expected, epsilon = ROUNDING);
 }
 
 #[test]

@@ -101,8 +101,7 @@ fn joint(prepared: &Prepared<'_>, objective: &dyn Objective, request: &Request<'
     let rows = scores.rows().shallow_clone();
     let mut terms = objective.terms(&scores)?;
     if let Some(factors) = request.factors {
-        let all = || terms.value.f_detach()?.f_ones_like()?.f_to_kind(Kind::Bool);
-        let counted = terms.counted.as_ref().map_or_else(all, |counted| Ok(counted.shallow_clone()))?;
+        let counted = terms.counted_mask()?;
         terms.value = terms.value.f_mul(&factors(&rows, &counted)?)?;
     }
     let surrogate = prepared.second_pass(is_tracked, &scores, &terms.value.f_sum(None)?)?;

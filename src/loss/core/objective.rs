@@ -1,6 +1,6 @@
 //! The interface between a loss and the core: what a row contributes, as a function of what is known of it.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::scores::{Needs, Scores, cat};
 use crate::error::Result;
@@ -100,6 +100,14 @@ impl Terms {
         Self { counted: Some(counted), ..self }
     }
 
+    /// `[n]`, bool.
+    pub(super) fn counted_mask(&self) -> Result<Tensor> {
+        match &self.counted {
+            Some(counted) => Ok(counted.shallow_clone()),
+            None => Ok(self.value.f_detach()?.f_ones_like()?.f_to_kind(Kind::Bool)?),
+        }
+    }
+
     /// Sets the rows that are clipped.
     pub fn with_clipped(self, clipped: Tensor) -> Self {
         Self { clipped: Some(clipped), ..self }
@@ -131,7 +139,7 @@ impl Numbers {
         let stats = scores.stats();
         Ok(Self {
             value: terms.value.f_detach()?,
-            counted: terms.counted.map_or_else(|| Ok::<_, crate::Error>(nll.f_eq_tensor(&nll)?.f_ones_like()?), Ok)?,
+            counted: terms.counted_mask()?,
             nll,
             entropy: constant(stats.entropy.as_ref().or(stats.top_entropy.as_ref()))?,
             clipped: terms.clipped,
