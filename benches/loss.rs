@@ -3,6 +3,8 @@
 //! * from logits: `figa_loss`, and a flat PyTorch expression that computes every row
 //! * with the head: `fused_linear_figa_loss`, a matrix product followed by the flat expression, and the three matrix
 //!   products on the active rows that every method needs
+//! * in two passes: a closure with `linear_loss`, and the four matrix products on the active rows that it takes
+//! * of pairs: `Dpo` with token weights, and a matrix product followed by the plain expression
 //!
 //! The variants run alternately; times are medians. Peak memory is what one run adds to the inputs, measured in a
 //! process of its own (Linux).
@@ -16,7 +18,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use figa_loss::tch::{Cuda, Device, Kind, Reduction, Tensor, manual_seed};
-use figa_loss::{IGNORE_INDEX, figa_loss, fused_linear_figa_loss};
+use figa_loss::{
+    Dpo, IGNORE_INDEX, Pairs, PreferenceBatch, PreferenceLoss, Rows, figa_loss, fused_linear_figa_loss, linear_loss,
+};
 
 /// Sequences of a batch.
 const B: i64 = 8;
@@ -50,6 +54,10 @@ enum Variant {
     Fused,
     Dense,
     Products,
+    Closure,
+    FourProducts,
+    FusedDpo,
+    DenseDpo,
 }
 
 use Variant::*;
@@ -57,13 +65,24 @@ use Variant::*;
 const FUSED: &str = "fused_linear_figa_loss";
 const PRODUCTS: &str = "three matrix products";
 
-const VARIANTS: [(Variant, &str); 5] = [
-    (FromLogits, "figa_loss"),
-    (Flat, "flat expression"),
-    (Fused, FUSED),
-    (Dense, "dense head, flat expression"),
-    (Products, PRODUCTS),
+const CLOSURE: &str = "closure with linear_loss";
+const FOUR_PRODUCTS: &str = "four matrix products";
+
+/// With its name, and what its time is compared with.
+const VARIANTS: [(Variant, &str, Variant); 9] = [
+    (FromLogits, "figa_loss", FromLogits),
+    (Flat, "flat expression", FromLogits),
+    (Fused, FUSED, Fused),
+    (Dense, "dense head, flat expression", Fused),
+    (Products, PRODUCTS, Fused),
+    (Closure, CLOSURE, Closure),
+    (FourProducts, FOUR_PRODUCTS, Closure),
+    (FusedDpo, "Dpo with token weights", FusedDpo),
+    (DenseDpo, "dense head, plain expression", FusedDpo),
 ];
+
+/// How far the answers of a pair may go from the reference.
+const BETA: f64 = 0.1;
 
 struct Inputs {
     hidden: Tensor,
@@ -130,6 +149,27 @@ impl Inputs {
                 let logits = hidden.mm(&lm_head.tr());
                 vec![logits.mm(&lm_head), logits.tr().mm(&hidden)]
             }
+            FourProducts => {
+                let (hidden, lm_head) = (hidden.detach().flatten(0, 1).index_select(0, active), lm_head.detach());
+                drop(black_box(hidden.mm(&lm_head.tr())));
+                let logits = hidden.mm(&lm_head.tr());
+                vec![logits.mm(&lm_head), logits.tr().mm(&hidden)]
+            }
+            Closure => {
+                let rows = Rows::of_batch(labels, weights, IGNORE_INDEX).expect("rows");
+                let loss = linear_loss(hidden, lm_head, &rows, |scores| {
+                    Ok(scores.sequence_sums(&scores.nll()?.f_mul(scores.weights())?)?.f_square()?.f_sum(Kind::Float)?)
+                });
+                backward(loss.expect("a loss"), &[hidden, lm_head])
+            }
+            FusedDpo => {
+                let rows = Rows::of_batch(labels, &weights.abs(), IGNORE_INDEX).expect("rows");
+                let (pairs, reference) = (Pairs::alternating(B / 2), weights.zeros_like());
+                let batch = PreferenceBatch::new(&rows, &pairs).with_reference(&reference);
+                let output = Dpo::new().on((hidden, lm_head), batch).expect("a loss");
+                backward(output.loss, &[hidden, lm_head])
+            }
+            DenseDpo => backward(plain_dpo(&hidden.matmul(&lm_head.tr()), labels, &weights.abs()), &[hidden, lm_head]),
         }
     }
 }
@@ -145,6 +185,16 @@ fn flat(logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Tensor {
     (nll * &weights).sum(Kind::Float) / weights.ne(0).sum(Kind::Float).clamp_min(1)
 }
 
+/// DPO without this crate, with a reference of 0.
+fn plain_dpo(logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Tensor {
+    let steps = logits.size()[1] - 1;
+    let log_p = logits.narrow(1, 0, steps).log_softmax(-1, Kind::Float);
+    let log_p = log_p.gather(-1, &labels.narrow(1, 1, steps).unsqueeze(-1), false).squeeze_dim(-1);
+    let sums = (log_p * weights.narrow(1, 1, steps)).sum_dim_intlist(1, false, Kind::Float);
+    let (rejected, chosen) = (sums.slice(0, 0, None, 2), sums.slice(0, 1, None, 2));
+    -((chosen - rejected) * BETA).log_sigmoid().mean(Kind::Float)
+}
+
 fn seconds(inputs: &Inputs, variant: Variant) -> f64 {
     let begin = Instant::now();
     black_box(inputs.run(variant));
@@ -158,7 +208,7 @@ fn median(mut times: Vec<f64>) -> f64 {
 
 /// The memory that one run adds to the inputs in this process, in MiB.
 fn own_peak(name: &str, case: (i64, i64)) -> Option<f64> {
-    let (variant, _) = VARIANTS.into_iter().find(|&(_, other)| other == name)?;
+    let (variant, ..) = VARIANTS.into_iter().find(|&(_, other, _)| other == name)?;
     let inputs = Inputs::new(case, matches!(variant, FromLogits | Flat));
     // Threads and libraries allocate memory at their first use, which is not to be counted.
     black_box(inputs.run(Products));
@@ -241,7 +291,7 @@ fn main() {
         let inputs = Inputs::new(case, true);
         let mut times = VARIANTS.map(|_| vec![]);
         for _ in 0..ROUNDS {
-            for (times, (variant, _)) in times.iter_mut().zip(VARIANTS) {
+            for (times, (variant, ..)) in times.iter_mut().zip(VARIANTS) {
                 // The first run is not timed: the system is still reclaiming the memory of the previous variant.
                 black_box(inputs.run(variant));
                 times.push(seconds(&inputs, variant));
@@ -249,13 +299,14 @@ fn main() {
         }
         drop(inputs);
         let times = times.map(median);
-        let of = |wanted| times[VARIANTS.iter().position(|&(variant, _)| variant == wanted).expect("a variant")];
-        for (time, (variant, name)) in times.iter().zip(VARIANTS) {
-            let ours = if matches!(variant, FromLogits | Flat) { of(FromLogits) } else { of(Fused) };
-            let (ms, ratio, peak) = (time * 1e3, time / ours, peak_in_own_process(name, case));
+        let of = |wanted| times[VARIANTS.iter().position(|&(variant, ..)| variant == wanted).expect("a variant")];
+        for (time, (_, name, compared)) in times.iter().zip(VARIANTS) {
+            let (ms, ratio, peak) = (time * 1e3, time / of(compared), peak_in_own_process(name, case));
             let [active, negative] = [case.0, case.1].map(|percent| format!("{percent} %"));
             println!("{active:>6} {negative:>8}  {name:<28} {ms:>8.1} {ratio:>8.2} {peak:>10}");
         }
-        println!("{:>17}{FUSED} takes {:.2} times as long as the matrix products", "", of(Fused) / of(Products));
+        for (ours, name, bare) in [(Fused, FUSED, Products), (Closure, CLOSURE, FourProducts)] {
+            println!("{:>17}{name} takes {:.2} times as long as the matrix products", "", of(ours) / of(bare));
+        }
     }
 }

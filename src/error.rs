@@ -159,19 +159,15 @@ pub enum Error {
         actual: tch::Device,
     },
 
-    /// A label is not a column of `logits`.
+    /// A label is not a column of the logits.
     #[cfg(feature = "torch")]
-    #[error(
-        "labels[{row}, {position}] is {label}: expected 0 <= label < V = {vocab}, or ignore_index = {ignore_index}"
-    )]
+    #[error("labels{place} is {label}: expected 0 <= label < V = {vocab}, or ignore_index = {ignore_index}")]
     LabelOutOfRange {
-        /// Row of `labels`.
-        row: i64,
-        /// Position in the row.
-        position: i64,
-        /// The label at this position.
+        /// Its indices in `labels`, such as `[1, 2]`.
+        place: String,
+        /// The label.
         label: i64,
-        /// Columns of `logits`.
+        /// Columns of the logits.
         vocab: i64,
         /// The label that is skipped.
         ignore_index: i64,

@@ -209,11 +209,15 @@ pub use data::{
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]
 pub use loss::{
-    ClassSummary, Figa, FigaLoss, Gate, LmHead, LossOutput, LossStats, LossSummary, Penalty, Reduction, figa_loss,
-    fused_linear_figa_loss,
+    Anchored, AnchoredOutput, AnswerSums, Answers, Asft, CandidateUnlikelihood, Chord, Cispo, ClassSummary, Cpo, Dft,
+    Distillation, Divergence, Dpo, Dro, Eaft, Figa, FigaLoss, Focal, Gate, Grpo, ImportanceSampling, Ipo, LmHead,
+    LossOutput, LossStats, LossSummary, ModelOutput, Needs, Npo, Objective, OnRollout, Orpo, Pairs, Penalty,
+    PreferenceBatch, PreferenceLoss, PreferenceOutput, PreferenceStats, PreferenceSummary, Ratio, Reduction, Reference,
+    Rlmec, RlmecOnRollout, Rollout, Rows, Sapo, Scores, SimNpo, SimPo, Tail, Tdpo, Terms, TokenLoss, TopKDistillation,
+    Unlikelihood, WeightedNll, figa_loss, fused_linear_figa_loss, linear_loss, log_probs, logits_loss, rows_loss,
 };
 pub use side::Side;
-pub use weights::{FigaWeights, IGNORE_INDEX, TokenLabel, label_tokens};
+pub use weights::{EditWeights, FigaWeights, IGNORE_INDEX, TokenLabel, label_tokens};
 
 // Their types are in our signatures.
 #[cfg(feature = "data")]
@@ -231,6 +235,9 @@ pub mod docs {
 
     #[doc = include_str!("../docs/choosing.md")]
     pub mod choosing {}
+
+    #[doc = include_str!("../docs/losses.md")]
+    pub mod losses {}
 
     #[doc = include_str!("../docs/results.md")]
     pub mod results {}

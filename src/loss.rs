@@ -5,6 +5,12 @@
 //! | [`figa_loss`] | a model gives you logits |
 //! | [`fused_linear_figa_loss`] | you hold hidden states and the head: the same loss without the logits, at a fraction of the cost |
 //! | [`FigaLoss`] | another gate, penalty or denominator; statistics by class of token |
+//! | [`TokenLoss`] | another loss of tokens: [`WeightedNll`], [`Unlikelihood`], [`CandidateUnlikelihood`], [`Dft`], [`Chord`], [`Focal`], [`Eaft`]; with a teacher [`Distillation`], [`TopKDistillation`], [`Asft`]; on samples [`ImportanceSampling`], [`Grpo`], [`Cispo`], [`Sapo`], [`Dro`], [`Rlmec`] |
+//! | [`PreferenceLoss`] | pairs of answers: [`Dpo`], [`Ipo`], [`SimPo`], [`Cpo`], [`Orpo`], [`Tdpo`]; answers to forget: [`Npo`], [`SimNpo`] |
+//! | [`Anchored`] | any loss of tokens, and kept tokens that stay as likely as they are |
+//! | [`linear_loss`], [`Objective`] | a loss of your own |
+//!
+//! The page [`losses`](crate::docs::losses) says which one is for what.
 //!
 //! # FIGA
 //!
@@ -28,16 +34,36 @@
 //! Only the active rows are computed, those with a label and a weight other than 0. They are selected on the host. Labels
 //! and weights on the CPU are read without waiting for the GPU; others are copied to the host first.
 //!
-//! `loss/core` holds what every loss needs: rows, log-odds, head and the driver that computes the gradient. A loss such as
-//! [`FigaLoss`] is an objective on it, a few lines on what a row costs. A [`Reduction`] divides the sum, and a
+//! `loss/core` holds what every loss needs: rows, what is known of each, the head, and the driver that computes the gradient. A
+//! loss is a formula on it, a few lines on what a row or a pair of answers costs. A [`Reduction`] divides the sum, and a
 //! [`LossOutput`] holds the result.
 
+mod closure;
 mod core;
+mod distill;
 mod figa;
 mod output;
+mod policy;
+mod preference;
 mod reduction;
+mod supervised;
+mod token_loss;
 
+pub use self::core::divergence::{Divergence, Reference};
 pub use self::core::head::LmHead;
+pub use self::core::objective::{Objective, Terms};
+pub use self::core::rows::Rows;
+pub use self::core::scores::{Needs, Scores};
+pub use self::core::source::ModelOutput;
+pub use closure::{linear_loss, log_probs, logits_loss, rows_loss};
+pub use distill::{Anchored, AnchoredOutput, Asft, Distillation, Tail, TopKDistillation};
 pub use figa::{Figa, FigaLoss, Gate, Penalty, figa_loss, fused_linear_figa_loss};
 pub use output::{ClassSummary, LossOutput, LossStats, LossSummary};
+pub use policy::{Cispo, Dro, Grpo, ImportanceSampling, OnRollout, Ratio, Rlmec, RlmecOnRollout, Rollout, Sapo};
+pub use preference::{
+    AnswerSums, Answers, Cpo, Dpo, Ipo, Npo, Orpo, Pairs, PreferenceBatch, PreferenceLoss, PreferenceOutput,
+    PreferenceStats, PreferenceSummary, SimNpo, SimPo, Tdpo,
+};
 pub use reduction::Reduction;
+pub use supervised::{CandidateUnlikelihood, Chord, Dft, Eaft, Focal, Unlikelihood, WeightedNll};
+pub use token_loss::TokenLoss;

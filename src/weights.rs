@@ -138,6 +138,20 @@ impl FigaWeights {
         }
     }
 
+    /// The weight of a token in an anchor, which keeps the model as it is where the revision changes nothing: 1 for kept
+    /// tokens of the revised answer, 0 elsewhere.
+    ///
+    /// ```
+    /// use figa_loss::{FigaWeights, Side, TokenLabel};
+    ///
+    /// let weights = FigaWeights::default();
+    /// assert_eq!(weights.anchor(Side::Revised, TokenLabel::Kept), 1.0);
+    /// assert_eq!(weights.anchor(Side::Original, TokenLabel::Kept), 0.0);
+    /// ```
+    pub fn anchor(&self, side: Side, label: TokenLabel) -> f32 {
+        f32::from(side == Side::Revised && label == TokenLabel::Kept)
+    }
+
     /// The signed weight of every token of one answer: [`label_tokens`], then [`weight`](Self::weight).
     ///
     /// ```
@@ -157,5 +171,41 @@ impl FigaWeights {
     pub fn of<T: Eq>(&self, alignment: &Alignment, side: Side, tokens: &[T], eos: &T) -> Result<Vec<f32>> {
         let labels = label_tokens(alignment, side, tokens, eos)?;
         Ok(labels.into_iter().map(|label| self.weight(side, label)).collect())
+    }
+}
+
+/// Positive weights by what the revision did to a token, for losses of pairs: both answers are told apart by the loss, not by
+/// the sign.
+///
+/// ```
+/// use figa_loss::{EditWeights, TokenLabel};
+///
+/// let ddpo = EditWeights::ddpo();
+/// assert_eq!((ddpo.weight(TokenLabel::Substituted), ddpo.weight(TokenLabel::Kept)), (3.0, 1.0));
+/// assert_eq!(ddpo.weight(TokenLabel::Ignored), 0.0);
+/// let edits = EditWeights { changed: 1.0, kept: 0.0 };
+/// assert_eq!((edits.weight(TokenLabel::Inserted), edits.weight(TokenLabel::Eos)), (1.0, 0.0));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EditWeights {
+    /// Inserted, deleted and substituted tokens.
+    pub changed: f32,
+    /// Kept tokens and the EOS.
+    pub kept: f32,
+}
+
+impl EditWeights {
+    /// Those of DDPO: 3 and 1, as in the code of RLHF-V. Its paper takes 5 for fine-grained corrections.
+    pub const fn ddpo() -> Self {
+        Self { changed: 3.0, kept: 1.0 }
+    }
+
+    /// The weight of a token of either answer.
+    pub fn weight(&self, label: TokenLabel) -> f32 {
+        match label {
+            TokenLabel::Ignored => 0.0,
+            TokenLabel::Kept | TokenLabel::Eos => self.kept,
+            TokenLabel::Inserted | TokenLabel::Deleted | TokenLabel::Substituted => self.changed,
+        }
     }
 }

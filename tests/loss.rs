@@ -6,7 +6,7 @@ mod common;
 use approx::{assert_abs_diff_eq, assert_relative_eq};
 use common::{F32, F64, I64, ROUNDING, number, values};
 use figa_loss::tch::kind::Element;
-use figa_loss::tch::{Device, Kind, Tensor, manual_seed, no_grad_guard};
+use figa_loss::tch::{Kind, Tensor, manual_seed, no_grad_guard};
 use figa_loss::{ClassSummary, Error, FigaLoss, Gate, LossOutput, Penalty, Reduction, figa_loss};
 
 const UNGATED: FigaLoss = FigaLoss::new().with_gate(None);
@@ -331,12 +331,9 @@ fn a_gated_token_of_infinite_nll_has_no_gradient() {
     let mut logits = Tensor::zeros([1, 2, 3], F32);
     let _ = logits.get(0).get(0).get(1).fill_(f64::NEG_INFINITY);
     logits = logits.set_requires_grad(true);
-    for weight in [-0.5, f32::NEG_INFINITY] {
-        logits.zero_grad();
-        let loss = figa_loss(&logits, &tensor(&[0i64, 1], &[1, 2]), &tensor(&[0f32, weight], &[1, 2])).unwrap();
-        loss.backward();
-        assert_eq!((number(&loss), values(&logits.grad())), (0.0, vec![0.0; 6]), "weight {weight}");
-    }
+    let loss = figa_loss(&logits, &tensor(&[0i64, 1], &[1, 2]), &tensor(&[0f32, -0.5], &[1, 2])).unwrap();
+    loss.backward();
+    assert_eq!((number(&loss), values(&logits.grad())), (0.0, vec![0.0; 6]));
 }
 
 #[test]
@@ -383,10 +380,20 @@ fn errors_name_the_argument_what_was_expected_and_what_came() {
 
     let (logits, labels, weights) = (float(&[2, 3, 5]), int(&[2, 3]), float(&[2, 3]));
     for (text, expected) in [
-        (message(&float(&[6, 5]), &labels, &weights), "logits: expected shape [B, S, V] with V > 0, got [6, 5]"),
-        (message(&float(&[2, 3, 0]), &labels, &weights), "logits: expected shape [B, S, V] with V > 0, got [2, 3, 0]"),
-        (message(&logits, &int(&[2, 4]), &weights), "labels: expected shape [B, S] = [2, 3], got [2, 4]"),
-        (message(&logits, &labels, &float(&[2])), "weights: expected shape [B, S] = [2, 3], got [2]"),
+        (
+            message(&float(&[6, 5]), &labels, &weights),
+            "logits: expected shape [B, S, V] = [2, 3, V] with V > 0, got [6, 5]",
+        ),
+        (
+            message(&float(&[2, 3, 0]), &labels, &weights),
+            "logits: expected shape [B, S, V] = [2, 3, V] with V > 0, got [2, 3, 0]",
+        ),
+        (
+            message(&logits, &int(&[2, 4]), &float(&[2, 4])),
+            "logits: expected shape [B, S, V] = [2, 4, V] with V > 0, got [2, 3, 5]",
+        ),
+        (message(&logits, &int(&[6]), &weights), "labels: expected shape [B, S], got [6]"),
+        (message(&logits, &labels, &float(&[2])), "weights: expected shape [B, S] = [2, 3], that of labels, got [2]"),
         (
             message(&logits.to_kind(Kind::Int64), &labels, &weights),
             "logits: expected dtype f16, bf16, f32 or f64, got Int64; convert it with to_kind",
@@ -414,10 +421,6 @@ fn errors_name_the_argument_what_was_expected_and_what_came() {
         assert_eq!(text, expected);
     }
 
-    if Device::cuda_if_available().is_cuda() {
-        let error = figa_loss(&logits, &labels, &weights.to_device(Device::Cuda(0))).unwrap_err();
-        assert!(matches!(error, Error::Device { argument: "weights", .. }), "{error}");
-    }
     for (loss, argument) in [
         (UNGATED.with_gate(Some(Gate::AtMost(f64::NAN))), "gate"),
         (UNGATED.with_gate(Some(Gate::Band { min: 1.0, max: 0.5 })), "gate"),

@@ -27,11 +27,11 @@ use crate::error::Result;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct LossOutput {
-    /// `numerator / denominator`, a scalar; with [`Reduction::None`] the loss of each token, `[B, S]`.
+    /// `numerator / denominator`, a scalar; with [`Reduction::None`] the loss of each token, in the shape of the labels.
     pub loss: Tensor,
     /// The sum of what the active tokens contribute, a differentiable scalar.
     pub numerator: Tensor,
-    /// The denominator of the [`Reduction`], a constant scalar; where it is 0, the loss is the numerator.
+    /// The denominator of the [`Reduction`], a constant f64 scalar; where it is 0, the loss is the numerator.
     ///
     /// Over micro-batches or processes that make one step, numerators and denominators add up, and their quotient is the
     /// loss of the step; except with [`Reduction::External`], where the denominator is that of the step already.
@@ -63,11 +63,13 @@ pub struct LossOutput {
 /// assert_eq!((rewarded.count, summary.eos.count), (2, 2));
 /// assert!((rewarded.mean_probability.expect("two tokens") - 0.5).abs() < 1e-6);
 /// assert!((rewarded.mean_nll.expect("two tokens") - 2f64.ln()).abs() < 1e-6);
+/// // FIGA has none of these.
+/// assert_eq!((rewarded.mean_entropy, rewarded.mean_kl, rewarded.clipped), (None, None, None));
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct LossStats {
-    /// f64 `[4, 3]`: for rewarded, eos, penalised and gated tokens their count, sum of nll and sum of probabilities.
+    /// f64 `[4, 9]`: for rewarded, eos, penalised and skipped tokens, what [`LossStats::new`] lists.
     sums: Tensor,
     unweighted: i64,
 }
@@ -82,13 +84,13 @@ pub struct LossSummary {
     pub eos: ClassSummary,
     /// Tokens with a negative weight that the gate lets pass.
     pub penalised: ClassSummary,
-    /// Tokens with a negative weight that the gate skips.
+    /// Tokens that the loss does not count: those of FIGA with a negative weight that the gate skips.
     pub gated: ClassSummary,
     /// How many tokens have a label and the weight 0. Nothing else is computed for them.
     pub unweighted: i64,
 }
 
-/// Count, mean nll and mean probability of a class of tokens.
+/// Count and means of a class of tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct ClassSummary {
@@ -98,28 +100,40 @@ pub struct ClassSummary {
     pub mean_nll: Option<f64>,
     /// Mean probability; `None` for an empty class.
     pub mean_probability: Option<f64>,
+    /// Mean entropy in nats, of all columns or of the likeliest, for losses that read it.
+    pub mean_entropy: Option<f64>,
+    /// Mean divergence from the reference in nats, for losses that have one.
+    pub mean_kl: Option<f64>,
+    /// Share of tokens that the loss clips, for losses that clip.
+    pub clipped: Option<f64>,
 }
 
 const CLASSES: i64 = 4;
-const NUMBERS: i64 = 3;
+const NUMBERS: i64 = 9;
 
 impl LossStats {
     fn new(outcome: &Outcome, eos_id: Option<i64>) -> Result<Self> {
-        let Outcome { rows, terms, .. } = outcome;
-        // 0 rewarded, 1 eos, 2 penalised, 3 gated.
+        let Outcome { rows, numbers, .. } = outcome;
+        // 0 rewarded, 1 eos, 2 penalised, 3 skipped.
         let penalised = rows.weights.f_lt(0)?.f_to_kind(Kind::Int64)?;
-        let gated = terms.counted.f_logical_not()?.f_to_kind(Kind::Int64)?;
-        let mut class = penalised.f_add(&penalised)?.f_add(&gated)?;
+        let mut class = penalised.f_mul_scalar(2)?;
         if let Some(eos_id) = eos_id {
             let is_eos = rows.labels.f_eq(eos_id)?.f_logical_and(&class.f_eq(0)?)?;
             class = class.f_add(&is_eos.f_to_kind(Kind::Int64)?)?;
         }
-        let nll = terms.nll.f_detach()?.f_to_kind(Kind::Double)?;
-        let numbers = Tensor::f_stack(&[nll.f_ones_like()?, nll.shallow_clone(), nll.f_neg()?.f_exp()?], 1)?;
+        class = class.f_masked_fill(&numbers.counted.f_logical_not()?, 3)?;
+        let nll = numbers.nll.f_to_kind(Kind::Double)?;
+        let (ones, zeros) = (nll.f_ones_like()?, nll.f_zeros_like()?);
+        let mut columns = vec![ones.shallow_clone(), nll.shallow_clone(), nll.f_neg()?.f_exp()?];
+        // A number that not all losses have, and how many tokens have it.
+        for number in [&numbers.entropy, &numbers.kl, &numbers.clipped] {
+            columns.push(number.as_ref().map_or_else(|| Ok(zeros.shallow_clone()), |n| n.f_to_kind(Kind::Double))?);
+            columns.push(if number.is_some() { ones.shallow_clone() } else { zeros.shallow_clone() });
+        }
         // Row by row, not by multiplying with masks: 0 * inf is NaN.
         let sums = Tensor::f_zeros([CLASSES, NUMBERS], (Kind::Double, nll.device()))?;
-        let unweighted = rows.batch.labelled - rows.positions.size1()?;
-        Ok(Self { sums: sums.f_index_add(0, &class, &numbers)?, unweighted })
+        let unweighted = rows.batch.labelled - rows.tokens.size1()?;
+        Ok(Self { sums: sums.f_index_add(0, &class, &Tensor::f_stack(&columns, 1)?)?, unweighted })
     }
 
     /// The sum of two, on the device and without waiting for it.
@@ -137,8 +151,15 @@ impl LossStats {
     pub fn read(&self) -> Result<LossSummary> {
         let numbers = Vec::<f64>::try_from(self.sums.f_reshape([-1])?.f_to_device(tch::Device::Cpu)?)?;
         let mut classes = numbers.chunks_exact(NUMBERS as usize).map(|class| {
-            let mean = |sum: f64| (class[0] > 0.0).then(|| sum / class[0]);
-            ClassSummary { count: class[0] as i64, mean_nll: mean(class[1]), mean_probability: mean(class[2]) }
+            let mean = |sum: usize, count: usize| (class[count] > 0.0).then(|| class[sum] / class[count]);
+            ClassSummary {
+                count: class[0] as i64,
+                mean_nll: mean(1, 0),
+                mean_probability: mean(2, 0),
+                mean_entropy: mean(3, 4),
+                mean_kl: mean(5, 6),
+                clipped: mean(7, 8),
+            }
         });
         let mut next = || classes.next().expect("four classes");
         Ok(LossSummary { rewarded: next(), eos: next(), penalised: next(), gated: next(), unweighted: self.unweighted })
@@ -152,12 +173,12 @@ impl LossOutput {
         let numerator = values.f_sum(kind)?.f_add(surrogate)?;
         let denominator = reduction.denominator(outcome)?;
         let loss = if reduction == Reduction::None {
-            let [batch, seq] = rows.batch.shape;
-            let tokens = Tensor::f_zeros([batch * seq], (kind, values.device()))?;
-            tokens.f_index_add(0, &rows.positions.f_add_scalar(1)?, values)?.f_reshape([batch, seq])?
+            let tokens = Tensor::f_zeros([rows.batch.shape.iter().product::<i64>()], (kind, values.device()))?;
+            tokens.f_index_add(0, &rows.tokens, values)?.f_reshape(&*rows.batch.shape)?
         } else {
             // An empty sum is 0, not 0 / 0.
-            numerator.f_div(&denominator.f_where_self(&denominator.f_ne(0)?, &denominator.f_ones_like()?)?)?
+            let divisor = denominator.f_where_self(&denominator.f_ne(0)?, &denominator.f_ones_like()?)?;
+            numerator.f_div(&divisor.f_to_kind(kind)?)?
         };
         Ok(Self { loss, numerator, denominator, stats: LossStats::new(outcome, eos_id)? })
     }

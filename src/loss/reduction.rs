@@ -1,8 +1,9 @@
 //! How the terms of the rows become one number.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::core::driver::Outcome;
+use super::core::objective::Numbers;
 use super::core::rows::RowTensors;
 use crate::error::{Error, Result};
 
@@ -50,19 +51,18 @@ impl Reduction {
         }
     }
 
-    /// The denominator, a scalar.
+    /// The denominator, an f64 scalar: exact for every count.
     pub(super) fn denominator(self, outcome: &Outcome) -> Result<Tensor> {
-        let Outcome { rows, terms, .. } = outcome;
-        let kind = terms.value.f_kind()?;
-        let constant = |number: f64| Ok(Tensor::f_full([], number, (kind, terms.value.device()))?);
+        let Outcome { rows, numbers: Numbers { counted, .. }, .. } = outcome;
+        let constant = |number: f64| Ok(Tensor::f_full([], number, (Kind::Double, counted.device()))?);
         match self {
-            Self::ActiveTokens => Ok(terms.counted.f_sum(kind)?),
+            Self::ActiveTokens => Ok(counted.f_sum(Kind::Int64)?.f_to_kind(Kind::Double)?),
             Self::LabelledTokens => constant(rows.batch.labelled as f64),
             Self::AbsWeights => {
-                let counted = rows.weights.f_where_self(&terms.counted, &rows.weights.f_zeros_like()?)?;
-                Ok(counted.f_abs()?.f_sum(kind)?)
+                let counted = rows.weights.f_where_self(counted, &rows.weights.f_zeros_like()?)?;
+                Ok(counted.f_abs()?.f_sum(Kind::Double)?)
             }
-            Self::SequenceMeans => constant(rows.batch.sequences() as f64),
+            Self::SequenceMeans => constant(rows.batch.sequences as f64),
             Self::External(number) => constant(number),
             Self::Sum | Self::None => constant(1.0),
         }
@@ -71,7 +71,7 @@ impl Reduction {
 
 fn reciprocal_counts(rows: &RowTensors, counted: &Tensor) -> Result<Tensor> {
     let kind = rows.weights.f_kind()?;
-    let counts = Tensor::f_zeros([rows.batch.sequences()], (kind, counted.device()))?;
-    let counts = counts.f_index_add(0, &rows.sequences, &counted.f_to_kind(kind)?)?.f_clamp_min(1)?;
-    Ok(counts.f_reciprocal()?.f_index_select(0, &rows.sequences)?)
+    let counts = Tensor::f_zeros([rows.batch.sequences], (Kind::Int64, counted.device()))?;
+    let counts = counts.f_index_add(0, &rows.sequences, &counted.f_to_kind(Kind::Int64)?)?.f_clamp_min(1)?;
+    Ok(counts.f_to_kind(kind)?.f_reciprocal()?.f_index_select(0, &rows.sequences)?)
 }

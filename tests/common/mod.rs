@@ -1,4 +1,5 @@
-//! What the tests of the losses share.
+//! What the tests of the losses share. Not each of them uses all of it.
+#![allow(dead_code)]
 
 use figa_loss::tch::{Device, Kind, Tensor};
 

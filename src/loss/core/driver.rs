@@ -1,53 +1,50 @@
-//! From inputs and rows to the terms of an objective, differentiable with respect to the inputs.
+//! From a model's output and rows to the terms of an objective, differentiable with respect to the model.
 //!
 //! libtorch's Rust bindings have no custom autograd functions. The gradient is therefore computed in closed form in the
-//! forward pass, without a graph, and a [surrogate](surrogate) brings it into the graph: a scalar of value 0 with this
-//! gradient.
+//! forward pass, without a graph, and a [surrogate](super::surrogate) brings it into the graph: a scalar of value 0 with
+//! this gradient. How the loss changes with the few numbers of each row is taken by autograd, from the loss's own
+//! operations on them.
 //!
-//! Rows that the objective skips have no gradient. On a CPU, hidden states of rows of slope 0 are left out of the matrix
-//! products; on a GPU, finding them would mean waiting for it. From logits on a CPU, and where a reduction has to know how many rows count, the rows that
-//! may be skipped are decided first.
+//! An objective that is local to a row takes one pass over the logits: chunk by chunk, numbers, slopes, gradient. Where the
+//! loss needs all rows at once, a first pass computes the numbers, and a second one the gradient.
+//!
+//! Rows of slope 0 have no gradient. On a CPU they are left out of what follows; on a GPU, finding them would mean waiting
+//! for it. From logits on a CPU, and where a reduction has to know how many rows count, the rows that may be skipped are
+//! decided first.
 
-use tch::{Device, Kind, Tensor, no_grad_guard};
+use std::borrow::Cow;
 
-use super::head::{Gradients, LmHead};
-use super::objective::{Objective, Terms};
-use super::odds::{Odds, pieces, rows_at_a_time};
+use tch::{Device, Kind, Tensor};
+
+use super::autocast::{AutocastOff, autocast_kind};
+use super::objective::{Numbers, Objective, Terms};
+use super::pass::Pass;
 use super::rows::{RowTensors, Rows};
-use crate::error::Result;
-
-/// A chunk with fewer logits does not keep the processor busy.
-const LEAST_CHUNK_LOGITS: i64 = 1 << 22;
-
-/// What the logits of a row are computed from.
-#[derive(Debug)]
-pub(in crate::loss) enum Source<'a> {
-    /// Logits `[P, V]` of `P` positions.
-    Logits(Tensor),
-    /// Hidden states `[P, H]`, and the head with its weight in the dtype of the products.
-    Hidden { hidden: Tensor, weight: Tensor, head: LmHead<'a> },
-}
+use super::scores::{Needs, Scores, Stats};
+use super::source::{ModelOutput, Source};
+use crate::error::{Error, Result};
 
 /// A factor `[n]` for each row, given the rows and a mask of those that count.
 pub(in crate::loss) type RowFactors<'a> = &'a dyn Fn(&RowTensors, &Tensor) -> Result<Tensor>;
 
 /// What is wanted of the terms.
+#[derive(Default)]
 pub(in crate::loss) struct Request<'a> {
     /// Factors that multiply the terms, if any.
     pub(in crate::loss) factors: Option<RowFactors<'a>>,
     /// Each term with a gradient of its own, instead of the gradient of their sum.
     pub(in crate::loss) per_row: bool,
-    /// How many rows of logits to compute at a time from hidden states; chosen by size if `None`.
+    /// How many rows of logits to compute at a time; chosen by size if `None`.
     pub(in crate::loss) chunk_rows: Option<i64>,
 }
 
 /// The terms of all rows.
 #[derive(Debug)]
 pub(in crate::loss) struct Outcome {
-    /// The rows in the order of the terms.
+    /// The rows in the order of the numbers.
     pub(in crate::loss) rows: RowTensors,
     /// Constants.
-    pub(in crate::loss) terms: Terms,
+    pub(in crate::loss) numbers: Numbers,
     /// `[n]`: the values of the terms; differentiable if they were requested per row.
     pub(in crate::loss) values: Tensor,
     /// A scalar of value 0, with the gradient of the sum if it was not requested per row.
@@ -56,107 +53,147 @@ pub(in crate::loss) struct Outcome {
 
 /// Computes the terms of an objective on rows.
 pub(in crate::loss) fn run(
-    source: &Source<'_>,
+    output: ModelOutput<'_>,
     rows: &Rows,
-    objective: &impl Objective,
+    objective: &dyn Objective,
     request: &Request<'_>,
 ) -> Result<Outcome> {
-    let Plan { rows, computed, factors, skipped } = decide(source, rows, objective, request)?;
-    let input = source.select(&rows.positions.f_narrow(0, 0, computed)?)?;
-    let pass = Pass {
-        labels: rows.labels.f_narrow(0, 0, computed)?,
-        weights: rows.weights.f_narrow(0, 0, computed)?,
-        factors: factors.map(|factors| factors.f_narrow(0, 0, computed)).transpose()?,
-        objective,
-        per_row: request.per_row,
-        kind: source.compute_kind()?,
-    };
-    let PassOutput { mut terms, mut values, surrogate } = match source {
-        Source::Logits(_) => pass.on_logits(&input)?,
-        Source::Hidden { .. } => pass.on_hidden(&input, &source.head(), source.rows_at_a_time(request)?)?,
+    let needs = objective.needs();
+    let prepared = Prepared::new(output, rows, &needs, request)?;
+    let _autocast = AutocastOff::new(prepared.autocast);
+    if objective.is_joint() {
+        return joint(&prepared, objective, request);
+    }
+    let Plan { rows, computed, factors, skipped } = decide(&prepared, objective, request)?;
+    let narrowed = rows.narrow(0, computed)?;
+    let factors = factors.map(|factors| factors.f_narrow(0, 0, computed)).transpose()?;
+    let pass = prepared.pass(&narrowed)?;
+    let mut parts = vec![];
+    let surrogates = pass.gradients(request.per_row, &mut |(start, len), stats, is_tracked| {
+        let scores = Scores::new(narrowed.narrow(start, len)?, stats, is_tracked);
+        let mut terms = objective.terms(&scores)?;
+        if let Some(factors) = &factors {
+            terms.value = terms.value.f_mul(&factors.f_narrow(0, start, len)?)?;
+        }
+        let slopes = is_tracked.then(|| scores.slopes(&terms.value.f_sum(None)?, false)).transpose()?;
+        parts.push(Numbers::new(&scores, terms)?);
+        Ok(slopes)
+    })?;
+    let mut numbers = Numbers::cat(&parts)?;
+    let mut values = match &surrogates.per_row {
+        Some(surrogates) => numbers.value.f_add(surrogates)?,
+        None => numbers.value.shallow_clone(),
     };
     if let Some(skipped) = skipped {
         values = Tensor::f_cat(&[&values, &skipped.value], 0)?;
-        terms = Terms::cat(&[terms, skipped])?;
+        numbers = Numbers::cat(&[numbers, skipped])?;
     }
-    Ok(Outcome { rows, terms, values, surrogate })
+    Ok(Outcome { rows, numbers, values, surrogate: surrogates.sum })
 }
 
-impl<'a> Source<'a> {
-    /// Logits `[B, S, V]`.
-    pub(in crate::loss) fn logits(logits: &Tensor) -> Result<Self> {
-        Ok(Self::Logits(logits.f_flatten(0, 1)?))
+/// In two passes.
+fn joint(prepared: &Prepared<'_>, objective: &dyn Objective, request: &Request<'_>) -> Result<Outcome> {
+    if request.per_row {
+        let expected = "a reduction to one number, for a loss whose terms depend on other rows";
+        return Err(Error::Value { argument: "reduction", expected, actual: "None".into() });
     }
-
-    /// Hidden states `[B, S, H]` and a head.
-    pub(in crate::loss) fn hidden(hidden: &Tensor, head: LmHead<'a>) -> Result<Self> {
-        // A CPU multiplies f32 no slower than f16 and bf16, and rounds less.
-        let kind = if hidden.device() == Device::Cpu { compute_kind(hidden)? } else { hidden.f_kind()? };
-        Ok(Self::Hidden { hidden: hidden.f_flatten(0, 1)?, weight: head.weight.f_to_kind(kind)?, head })
+    let (scores, is_tracked) = prepared.scores()?;
+    let rows = scores.rows().shallow_clone();
+    let mut terms = objective.terms(&scores)?;
+    if let Some(factors) = request.factors {
+        let counted = terms.counted_mask()?;
+        terms.value = terms.value.f_mul(&factors(&rows, &counted)?)?;
     }
+    let surrogate = prepared.second_pass(is_tracked, &scores, &terms.value.f_sum(None)?)?;
+    let numbers = Numbers::new(&scores, terms)?;
+    Ok(Outcome { rows, values: numbers.value.shallow_clone(), numbers, surrogate })
+}
 
-    fn input(&self) -> &Tensor {
-        match self {
-            Self::Logits(logits) => logits,
-            Self::Hidden { hidden, .. } => hidden,
+/// The loss that a closure computes from what is known of the rows, in two passes.
+pub(in crate::loss) fn run_closure<T>(
+    output: ModelOutput<'_>,
+    rows: &Rows,
+    needs: &Needs<'_>,
+    chunk_rows: Option<i64>,
+    loss: impl FnOnce(&Scores) -> Result<(Tensor, T)>,
+) -> Result<(Tensor, T)> {
+    let prepared = Prepared::new(output, rows, needs, &Request { chunk_rows, ..Request::default() })?;
+    let _autocast = AutocastOff::new(prepared.autocast);
+    let (scores, is_tracked) = prepared.scores()?;
+    let (loss, more) = loss(&scores)?;
+    if loss.numel() != 1 {
+        return Err(Error::Shape { argument: "loss", expected: "[], a single number".into(), actual: loss.size() });
+    }
+    let surrogate = prepared.second_pass(is_tracked, &scores, &loss)?;
+    // What else the closure used keeps its gradient.
+    Ok((loss.f_add(&surrogate.f_reshape(loss.size())?)?, more))
+}
+
+/// Arguments that have been checked.
+struct Prepared<'a> {
+    source: Source<'a>,
+    reference: Option<Source<'a>>,
+    rows: Cow<'a, Rows>,
+    needs: &'a Needs<'a>,
+    chunk_rows: Option<i64>,
+    autocast: Option<Kind>,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(output: ModelOutput<'a>, rows: &'a Rows, needs: &'a Needs<'a>, request: &Request<'_>) -> Result<Self> {
+        if let Some(rows @ ..=0) = request.chunk_rows {
+            let (argument, expected) = ("chunk_rows", "at least 1 row");
+            return Err(Error::Value { argument, expected, actual: rows.to_string() });
         }
+        let autocast = autocast_kind(output.device())?;
+        let source = Source::new(output, rows.shape(), autocast)?;
+        let reference = match &needs.reference {
+            None => None,
+            Some(reference) => {
+                reference.validate()?;
+                Some(Source::new(reference.output, rows.shape(), autocast)?)
+            }
+        };
+        needs.validate(rows.shape())?;
+        let rows = rows.checked(source.vocab()?, source.compute_kind()?)?;
+        Ok(Self { source, reference, rows, needs, chunk_rows: request.chunk_rows, autocast })
     }
 
-    fn compute_kind(&self) -> Result<Kind> {
-        compute_kind(self.input())
+    fn pass<'b>(&'b self, rows: &'b RowTensors) -> Result<Pass<'b>> {
+        Pass::new(&self.source, self.reference.as_ref(), rows, self.needs, self.chunk_rows)
     }
 
-    /// The head whose weight has the dtype of the products. Only for hidden states.
-    fn head(&self) -> LmHead<'_> {
-        match self {
-            Self::Hidden { weight, head, .. } => LmHead { weight, ..*head },
-            Self::Logits(_) => unreachable!("logits have no head"),
+    fn to_device(&self, rows: &Rows) -> Result<RowTensors> {
+        rows.to_device(self.source.device(), self.source.compute_kind()?)
+    }
+
+    /// What is known of all rows, and whether a gradient is wanted of them.
+    fn scores(&self) -> Result<(Scores, bool)> {
+        let rows = self.to_device(&self.rows)?;
+        let (stats, is_tracked) = {
+            let pass = self.pass(&rows)?;
+            (pass.stats()?, pass.is_tracked()?)
+        };
+        Ok((Scores::new(rows, stats, is_tracked), is_tracked))
+    }
+
+    /// The gradient of a sum that was computed from the scores of all rows.
+    fn second_pass(&self, is_tracked: bool, scores: &Scores, sum: &Tensor) -> Result<Tensor> {
+        if !is_tracked {
+            return Ok(Tensor::f_zeros([], (self.source.compute_kind()?, self.source.device()))?);
         }
-    }
-
-    /// The input at some positions, in memory of its own.
-    fn select(&self, positions: &Tensor) -> Result<Tensor> {
-        let input = self.input().f_index_select(0, positions)?;
-        match self {
-            Self::Logits(_) => Ok(input),
-            Self::Hidden { weight, .. } => Ok(input.f_to_kind(weight.f_kind()?)?),
-        }
-    }
-
-    /// How many rows of logits to hold at a time.
-    fn rows_at_a_time(&self, request: &Request<'_>) -> Result<i64> {
-        match self {
-            Self::Logits(logits) => Ok(rows_at_a_time(logits.device(), logits.size2()?.1)),
-            Self::Hidden { weight, .. } => {
-                let (vocab, width) = weight.size2()?;
-                // As many rows as the head is wide take the memory of its gradient, which `backward` needs anyway.
-                Ok(request.chunk_rows.unwrap_or_else(|| width.max(LEAST_CHUNK_LOGITS / vocab).max(1)))
+        let mut slopes = scores.slopes(sum, true)?;
+        let mut rows = scores.rows().shallow_clone();
+        if self.source.device() == Device::Cpu {
+            let steep = slopes.steep()?.f_nonzero()?.f_squeeze_dim(1)?;
+            if steep.size1()? < rows.tokens.size1()? {
+                (slopes, rows) = (slopes.index(&steep)?, rows.index(&steep)?);
             }
         }
+        let pass = self.pass(&rows)?;
+        let surrogates = pass.gradients(false, &mut |(start, len), _, _| Ok(Some(slopes.narrow(start, len)?)))?;
+        Ok(surrogates.sum)
     }
-
-    /// The terms of rows, without a graph.
-    fn score(&self, rows: &RowTensors, objective: &impl Objective, step: i64) -> Result<Terms> {
-        let _no_grad = no_grad_guard();
-        let kind = self.compute_kind()?;
-        let mut parts = vec![];
-        for (start, len) in pieces(rows.positions.size1()?, step) {
-            let part = |tensor: &Tensor| tensor.f_narrow(0, start, len);
-            let input = self.select(&part(&rows.positions)?)?;
-            let mut x = match self {
-                Self::Logits(_) => input.f_to_kind(kind)?,
-                Self::Hidden { .. } => self.head().logits(&input, kind)?,
-            };
-            let odds = Odds::take(&mut x, &part(&rows.labels)?)?;
-            parts.push(objective.terms(odds.scores()?, &part(&rows.weights)?)?);
-        }
-        Terms::cat(&parts)
-    }
-}
-
-/// Losses are computed in f32 at least.
-pub(in crate::loss) fn compute_kind(input: &Tensor) -> Result<Kind> {
-    Ok(if input.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float })
 }
 
 /// The rows, after deciding which of them count as far as the request needs it.
@@ -165,221 +202,45 @@ struct Plan {
     /// How many of the rows, from the first on, are still to be computed.
     computed: i64,
     factors: Option<Tensor>,
-    /// The terms of the other rows, which do not count.
-    skipped: Option<Terms>,
+    /// The numbers of the other rows, which do not count.
+    skipped: Option<Numbers>,
 }
 
-fn decide(source: &Source<'_>, rows: &Rows, objective: &impl Objective, request: &Request<'_>) -> Result<Plan> {
-    let (kind, device) = (source.compute_kind()?, source.input().device());
-    let on_cpu = device == Device::Cpu;
+fn decide(prepared: &Prepared<'_>, objective: &dyn Objective, request: &Request<'_>) -> Result<Plan> {
+    let Prepared { source, rows, .. } = prepared;
+    let on_cpu = source.device() == Device::Cpu;
     // On a CPU it is cheaper to decide first than to make room for a gradient of 0. A GPU would have to be waited for.
-    let saves_memory = on_cpu && matches!(source, Source::Logits(logits) if logits.requires_grad()) && !request.per_row;
+    let saves_memory = on_cpu && source.is_tracked_logits() && !request.per_row;
     let may_skip = |&index: &usize| objective.may_skip(rows.weights()[index]);
     let undecided: Vec<usize> = match saves_memory || request.factors.is_some() {
         true => (0..rows.len()).filter(may_skip).collect(),
         false => vec![],
     };
-    let mut counted = Tensor::f_ones([rows.len() as i64], (Kind::Bool, device))?;
+    let mut counted = Tensor::f_ones([rows.len() as i64], (Kind::Bool, source.device()))?;
     let (tensors, computed, skipped);
     if undecided.is_empty() {
-        (tensors, computed, skipped) = (rows.to_device(device, kind)?, rows.len(), None);
+        (tensors, computed, skipped) = (prepared.to_device(rows)?, rows.len(), None);
     } else {
-        let step = source.rows_at_a_time(request)?;
-        let terms = source.score(&rows.select(&undecided).to_device(device, kind)?, objective, step)?;
+        let some = prepared.to_device(&rows.select(&undecided))?;
+        let stats: Stats = prepared.pass(&some)?.stats()?;
+        let scores = Scores::new(some, stats, false);
+        let terms: Terms = objective.terms(&scores)?;
+        let numbers = Numbers::new(&scores, terms)?;
         let indices: Vec<i64> = undecided.iter().map(|&index| index as i64).collect();
-        counted = counted.f_index_copy_(0, &Tensor::f_from_slice(&indices)?.f_to_device(device)?, &terms.counted)?;
+        let indices = Tensor::f_from_slice(&indices)?.f_to_device(source.device())?;
+        counted = counted.f_index_copy_(0, &indices, &numbers.counted)?;
         if on_cpu {
             let mask = Vec::<bool>::try_from(&counted)?;
             let (mut order, last): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|&index| mask[index]);
             computed = order.len();
             order.extend(last);
-            tensors = rows.select(&order).to_device(device, kind)?;
+            tensors = prepared.to_device(&rows.select(&order))?;
             counted = counted.f_sort(0, true)?.0;
-            skipped = Some(terms.select(&terms.counted.f_logical_not()?)?);
+            skipped = Some(numbers.select(&numbers.counted.f_logical_not()?)?);
         } else {
-            (tensors, computed, skipped) = (rows.to_device(device, kind)?, rows.len(), None);
+            (tensors, computed, skipped) = (prepared.to_device(rows)?, rows.len(), None);
         }
     }
     let factors = request.factors.map(|factors| factors(&tensors, &counted)).transpose()?;
     Ok(Plan { rows: tensors, computed: computed as i64, factors, skipped })
-}
-
-/// The main pass over `n` rows.
-struct Pass<'a, O> {
-    /// All `[n]`.
-    labels: Tensor,
-    weights: Tensor,
-    factors: Option<Tensor>,
-    objective: &'a O,
-    per_row: bool,
-    kind: Kind,
-}
-
-struct PassOutput {
-    terms: Terms,
-    values: Tensor,
-    surrogate: Tensor,
-}
-
-impl<O: Objective> Pass<'_, O> {
-    /// The terms of rows `start..start + len`, whose logits `x` are overwritten. Returns what the rows of `x` have to be
-    /// multiplied by to become the gradient.
-    fn terms(&self, x: &mut Tensor, (start, len): (i64, i64)) -> Result<(Terms, Tensor)> {
-        let part = |tensor: &Tensor| tensor.f_narrow(0, start, len);
-        let odds = Odds::take(x, &part(&self.labels)?)?;
-        let mut terms = self.objective.terms(odds.scores()?, &part(&self.weights)?)?;
-        if let Some(factors) = &self.factors {
-            terms.scale(&part(factors)?)?;
-        }
-        let gradient_factors = odds.gradient_factors(&terms.slope)?;
-        Ok((terms, gradient_factors))
-    }
-
-    /// From rows of logits `[n, V]`, which are overwritten.
-    fn on_logits(&self, logits: &Tensor) -> Result<PassOutput> {
-        let no_grad = no_grad_guard();
-        let mut x = logits.f_detach()?.f_to_kind(self.kind)?;
-        let (terms, factors) = self.terms(&mut x, (0, logits.size2()?.0))?;
-        let mut values = terms.value.shallow_clone();
-        let mut sum = Tensor::f_zeros([], (self.kind, logits.device()))?;
-        if logits.requires_grad() {
-            // In f32 and f64 the gradient overwrites the logits.
-            let gradient = x.f_mul_(&factors)?;
-            drop(no_grad);
-            match self.per_row {
-                true => values = values.f_add(&surrogate_per_row(logits, &gradient)?)?,
-                false => sum = surrogate(logits, &gradient)?,
-            }
-        }
-        Ok(PassOutput { terms, values, surrogate: sum })
-    }
-
-    /// From rows of hidden states `[n, H]`, which are overwritten, in chunks of `step` rows.
-    fn on_hidden(&self, rows: &Tensor, head: &LmHead<'_>, step: i64) -> Result<PassOutput> {
-        if self.per_row && head.is_tracked()? {
-            // The head's gradient cannot be summed before `backward` brings a factor for each row.
-            return self.on_logits(&head.logits(rows, self.kind)?);
-        }
-        let mut gradients = Gradients::wanted_by(rows, head)?;
-        let no_grad = no_grad_guard();
-        // The gradient of each chunk overwrites its rows.
-        let (hidden, hidden_gradient) = (rows.f_detach()?, rows.f_detach()?.f_to_kind(self.kind)?);
-        let mut parts = vec![];
-        for piece @ (start, len) in pieces(rows.size2()?.0, step) {
-            let hidden = hidden.f_narrow(0, start, len)?;
-            let (mut x, cap_slope) = head.logits_and_slope(&hidden, self.kind, gradients.any())?;
-            let (terms, factors) = self.terms(&mut x, piece)?;
-            if gradients.any() {
-                if let Some(cap_slope) = cap_slope {
-                    let _ = x.f_mul_(&cap_slope)?;
-                }
-                let chunk = Chunk { x, factors: factors.f_mul_scalar(head.scale)?, hidden };
-                chunk.add_to(&mut gradients, head, &terms.slope, hidden_gradient.f_narrow(0, start, len)?)?;
-            }
-            parts.push(terms);
-        }
-        drop(no_grad);
-
-        let terms = Terms::cat(&parts)?;
-        let mut values = terms.value.shallow_clone();
-        let mut sum = Tensor::f_zeros([], (self.kind, rows.device()))?;
-        if gradients.for_hidden() {
-            match self.per_row {
-                true => values = values.f_add(&surrogate_per_row(rows, &hidden_gradient)?)?,
-                false => sum = sum.f_add(&surrogate(rows, &hidden_gradient)?)?,
-            }
-        }
-        let [weight_gradient, bias_gradient] = gradients.into_sums();
-        for (parameter, gradient) in [(Some(head.weight), weight_gradient), (head.bias, bias_gradient)] {
-            if let (Some(parameter), Some(gradient)) = (parameter, gradient) {
-                sum = sum.f_add(&surrogate(parameter, &gradient)?)?;
-            }
-        }
-        Ok(PassOutput { terms, values, surrogate: sum })
-    }
-}
-
-/// Rows of hidden states, with the gradient with respect to their logits up to a factor for each row.
-struct Chunk {
-    /// `[n, V]`.
-    x: Tensor,
-    /// `[n, 1]`.
-    factors: Tensor,
-    /// `[n, H]`.
-    hidden: Tensor,
-}
-
-impl Chunk {
-    /// Adds the chunk to the gradients, and writes the gradient with respect to its hidden states to `hidden_gradient`
-    /// if it is wanted.
-    fn add_to(
-        mut self,
-        gradients: &mut Gradients,
-        head: &LmHead<'_>,
-        slopes: &Tensor,
-        mut hidden_gradient: Tensor,
-    ) -> Result<()> {
-        match steep_first(&mut self.x, slopes)? {
-            None => {
-                if let Some(gradient) = gradients.add(&self.x, &self.factors, &self.hidden, head.weight)? {
-                    hidden_gradient.f_copy_(&gradient)?;
-                }
-            }
-            Some(order) => {
-                let of_steep = |tensor: &Tensor| tensor.f_index_select(0, &order);
-                let (factors, hidden) = (of_steep(&self.factors)?, of_steep(&self.hidden)?);
-                let x = self.x.f_narrow(0, 0, order.size1()?)?;
-                if let Some(gradient) = gradients.add(&x, &factors, &hidden, head.weight)? {
-                    let _ = hidden_gradient.f_zero_()?.f_index_copy_(0, &order, &gradient)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Moves the rows of `x` whose slope is not 0 to the front, where each free place takes the next such row after them:
-/// the others have no gradient and need not be multiplied. Returns which row each of the first ones was; `None` if all
-/// have a slope, and on a GPU, which would have to be waited for.
-fn steep_first(x: &mut Tensor, slopes: &Tensor) -> Result<Option<Tensor>> {
-    if x.device() != Device::Cpu {
-        return Ok(None);
-    }
-    let steep = Vec::<bool>::try_from(slopes.f_ne(0)?)?;
-    let count = steep.iter().filter(|&&steep| steep).count();
-    if count == steep.len() {
-        return Ok(None);
-    }
-    let mut order: Vec<i64> = (0..count as i64).collect();
-    let free = (0..count).filter(|&row| !steep[row]);
-    let after = (count..steep.len()).filter(|&row| steep[row]);
-    for (place, row) in free.zip(after) {
-        x.f_get(place as i64)?.f_copy_(&x.f_get(row as i64)?)?;
-        order[place] = row as i64;
-    }
-    Ok(Some(Tensor::f_from_slice(&order)?))
-}
-
-/// A scalar of value 0 whose gradient with respect to `x` is `dx`.
-///
-/// The sum of `x * dx` has that gradient whatever its own value is, and nothing in the graph has saved that value: it
-/// can be overwritten with 0.
-fn surrogate(x: &Tensor, dx: &Tensor) -> Result<Tensor> {
-    // In the kind of dx, so that the outer gradient multiplies it before autograd rounds it to the kind of x.
-    let x = x.f_to_kind(dx.f_kind()?)?;
-    let sum = if x.numel() <= i32::MAX as usize {
-        x.f_reshape([-1])?.f_dot(&dx.f_reshape([-1])?)?
-    } else {
-        // Too long for a dot product on a GPU, which needs no memory for the products.
-        x.f_mul(dx)?.f_sum(None)?
-    };
-    let _ = sum.f_detach()?.f_zero_()?;
-    Ok(sum)
-}
-
-/// The same for each row of `x [n, _]`: `[n]`.
-fn surrogate_per_row(x: &Tensor, dx: &Tensor) -> Result<Tensor> {
-    let sums = x.f_to_kind(dx.f_kind()?)?.f_mul(dx)?.f_sum_dim_intlist(1, false, None)?;
-    let _ = sums.f_detach()?.f_zero_()?;
-    Ok(sums)
 }

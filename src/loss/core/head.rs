@@ -1,7 +1,8 @@
 //! The head of a language model: from hidden states to logits, and gradients back.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use super::measure::{Factors, Gradient};
 use crate::error::Result;
 
 /// The head of a language model: `logits = softcap(scale * (hidden @ weight^T + bias))`.
@@ -134,31 +135,78 @@ impl Gradients {
         [self.weight.flatten(), self.bias.flatten()]
     }
 
-    /// Adds a chunk of hidden rows `[n, H]` whose gradient with respect to the logits is `x [n, V]`, each row times its factor
-    /// `[n, 1]`. Returns the gradient with respect to the hidden rows, if it is wanted.
-    pub(super) fn add(&mut self, x: &Tensor, factors: &Tensor, hidden: &Tensor, weight: &Tensor) -> Result<Sum> {
-        if let Some(sum) = &mut self.bias {
-            add_product(sum, &x.f_tr()?, factors)?;
-        }
+    /// Adds a chunk of hidden rows `[n, H]` whose gradient with respect to the products of hidden states and weight is given,
+    /// up to a scale. Returns the gradient with respect to the hidden rows, if it is wanted.
+    pub(super) fn add(
+        &mut self,
+        Gradient { x, factors }: &Gradient,
+        scale: f64,
+        hidden: &Tensor,
+        weight: &Tensor,
+    ) -> Result<Option<Tensor>> {
         let kind = x.f_kind()?;
-        if kind == hidden.f_kind()? {
-            // Scaling the narrow side is cheaper than scaling x.
-            if let Some(sum) = &mut self.weight {
-                add_product(sum, &x.f_tr()?, &hidden.f_mul(factors)?)?;
-            }
-            return self.hidden.then(|| Ok(x.f_mm(weight)?.f_mul_(factors)?)).transpose();
+        let product = match factors {
+            Some(factors) => factors.product()?.f_mul_scalar(scale)?,
+            None => Tensor::f_full([x.size()[0], 1], scale, (kind, x.device()))?,
+        };
+        if let Some(sum) = &mut self.bias {
+            add_product(sum, &x.f_tr()?, &product)?;
         }
-        // f16 or bf16 on a GPU: rounded to the dtype of the logits, as autograd does it, and accumulated in f32.
-        let x = x.f_mul(factors)?.f_to_kind(hidden.f_kind()?)?;
+        if kind != hidden.f_kind()? {
+            return self.add_rounded(x, factors.as_ref(), scale, hidden, weight);
+        }
+        // Scaling the narrow side is cheaper than scaling x.
         if let Some(sum) = &mut self.weight {
-            let product = x.f_tr()?.f_mm_dtype(hidden, kind)?;
+            add_product(sum, &x.f_tr()?, &hidden.f_mul(&product)?)?;
+        }
+        self.hidden.then(|| Ok(x.f_mm(weight)?.f_mul_(&product)?)).transpose()
+    }
+
+    /// The same for f16 and bf16: products of rounded matrices, summed in f32. What is rounded has entries of about 1, so
+    /// that none of them over- or underflows: rows are normalised, and slopes are relative to the greatest.
+    fn add_rounded(
+        &mut self,
+        x: &Tensor,
+        factors: Option<&Factors>,
+        scale: f64,
+        hidden: &Tensor,
+        weight: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        let (kind, rounded) = (x.f_kind()?, hidden.f_kind()?);
+        let nonzero = |size: Tensor| Ok::<_, crate::Error>(size.f_where_self(&size.f_ne(0)?, &size.f_ones_like()?)?);
+        let (normal, slope) = match factors {
+            Some(Factors { normal, slope }) => (normal.shallow_clone(), slope.f_mul_scalar(scale)?),
+            None => {
+                let size = nonzero(x.f_amax([1], true)?.f_maximum(&x.f_amin([1], true)?.f_neg()?)?)?;
+                (size.f_reciprocal()?, size.f_mul_scalar(scale)?)
+            }
+        };
+        // Softmax entries of a large vocabulary would be subnormal in f16, whose greatest number is 65504.
+        let lift = if rounded == Kind::Half { f64::from(1 << 14) } else { 1.0 };
+        let x = x.f_mul(&normal.f_mul_scalar(lift)?)?.f_to_kind(rounded)?;
+        if let Some(sum) = &mut self.weight
+            && slope.numel() > 0
+        {
+            let greatest = nonzero(slope.f_abs()?.f_max()?)?;
+            let scaled = hidden.f_mul(&slope.f_div(&greatest)?)?.f_to_kind(rounded)?;
+            let mut product = mixed_product(&x.f_tr()?, &scaled, kind)?;
+            let _ = product.f_mul_(&greatest.f_div_scalar(lift)?)?;
             *sum = Some(match sum.take() {
                 None => product,
                 Some(mut sum) => sum.f_add_(&product)?,
             });
         }
-        self.hidden.then(|| Ok(x.f_mm_dtype(weight, kind)?)).transpose()
+        let of_hidden = || Ok(mixed_product(&x, weight, kind)?.f_mul_(&slope.f_div_scalar(lift)?)?);
+        self.hidden.then(of_hidden).transpose()
     }
+}
+
+/// The product of rounded matrices, summed and returned in another kind. A CPU has no such product.
+fn mixed_product(left: &Tensor, right: &Tensor, kind: Kind) -> Result<Tensor> {
+    if left.device() == Device::Cpu {
+        return Ok(left.f_to_kind(kind)?.f_mm(&right.f_to_kind(kind)?)?);
+    }
+    Ok(left.f_mm_dtype(right, kind)?)
 }
 
 fn add_product(sum: &mut Sum, left: &Tensor, right: &Tensor) -> Result<()> {
@@ -167,4 +215,40 @@ fn add_product(sum: &mut Sum, left: &Tensor, right: &Tensor) -> Result<()> {
         Some(mut sum) => sum.f_addmm_(left, right)?,
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of f16 and bf16 whose slopes, softmax entries and sums would all be out of the range of f16.
+    #[test]
+    fn rounded_gradients_neither_over_nor_underflow() {
+        tch::manual_seed(5);
+        let float = (Kind::Float, Device::Cpu);
+        const ROWS: i64 = 6;
+        for kind in [Kind::Half, Kind::BFloat16] {
+            for factors in [true, false] {
+                let total = 1e5;
+                let x = Tensor::rand([ROWS, 50], float) * if factors { total * 1e-4 } else { 1e-8 };
+                let hidden = Tensor::randn([ROWS, 8], float).to_kind(kind);
+                let weight = Tensor::randn([50, 8], float).to_kind(kind).set_requires_grad(true);
+                let column = |number: f64| Tensor::full([ROWS, 1], number, float);
+                let factors = factors.then(|| Factors { normal: column(1.0 / total), slope: column(1e-7) });
+                let rows = hidden.shallow_clone().set_requires_grad(true);
+                let mut gradients = Gradients::wanted_by(&rows, &LmHead::new(&weight)).unwrap();
+                let _no_grad = tch::no_grad_guard();
+                let dx = &x * factors.as_ref().map_or(column(1.0), |factors| factors.product().unwrap()) * 3.0;
+                let ours =
+                    gradients.add(&Gradient { x, factors }, 3.0, &hidden.detach(), &weight.detach()).unwrap().unwrap();
+                let [of_weight, _] = gradients.into_sums();
+                let near = |ours: &Tensor, exact: Tensor| {
+                    let error = f64::try_from((ours - &exact).norm() / exact.norm()).unwrap();
+                    assert!(error < 1e-2, "{kind:?}: {error}");
+                };
+                near(&ours, dx.mm(&weight.to_kind(Kind::Float)));
+                near(&of_weight.unwrap(), dx.tr().mm(&hidden.to_kind(Kind::Float)));
+            }
+        }
+    }
 }

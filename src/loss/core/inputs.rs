@@ -1,37 +1,26 @@
 //! Do the arguments of a loss fit each other? Everything is checked before anything is computed.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::head::LmHead;
 use crate::error::{Error, Result};
 
 const FLOATS: &str = "f16, bf16, f32 or f64";
 
-/// Checks `logits [B, S, V]` and returns `V`.
-pub(in crate::loss) fn check_logits(logits: &Tensor) -> Result<i64> {
-    check_defined("logits", logits)?;
-    let vocab = match *logits.size() {
-        [_, _, vocab] if vocab > 0 => vocab,
-        _ => {
-            let expected = "[B, S, V] with V > 0".into();
-            return Err(Error::Shape { argument: "logits", expected, actual: logits.size() });
-        }
-    };
-    check_kind("logits", logits, FLOATS, is_float)?;
+/// Checks logits `[B, S, V]` or `[N, V]` for rows whose labels have this shape, and returns `V`.
+pub(super) fn check_logits(argument: &'static str, logits: &Tensor, shape: &[i64]) -> Result<i64> {
+    check_defined(argument, logits)?;
+    let vocab = check_last(argument, logits, shape, 'V')?;
+    check_kind(argument, logits, FLOATS, is_float)?;
     Ok(vocab)
 }
 
-/// Checks `hidden [B, S, H]` and a head `[V, H]`, and returns `V`.
-pub(in crate::loss) fn check_hidden(hidden: &Tensor, head: &LmHead<'_>) -> Result<i64> {
+/// Checks hidden states `[B, S, H]` or `[N, H]` and a head `[V, H]`, and returns `V`. Under autocast their dtypes may
+/// differ.
+pub(super) fn check_hidden(hidden: &Tensor, head: &LmHead<'_>, shape: &[i64], autocast: bool) -> Result<i64> {
     check_defined("hidden", hidden)?;
     check_defined("lm_head", head.weight)?;
-    let width = match *hidden.size() {
-        [_, _, width] if width > 0 => width,
-        _ => {
-            let expected = "[B, S, H] with H > 0".into();
-            return Err(Error::Shape { argument: "hidden", expected, actual: hidden.size() });
-        }
-    };
+    let width = check_last("hidden", hidden, shape, 'H')?;
     let vocab = match *head.weight.size() {
         [vocab, same] if vocab > 0 && same == width => vocab,
         _ => {
@@ -51,7 +40,10 @@ pub(in crate::loss) fn check_hidden(hidden: &Tensor, head: &LmHead<'_>) -> Resul
     check_kind("hidden", hidden, FLOATS, is_float)?;
     let (kind, expected) = (hidden.f_kind()?, hidden.device());
     for (argument, tensor) in parameters {
-        check_kind(argument, tensor, "that of hidden", |actual| actual == kind)?;
+        match autocast {
+            true => check_kind(argument, tensor, FLOATS, is_float)?,
+            false => check_kind(argument, tensor, "that of hidden", |actual| actual == kind)?,
+        }
         if tensor.device() != expected {
             return Err(Error::Device { argument, expected, actual: tensor.device() });
         }
@@ -68,22 +60,57 @@ pub(in crate::loss) fn check_hidden(hidden: &Tensor, head: &LmHead<'_>) -> Resul
     }
 }
 
-/// Checks labels and weights against the positions of `input [B, S, _]`.
-pub(in crate::loss) fn check_tokens(input: &Tensor, labels: &Tensor, weights: &Tensor) -> Result<()> {
-    let (batch, seq, expected) = (input.size()[0], input.size()[1], input.device());
-    for (argument, tensor) in [("labels", labels), ("weights", weights)] {
-        check_defined(argument, tensor)?;
-        if tensor.size() != [batch, seq] {
-            let expected = format!("[B, S] = [{batch}, {seq}]");
-            return Err(Error::Shape { argument, expected, actual: tensor.size() });
-        }
-        let actual = tensor.device();
-        if actual != expected && actual != Device::Cpu {
-            return Err(Error::Device { argument, expected, actual });
+/// Checks that a tensor has the shape of the labels and one more dimension, and returns its size.
+fn check_last(argument: &'static str, tensor: &Tensor, shape: &[i64], name: char) -> Result<i64> {
+    match tensor.size().split_last() {
+        Some((&last, positions)) if last > 0 && positions == shape => Ok(last),
+        _ => {
+            let sizes: String = shape.iter().map(|size| format!("{size}, ")).collect();
+            let expected = format!("{} = [{sizes}{name}] with {name} > 0", names(shape.len(), Some(name)));
+            Err(Error::Shape { argument, expected, actual: tensor.size() })
         }
     }
+}
+
+/// `[B, S]` or `[N]`, with one more dimension if it has a name.
+fn names(dimensions: usize, last: Option<char>) -> String {
+    let positions = if dimensions == 2 { "B, S" } else { "N" };
+    last.map_or(format!("[{positions}]"), |last| format!("[{positions}, {last}]"))
+}
+
+/// Checks labels and weights of some dimensions against each other.
+pub(super) fn check_labels(labels: &Tensor, weights: &Tensor, dimensions: usize) -> Result<()> {
+    check_defined("labels", labels)?;
+    if labels.dim() != dimensions {
+        let expected = names(dimensions, None);
+        return Err(Error::Shape { argument: "labels", expected, actual: labels.size() });
+    }
     check_kind("labels", labels, "int64", |kind| kind == Kind::Int64)?;
+    check_tokens("weights", weights, &labels.size())?;
     check_kind("weights", weights, FLOATS, is_float)
+}
+
+/// Checks that a tensor holds something for each token of the labels.
+pub(in crate::loss) fn check_tokens(argument: &'static str, tensor: &Tensor, shape: &[i64]) -> Result<()> {
+    check_defined(argument, tensor)?;
+    if tensor.size() != shape {
+        let expected = format!("{} = {shape:?}, that of labels", names(shape.len(), None));
+        return Err(Error::Shape { argument, expected, actual: tensor.size() });
+    }
+    Ok(())
+}
+
+/// Checks that a tensor holds a list of int64 for each token of the labels.
+pub(super) fn check_columns(argument: &'static str, tensor: &Tensor, shape: &[i64]) -> Result<()> {
+    check_defined(argument, tensor)?;
+    check_last(argument, tensor, shape, 'K')?;
+    check_kind(argument, tensor, "int64", |kind| kind == Kind::Int64)
+}
+
+/// Checks `sequences [N]` against `labels [N]`.
+pub(super) fn check_sequences(labels: &Tensor, sequences: &Tensor) -> Result<()> {
+    check_tokens("sequences", sequences, &labels.size())?;
+    check_kind("sequences", sequences, "int64", |kind| kind == Kind::Int64)
 }
 
 fn check_defined(argument: &'static str, tensor: &Tensor) -> Result<()> {

@@ -2,7 +2,6 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::objective::Scores;
 use crate::error::Result;
 
 /// How many logits a piece of rows has on a CPU: its caches should hold them, because its memory is slow.
@@ -29,51 +28,39 @@ pub(super) fn pieces(rows: i64, step: i64) -> impl Iterator<Item = (i64, i64)> {
 /// Everything else is a function of `log_odds` alone, and exact even where `p` is almost 1.
 #[derive(Debug)]
 pub(super) struct Odds {
-    /// `[n, 1]`.
-    log_odds: Tensor,
+    /// `[n]`.
+    pub(super) log_odds: Tensor,
     /// `[n, 1]`: the factor by which the rows that [`Odds::take`] leaves exceed `q - e_label`.
-    total: Tensor,
+    pub(super) total: Tensor,
 }
 
 impl Odds {
     /// Computes the odds of rows `x [n, V]`, f32 or f64, and overwrites the rows with `total * (q - e_label)`.
-    pub(super) fn take(x: &mut Tensor, labels: &Tensor) -> Result<Self> {
+    pub(super) fn take(x: &Tensor, labels: &Tensor) -> Result<Self> {
         let (rows, vocab) = x.size2()?;
         let (mut log_odds, mut totals) = (vec![], vec![]);
         for (start, len) in pieces(rows, rows_at_a_time(x.device(), vocab)) {
             let mut x = x.f_narrow(0, start, len)?;
             let labels = labels.f_narrow(0, start, len)?.f_unsqueeze(1)?;
             let label = x.f_gather(1, &labels, false)?;
-            // The least number, rather than minus infinity, excludes the label: where all others are masked as well,
-            // p is then 1 instead of NaN.
-            let _ = x.f_scatter_value_(1, &labels, least(x.f_kind()?))?;
-            let greatest = x.f_amax([1], true)?;
+            let _ = x.f_scatter_value_(1, &labels, f64::NEG_INFINITY)?;
+            // A finite number: where all others are masked as well, p is then 1 instead of NaN.
+            let greatest = x.f_amax([1], true)?.f_clamp_min(least(x.f_kind()?))?;
             let _ = x.f_sub_(&greatest)?.f_exp_()?;
             let total = x.f_sum_dim_intlist(1, true, None)?;
             let _ = x.f_scatter_add_(1, &labels, &total.f_neg()?)?;
-            // A label of plus infinity is as wrong as any other column of that size.
-            let label = label.f_where_self(&label.f_isposinf()?.f_logical_not()?, &label.f_full_like(f64::NAN)?)?;
-            log_odds.push(label.f_sub(&greatest)?.f_sub(&total.f_log()?)?);
+            // A label of plus infinity is as wrong as any other column of that size, and with no column left there is
+            // nothing to predict.
+            let nan = label.f_full_like(f64::NAN)?;
+            let is_empty = label.f_isneginf()?.f_logical_and(&total.f_eq(0)?)?;
+            let label = nan.f_where_self(&label.f_isposinf()?.f_logical_or(&is_empty)?, &label)?;
+            log_odds.push(label.f_sub(&greatest)?.f_sub(&total.f_log()?)?.f_squeeze_dim(1)?);
             totals.push(total);
         }
         Ok(Self { log_odds: Tensor::f_cat(&log_odds, 0)?, total: Tensor::f_cat(&totals, 0)? })
     }
-
-    /// What an objective sees of them.
-    pub(super) fn scores(&self) -> Result<Scores> {
-        let log_odds = self.log_odds.f_squeeze_dim(1)?;
-        let nll = log_odds.f_log_sigmoid()?.f_neg()?;
-        Ok(Scores { log_odds, nll })
-    }
-
-    /// `[n, 1]`: what the rows that [`Odds::take`] left have to be multiplied by to become the gradient with respect to the
-    /// logits,
-    /// given the slopes `[n]` of a function of the log-odds.
-    pub(super) fn gradient_factors(&self, slopes: &Tensor) -> Result<Tensor> {
-        Ok(slopes.f_neg()?.f_unsqueeze(1)?.f_div(&self.total)?)
-    }
 }
 
-fn least(kind: Kind) -> f64 {
+pub(super) fn least(kind: Kind) -> f64 {
     if kind == Kind::Double { f64::MIN } else { f64::from(f32::MIN) }
 }

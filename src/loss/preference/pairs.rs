@@ -1,0 +1,97 @@
+//! Which answers belong together.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{Error, Result};
+use crate::loss::core::rows::Rows;
+
+/// Pairs of sequences: a chosen and a rejected answer to the same prompt each. A sequence may be in several pairs.
+///
+/// ```
+/// use figa_loss::Pairs;
+///
+/// // As `EncodedPair::rows` has them: original, revised, original, revised.
+/// assert_eq!(Pairs::alternating(2), Pairs::new(&[(1, 0), (3, 2)]));
+/// // As TRL has them: all chosen ones, then all rejected ones.
+/// assert_eq!(Pairs::halves(2), Pairs::new(&[(0, 2), (1, 3)]));
+/// // For losses without a chosen answer.
+/// let forget = Pairs::rejected(3);
+/// assert_ne!(forget, Pairs::alternating(3));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pairs {
+    chosen: Vec<i64>,
+    rejected: Vec<i64>,
+}
+
+impl Pairs {
+    /// Pairs of sequences, the chosen one first.
+    pub fn new(pairs: &[(i64, i64)]) -> Self {
+        let (chosen, rejected) = pairs.iter().copied().unzip();
+        Self { chosen, rejected }
+    }
+
+    /// Sequences `2i` rejected and `2i + 1` chosen: the original and the revised answer.
+    pub fn alternating(pairs: i64) -> Self {
+        Self {
+            chosen: (0..pairs).map(|pair| 2 * pair + 1).collect(),
+            rejected: (0..pairs).map(|pair| 2 * pair).collect(),
+        }
+    }
+
+    /// Sequences `i` chosen and `pairs + i` rejected.
+    pub fn halves(pairs: i64) -> Self {
+        Self { chosen: (0..pairs).collect(), rejected: (pairs..2 * pairs).collect() }
+    }
+
+    /// Sequences `0..sequences` rejected, and none chosen.
+    pub fn rejected(sequences: i64) -> Self {
+        Self { chosen: vec![], rejected: (0..sequences).collect() }
+    }
+
+    pub(super) fn check(&self, sequences: i64, is_paired: bool) -> Result<()> {
+        if let Some(outside) = self.chosen.iter().chain(&self.rejected).find(|&n| !(0..sequences).contains(n)) {
+            let (expected, actual) = ("sequences that the rows have", format!("{outside} of {sequences}"));
+            return Err(Error::Value { argument: "pairs", expected, actual });
+        }
+        if is_paired && self.chosen.len() != self.rejected.len() {
+            let actual = format!("{} chosen and {} rejected", self.chosen.len(), self.rejected.len());
+            return Err(Error::Value { argument: "pairs", expected: "a chosen answer for each rejected one", actual });
+        }
+        Ok(())
+    }
+
+    pub(super) fn to_device(&self, device: Device) -> Result<(Tensor, Tensor)> {
+        let send = |list: &[i64]| Tensor::f_from_slice(list)?.f_to_device_(device, Kind::Int64, true, false);
+        Ok((send(&self.chosen)?, send(&self.rejected)?))
+    }
+
+    /// The rows without those that both answers of a pair begin with: in front of the first label or weight that differs.
+    /// After the same prompt, they have the same logits, and cancel in the difference of both sums.
+    pub(super) fn without_common_prefix(&self, rows: &Rows) -> Rows {
+        let by_sequence = rows.by_sequence();
+        let mut skipped: Vec<usize> = by_sequence.iter().map(Vec::len).collect();
+        let pairs =
+            || self.chosen.iter().zip(&self.rejected).map(|(&chosen, &rejected)| (chosen as usize, rejected as usize));
+        for (chosen, rejected) in pairs() {
+            let shared = rows.common_labels([chosen, rejected]);
+            let both = by_sequence[chosen].iter().zip(&by_sequence[rejected]);
+            let both = both.map(|(&a, &b)| (rows.offset_and_weight(a), rows.offset_and_weight(b)));
+            let common = both.take_while(|&(a, b)| a == b && a.0 < shared).count();
+            skipped[chosen] = skipped[chosen].min(common);
+            skipped[rejected] = skipped[rejected].min(common);
+        }
+        // Both answers of a pair skip the same number of rows.
+        while let Some((chosen, rejected)) = pairs().find(|&(chosen, rejected)| skipped[chosen] != skipped[rejected]) {
+            let least = skipped[chosen].min(skipped[rejected]);
+            (skipped[chosen], skipped[rejected]) = (least, least);
+        }
+        let mut kept: Vec<usize> = vec![];
+        for (sequence, rows) in by_sequence.iter().enumerate() {
+            let is_paired = pairs().any(|(chosen, rejected)| chosen == sequence || rejected == sequence);
+            kept.extend(&rows[if is_paired { skipped[sequence] } else { 0 }..]);
+        }
+        kept.sort_unstable();
+        rows.select(&kept)
+    }
+}

@@ -1,0 +1,273 @@
+//! Every loss of the family against a dense twin that autograd differentiates, over a grid of settings.
+#![cfg(feature = "torch")]
+
+mod common;
+mod twins;
+
+use common::{F64, I64, number};
+use figa_loss::tch::{Kind, Tensor, manual_seed};
+use figa_loss::{IGNORE_INDEX, LmHead, ModelOutput, Reduction, Rows};
+use twins::{Dense, Twin, losses};
+
+/// Everything that a loss of the family may read, in f64.
+#[allow(missing_docs)]
+pub struct Data {
+    pub hidden: Tensor,
+    pub weight: Tensor,
+    pub bias: Tensor,
+    pub labels: Tensor,
+    /// Of all signs, and 0.
+    pub weights: Tensor,
+    pub advantages: Tensor,
+    pub old: Tensor,
+    pub reference: Tensor,
+    pub supervised: Tensor,
+    pub teacher_hidden: Tensor,
+    pub teacher_weight: Tensor,
+    /// `[B, S, 3]`: some are no columns, and some occur twice.
+    pub columns: Tensor,
+    /// Different columns of the teacher, `[B, S, 3]`, with log-probabilities.
+    pub top: (Tensor, Tensor),
+}
+
+const SEQUENCES: i64 = 4;
+
+impl Data {
+    fn new(seed: i64, [s, h, v]: [i64; 3], is_signed: bool) -> Self {
+        manual_seed(seed);
+        let b = SEQUENCES;
+        let weight = Tensor::randn([v, h], F64);
+        let labels = Tensor::randint(v, [b, s], I64);
+        let labels = labels.masked_fill(&Tensor::rand([b, s], F64).lt(0.2), IGNORE_INDEX);
+        let drawn = Tensor::rand([b, s], F64);
+        let size = Tensor::rand([b, s], F64) + 0.1;
+        let sign = if is_signed {
+            Tensor::rand([b, s], F64).lt(0.3).to_kind(Kind::Double) * -1.5 + 1.0
+        } else {
+            size.ones_like()
+        };
+        let hidden = Tensor::randn([b, s, h], F64);
+        let teacher_weight = &weight + Tensor::randn([v, h], F64) * 0.3;
+        let teacher_hidden = &hidden + Tensor::randn([b, s, h], F64) * 0.3;
+        let logp = |hidden: &Tensor| {
+            let log_p = hidden.matmul(&weight.tr()).log_softmax(-1, Kind::Double);
+            let next = labels.roll([-1], [1]).clamp_min(0).unsqueeze(-1);
+            log_p.gather(-1, &next, false).squeeze_dim(-1).roll([1], [1])
+        };
+        let near = |scale: f64| logp(&hidden) + Tensor::randn([b, s], F64) * scale;
+        let logits = teacher_hidden.matmul(&teacher_weight.tr()).log_softmax(-1, Kind::Double).roll([1], [1]);
+        let (log_probs, columns) = logits.topk(3, -1, true, true);
+        Self {
+            weights: drawn.lt(0.75).to_kind(Kind::Double) * size * sign,
+            advantages: Tensor::randn([b, s], F64),
+            old: near(0.3),
+            reference: near(0.2),
+            supervised: Tensor::rand([b, s], F64),
+            bias: Tensor::randn([v], F64) * 0.1,
+            columns: Tensor::randint(v + 1, [b, s, 3], I64) - 1,
+            top: (columns, log_probs),
+            hidden,
+            weight,
+            labels,
+            teacher_hidden,
+            teacher_weight,
+        }
+    }
+
+    /// The same numbers, rounded to `kind` and back: what every computation in that kind starts from.
+    fn rounded(&self, kind: Kind) -> Self {
+        let round = |tensor: &Tensor| tensor.to_kind(kind).to_kind(Kind::Double);
+        Self {
+            hidden: round(&self.hidden),
+            weight: round(&self.weight),
+            bias: round(&self.bias),
+            labels: self.labels.shallow_clone(),
+            weights: round(&self.weights),
+            advantages: round(&self.advantages),
+            old: round(&self.old),
+            reference: round(&self.reference),
+            supervised: round(&self.supervised),
+            teacher_hidden: round(&self.teacher_hidden),
+            teacher_weight: round(&self.teacher_weight),
+            columns: self.columns.shallow_clone(),
+            top: (self.top.0.shallow_clone(), round(&self.top.1)),
+        }
+    }
+}
+
+/// How logits come about.
+#[derive(Debug, Clone, Copy)]
+struct Setting {
+    from_logits: bool,
+    softcap: Option<f64>,
+    scale: f64,
+    with_bias: bool,
+    /// Which of hidden states and head require a gradient.
+    tracked: [bool; 2],
+    chunk_rows: Option<i64>,
+}
+
+const PLAIN: Setting = Setting {
+    from_logits: false,
+    softcap: None,
+    scale: 1.0,
+    with_bias: false,
+    tracked: [true, true],
+    chunk_rows: None,
+};
+
+const SETTINGS: [Setting; 4] = [
+    Setting { from_logits: true, ..PLAIN },
+    Setting { chunk_rows: Some(5), ..PLAIN },
+    Setting { softcap: Some(4.0), with_bias: true, scale: 1.5, chunk_rows: Some(1), tracked: [true, false], ..PLAIN },
+    Setting { with_bias: true, scale: 0.5, chunk_rows: Some(3), tracked: [false, true], ..PLAIN },
+];
+
+const KINDS: [Kind; 4] = [Kind::Double, Kind::Float, Kind::BFloat16, Kind::Half];
+
+const REDUCTIONS: [Reduction; 7] = [
+    Reduction::ActiveTokens,
+    Reduction::LabelledTokens,
+    Reduction::AbsWeights,
+    Reduction::Sum,
+    Reduction::SequenceMeans,
+    Reduction::None,
+    Reduction::External(5.0),
+];
+
+/// Leaves of one computation.
+struct Leaves {
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    logits: Option<Tensor>,
+}
+
+impl Leaves {
+    fn new(data: &Data, setting: &Setting, kind: Kind, rounded_to: Kind) -> Self {
+        let leaf = |tensor: &Tensor, tracked: bool| tensor.to_kind(kind).copy().set_requires_grad(tracked);
+        let [hidden, head] = setting.tracked;
+        let mut leaves = Self {
+            hidden: leaf(&data.hidden, hidden),
+            weight: leaf(&data.weight, head),
+            bias: leaf(&data.bias, head),
+            logits: None,
+        };
+        if setting.from_logits {
+            let logits = data.hidden.matmul(&data.weight.tr()).to_kind(rounded_to);
+            leaves.logits = Some(leaf(&logits, true));
+        }
+        leaves
+    }
+
+    fn head(&self, setting: &Setting) -> LmHead<'_> {
+        let mut head = LmHead::new(&self.weight).with_scale(setting.scale);
+        (head.softcap, head.bias) = (setting.softcap, setting.with_bias.then_some(&self.bias));
+        head
+    }
+
+    fn output(&self, setting: &Setting) -> ModelOutput<'_> {
+        match &self.logits {
+            Some(logits) => logits.into(),
+            None => (&self.hidden, self.head(setting)).into(),
+        }
+    }
+
+    fn dense_logits(&self, setting: &Setting) -> Tensor {
+        if let Some(logits) = &self.logits {
+            return logits.shallow_clone();
+        }
+        let logits = self.hidden.matmul(&self.weight.tr());
+        let logits = if setting.with_bias { logits + &self.bias } else { logits } * setting.scale;
+        setting.softcap.map_or(logits.shallow_clone(), |cap| (logits / cap).tanh() * cap)
+    }
+
+    /// A loss and the gradients of the leaves that have one, under an outer gradient that is not 1.
+    fn results(&self, loss: &Tensor) -> Vec<Tensor> {
+        let outer = Tensor::arange(loss.numel() as i64, F64).reshape(loss.size()) * 0.3 + 2.0;
+        (loss * outer.to_kind(loss.kind())).sum(loss.kind()).backward();
+        let leaves = [Some(&self.hidden), Some(&self.weight), Some(&self.bias), self.logits.as_ref()];
+        let gradients = leaves.into_iter().flatten().map(|leaf| leaf.grad()).filter(|gradient| gradient.defined());
+        [loss.detach()].into_iter().chain(gradients).collect()
+    }
+}
+
+fn reduced(twin: Twin, dense: &Dense, data: &Data, reduction: Reduction, of: fn(Tensor) -> Tensor) -> Tensor {
+    let values = match twin {
+        Twin::Loss(loss) => return of(loss),
+        Twin::Rows(values) => of(values),
+    };
+    let kind = values.kind();
+    match reduction {
+        Reduction::ActiveTokens => values.sum(kind) / dense.rows() as f64,
+        Reduction::LabelledTokens => {
+            values.sum(kind) / data.labels.narrow(1, 1, data.labels.size()[1] - 1).ne(IGNORE_INDEX).sum(Kind::Int64)
+        }
+        Reduction::AbsWeights => values.sum(kind) / dense.weights.abs().sum(kind),
+        Reduction::Sum => values.sum(kind),
+        Reduction::SequenceMeans => {
+            let counts = dense.sums(&dense.weights.ones_like()).clamp_min(1.0);
+            (dense.sums(&values) / counts).mean(kind)
+        }
+        Reduction::None => dense.scatter(&values),
+        Reduction::External(number) => values.sum(kind) / number,
+        _ => unreachable!("all reductions are listed"),
+    }
+}
+
+#[test]
+fn no_loss_is_less_exact_than_its_dense_expression() {
+    let sets = [Data::new(1, [7, 5, 13], true), Data::new(2, [11, 8, 33], false)];
+    let mut count = 0;
+    for loss in losses() {
+        for (set, data) in sets.iter().enumerate() {
+            if set == 0 && !loss.accepts_signed {
+                continue;
+            }
+            for (kind, setting) in KINDS.iter().flat_map(|&kind| SETTINGS.iter().map(move |setting| (kind, setting))) {
+                let data = &data.rounded(kind);
+                let rows = Rows::of_batch(&data.labels, &data.weights, IGNORE_INDEX).unwrap();
+                // The reductions take turns: each meets each dtype and each setting with some of the losses.
+                let turns = if loss.reduces { [0, 3] } else { [0, REDUCTIONS.len()] };
+                for turn in turns {
+                    let Some(&reduction) = (match loss.reduces {
+                        true => REDUCTIONS.get((count + turn) % REDUCTIONS.len()),
+                        false => REDUCTIONS.get(turn),
+                    }) else {
+                        continue;
+                    };
+                    let name = format!("{} {kind:?} {setting:?} {reduction:?} set {set}", loss.name);
+                    let leaves = Leaves::new(data, setting, kind, kind);
+                    let settings = (reduction, setting.chunk_rows, kind);
+                    let ours = (loss.ours)(leaves.output(setting), &rows, data, settings);
+                    let ours = leaves.results(&ours.unwrap_or_else(|error| panic!("{name}: {error}")));
+                    let dense = |kind: Kind, of: fn(Tensor) -> Tensor| {
+                        let leaves = Leaves::new(data, setting, kind, settings.2);
+                        let dense = Dense::new(&leaves.dense_logits(setting), data, kind);
+                        let loss = reduced((loss.twin)(&dense, data), &dense, data, reduction, of);
+                        leaves.results(&loss)
+                    };
+                    let (plain, truth) = (dense(kind, |values| values), dense(Kind::Double, |values| values));
+                    let size = number(&dense(Kind::Double, |values| values.abs())[0].norm());
+                    assert_no_less_exact(&name, size, &ours, &plain, &truth);
+                    count += 1;
+                }
+            }
+        }
+    }
+    assert!(count > 1000, "{count}");
+}
+
+/// Our error may not exceed that of the plain expression, both relative to the result's own size.
+fn assert_no_less_exact(name: &str, size: f64, ours: &[Tensor], plain: &[Tensor], truth: &[Tensor]) {
+    const LEAST_SIZE: f64 = 1e-9;
+    const TOLERANCE: f64 = 1e-6;
+    assert_eq!((ours.len(), plain.len()), (truth.len(), truth.len()), "{name}");
+    for (part, truth) in truth.iter().enumerate() {
+        let size = if part == 0 { size } else { number(&truth.norm()) }.max(LEAST_SIZE);
+        let error =
+            |result: &Tensor| number(&(result.to_kind(Kind::Double) - truth.to_kind(Kind::Double)).norm()) / size;
+        let (ours, plain) = (error(&ours[part]), error(&plain[part]));
+        assert!(ours <= plain + TOLERANCE, "{name}, part {part}: {ours:e} but {plain:e}");
+    }
+}

@@ -1,0 +1,298 @@
+//! Laws that preference and policy losses obey, whatever the numbers.
+#![cfg(feature = "torch")]
+
+mod common;
+
+use approx::{assert_abs_diff_eq, assert_relative_eq};
+use common::{F64, I64, ROUNDING, number, values};
+use figa_loss::tch::{Kind, Tensor, manual_seed};
+use figa_loss::{
+    Answers, Cispo, Dpo, Error, Grpo, IGNORE_INDEX, ImportanceSampling, Ipo, Npo, Pairs, PreferenceBatch,
+    PreferenceLoss, PreferenceOutput, Ratio, Reduction, Result, Rollout, Rows, SimPo, log_probs,
+};
+
+const VOCAB: i64 = 9;
+
+/// Answers to the same prompt in sequences 0 and 1, and in 2 and 3, from a model that depends on what came before.
+struct Batch {
+    embedding: Tensor,
+    head: Tensor,
+    ids: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+}
+
+impl Batch {
+    fn new() -> Self {
+        manual_seed(11);
+        let rows: [[i64; 8]; 4] = [
+            // The prompt has two tokens; the answers of the first pair differ in their third token.
+            [1, 2, 3, 4, 5, 6, 7, 8],
+            [1, 2, 3, 4, 0, 6, 7, 8],
+            // Those of the second pair from the start.
+            [2, 2, 5, 4, 5, 6, 7, 8],
+            [2, 2, 6, 4, 5, 6, 7, 8],
+        ];
+        let ids = Tensor::from_slice(&rows.concat()).reshape([4, 8]);
+        let labels = ids.copy();
+        let _ = labels.narrow(1, 0, 2).fill_(IGNORE_INDEX);
+        let _ = labels.get(3).narrow(0, 6, 2).fill_(IGNORE_INDEX);
+        let weights = Tensor::from_slice(&[0.0, 0.0, 1.0, 0.5, 2.0, 1.0, 0.7, 1.0]).expand([4, 8], false).contiguous();
+        Self {
+            embedding: Tensor::randn([VOCAB, 6], F64).set_requires_grad(true),
+            head: Tensor::randn([VOCAB, 6], F64).set_requires_grad(true),
+            ids,
+            labels,
+            weights,
+        }
+    }
+
+    /// Each position sees all tokens up to it.
+    fn hidden(&self) -> Tensor {
+        let embedded = self.embedding.index_select(0, &self.ids.flatten(0, 1)).reshape([4, 8, 6]);
+        embedded.cumsum(1, Kind::Double).tanh()
+    }
+
+    fn rows(&self) -> Rows {
+        Rows::of_batch(&self.labels, &self.weights, IGNORE_INDEX).unwrap()
+    }
+
+    fn reference(&self) -> Tensor {
+        let hidden = self.hidden().detach() * 0.8;
+        log_probs((&hidden, &self.head), &self.rows()).unwrap()
+    }
+
+    /// The output and the gradients by both parameters.
+    fn run(&self, loss: impl FnOnce(&Tensor, &Rows) -> Result<Tensor>) -> (f64, Vec<f64>) {
+        for parameter in [&self.embedding, &self.head] {
+            let mut gradient = parameter.grad();
+            if gradient.defined() {
+                let _ = gradient.zero_();
+            }
+        }
+        let loss = loss(&self.hidden(), &self.rows()).unwrap();
+        loss.backward();
+        (number(&loss), [values(&self.embedding.grad()), values(&self.head.grad())].concat())
+    }
+
+    fn preference(&self, loss: &impl PreferenceLoss) -> (f64, Vec<f64>) {
+        let (pairs, reference) = (Pairs::alternating(2), self.reference());
+        self.run(|hidden, rows| {
+            let batch = PreferenceBatch::new(rows, &pairs).with_reference(&reference);
+            Ok(loss.on((hidden, &self.head), batch)?.loss)
+        })
+    }
+}
+
+fn assert_same(ours: &(f64, Vec<f64>), expected: &(f64, Vec<f64>)) {
+    assert_relative_eq!(ours.0, expected.0, max_relative = ROUNDING, epsilon = ROUNDING);
+    assert_abs_diff_eq!(*ours.1, *expected.1, epsilon = ROUNDING);
+}
+
+#[test]
+fn the_rows_of_a_common_prefix_cancel() {
+    let batch = Batch::new();
+    let (mut dpo, mut ipo) = (Dpo::new(), Ipo::new());
+    let (all, all_ipo) = (batch.preference(&dpo), batch.preference(&ipo));
+    (dpo.skip_common_prefix, ipo.skip_common_prefix) = (true, true);
+    assert_same(&batch.preference(&dpo), &all);
+    assert_same(&batch.preference(&ipo), &all_ipo);
+    assert!(all.1.iter().any(|gradient| gradient.abs() > 1e-3));
+
+    // Fewer rows are computed, but not where two answers differ in their first token.
+    let logp = |dpo: &Dpo, pairs: &Pairs| {
+        let (rows, reference) = (batch.rows(), batch.reference());
+        let hidden = batch.hidden();
+        let batch_ = PreferenceBatch::new(&rows, pairs).with_reference(&reference);
+        dpo.on((&hidden, &batch.head), batch_).unwrap().stats.read().unwrap().chosen_logp.unwrap()
+    };
+    let (first, second) = (Pairs::new(&[(1, 0)]), Pairs::new(&[(3, 2)]));
+    assert!(logp(&dpo, &first) > logp(&Dpo::new(), &first));
+    assert_eq!(logp(&dpo, &second), logp(&Dpo::new(), &second));
+    // A token of weight 0 that differs ends the prefix: what follows it has another context.
+    let hidden_edit = Batch { weights: batch.weights.copy(), ..Batch::new() };
+    let _ = hidden_edit.weights.narrow(1, 4, 1).fill_(0.0);
+    let all = hidden_edit.preference(&Dpo::new());
+    assert_same(&hidden_edit.preference(&dpo), &all);
+    assert!(all.1.iter().any(|gradient| gradient.abs() > 1e-3));
+}
+
+#[test]
+fn an_answer_in_several_pairs_skips_what_all_of_them_have_in_common() {
+    let batch = Batch::new();
+    let (pairs, reference) = (Pairs::new(&[(1, 0), (1, 2), (3, 2)]), batch.reference());
+    let run = |dpo: Dpo| {
+        batch.run(|hidden, rows| {
+            let all = PreferenceBatch::new(rows, &pairs).with_reference(&reference);
+            Ok(dpo.on((hidden, &batch.head), all)?.loss)
+        })
+    };
+    let mut dpo = Dpo::new();
+    let all = run(dpo);
+    dpo.skip_common_prefix = true;
+    assert_same(&run(dpo), &all);
+}
+
+#[test]
+fn equal_answers_have_a_loss_of_ln_2_and_no_gradient() {
+    let mut batch = Batch::new();
+    batch.ids = batch.ids.narrow(0, 0, 1).expand([4, 8], false).contiguous();
+    batch.labels = batch.labels.narrow(0, 0, 1).expand([4, 8], false).contiguous();
+    for skip in [false, true] {
+        let mut dpo = Dpo::new();
+        dpo.skip_common_prefix = skip;
+        let (loss, gradients) = batch.preference(&dpo);
+        assert_relative_eq!(loss, 2f64.ln(), epsilon = ROUNDING);
+        assert!(gradients.iter().all(|gradient| gradient.abs() < ROUNDING));
+    }
+}
+
+#[test]
+fn a_small_beta_makes_npo_gradient_ascent() {
+    let batch = Batch::new();
+    let mut npo = Npo::new();
+    npo.beta = 1e-7;
+    let pairs = Pairs::rejected(4);
+    let reference = batch.reference();
+    let (_, ours) = batch.run(|hidden, rows| {
+        let all = PreferenceBatch::new(rows, &pairs).with_reference(&reference);
+        Ok(npo.on((hidden, &batch.head), all)?.loss)
+    });
+    let (_, ascent) = batch.run(|hidden, rows| {
+        figa_loss::linear_loss(hidden, &batch.head, rows, |scores| {
+            Ok((scores.logp()? * scores.weights()).sum(Kind::Double) / 4.0)
+        })
+    });
+    assert_abs_diff_eq!(*ours, *ascent, epsilon = 1e-5);
+}
+
+#[test]
+fn micro_batches_share_denominators() {
+    let batch = Batch::new();
+    let reference = batch.reference();
+    let all = batch.preference(&figa_loss::Cpo::new());
+    let pairs = Pairs::alternating(1);
+    let tokens = number(
+        &(batch.weights.narrow(1, 2, 6) * batch.labels.narrow(1, 2, 6).ge(0)).slice(0, 1, None, 2).sum(Kind::Double),
+    );
+    let parts = batch.run(|hidden, _| {
+        let part = |start: i64| -> Result<Tensor> {
+            let part = |tensor: &Tensor| tensor.narrow(0, start, 2);
+            let rows = Rows::of_batch(&part(&batch.labels), &part(&batch.weights), IGNORE_INDEX)?;
+            let (hidden, reference) = (part(hidden), part(&reference));
+            let all = PreferenceBatch::new(&rows, &pairs).with_reference(&reference).with_denominators(2.0, tokens);
+            Ok(figa_loss::Cpo::new().on((&hidden, &batch.head), all)?.loss)
+        };
+        Ok(part(0)? + part(2)?)
+    });
+    assert_same(&parts, &all);
+}
+
+#[test]
+fn a_ratio_of_1_gives_the_policy_gradient() {
+    let batch = Batch::new();
+    let advantages = Tensor::randn([4, 8], F64);
+    let hidden = batch.hidden().detach();
+    let old = log_probs((&hidden, &batch.head), &batch.rows()).unwrap();
+    let rollout = Rollout::new(&old, &advantages);
+    let gradient = |loss: &dyn Fn(&Tensor, &Rows) -> Result<Tensor>| batch.run(loss).1;
+    let expected = gradient(&|hidden, rows| {
+        figa_loss::linear_loss(hidden, &batch.head, rows, |scores| {
+            let cost = scores.logp()? * scores.weights() * scores.take(&advantages)?;
+            Ok(-cost.sum(Kind::Double) / rows.len() as f64)
+        })
+    });
+    let mean = Reduction::ActiveTokens;
+    for gradient in [
+        gradient(&|hidden, rows| {
+            Ok(ImportanceSampling::new().on_rollout(rollout).on((hidden, &batch.head), rows)?.loss)
+        }),
+        gradient(&|hidden, rows| {
+            Ok(Grpo::new().on_rollout(rollout).with_reduction(mean).on((hidden, &batch.head), rows)?.loss)
+        }),
+        gradient(&|hidden, rows| Ok(Cispo::new().on_rollout(rollout).on((hidden, &batch.head), rows)?.loss)),
+    ] {
+        assert_abs_diff_eq!(*gradient, *expected, epsilon = ROUNDING);
+    }
+    // The KL term acts where the advantage is 0.
+    let (zeros, reference) = (advantages.zeros_like(), batch.reference());
+    let still = Rollout::new(&old, &zeros).with_reference(&reference, 0.1);
+    let (_, kl) = batch.run(|hidden, rows| Ok(Grpo::new().on_rollout(still).on((hidden, &batch.head), rows)?.loss));
+    assert!(kl.iter().any(|gradient| gradient.abs() > 1e-4));
+    // Each token of an answer has the answer's ratio.
+    let rollout = rollout.with_ratio(Ratio::Sequence);
+    let rows = batch.rows();
+    let output = ImportanceSampling::new().on_rollout(rollout).on((&hidden, &batch.head), &rows).unwrap();
+    assert_eq!(output.stats.read().unwrap().rewarded.count as usize, rows.len());
+    let each = ImportanceSampling::new().on_rollout(rollout).with_reduction(Reduction::None);
+    assert!(matches!(each.on((&hidden, &batch.head), &rows), Err(Error::Value { argument: "reduction", .. })));
+}
+
+#[test]
+fn statistics_count_pairs_and_margins() {
+    /// The margin is the size of the chosen answer, less that of the rejected one.
+    struct Sizes;
+
+    impl PreferenceLoss for Sizes {
+        fn margin(&self, answers: &Answers) -> Result<Tensor> {
+            Ok(&answers.chosen.size - &answers.rejected.size)
+        }
+
+        fn losses(&self, answers: &Answers) -> Result<Tensor> {
+            Ok(answers.chosen.mean_logp()? - answers.rejected.mean_gain()?)
+        }
+    }
+    let batch = Batch::new();
+    let (rows, hidden) = (batch.rows(), batch.hidden());
+    let output = |pairs: &Pairs| -> PreferenceOutput {
+        Sizes.on((&hidden, &batch.head), PreferenceBatch::new(&rows, pairs)).unwrap()
+    };
+    // The third sequence has all its labels, the fourth lacks two.
+    let both = output(&Pairs::new(&[(3, 2)])).stats.add(&output(&Pairs::new(&[(2, 3), (0, 1)])).stats).unwrap();
+    let summary = both.read().unwrap();
+    assert_eq!((summary.pairs, summary.accuracy), (3, Some(1.0 / 3.0)));
+    assert_abs_diff_eq!(summary.mean_margin.unwrap(), 0.0, epsilon = ROUNDING);
+    let none = output(&Pairs::new(&[])).stats.read().unwrap();
+    assert_eq!(
+        (none.pairs, none.accuracy, none.mean_margin, none.chosen_logp, none.rejected_logp),
+        (0, None, None, None, None)
+    );
+}
+
+#[test]
+fn errors_name_what_is_missing() {
+    let batch = Batch::new();
+    let (rows, hidden, reference) = (batch.rows(), batch.hidden(), batch.reference());
+    let message = |loss: Dpo, pairs: Pairs, with_reference: bool| {
+        let all = PreferenceBatch::new(&rows, &pairs);
+        let all = if with_reference { all.with_reference(&reference) } else { all };
+        loss.on((&hidden, &batch.head), all).unwrap_err().to_string()
+    };
+    let dpo = Dpo::new();
+    let two = Pairs::alternating(2);
+    assert_eq!(
+        message(dpo, two.clone(), false),
+        "reference: expected the log-probabilities under a reference model, got none"
+    );
+    assert_eq!(message(dpo, Pairs::alternating(3), true), "pairs: expected sequences that the rows have, got 5 of 4");
+    assert_eq!(
+        message(dpo, Pairs::rejected(2), true),
+        "pairs: expected a chosen answer for each rejected one, got 0 chosen and 2 rejected"
+    );
+    let mut wrong = dpo;
+    (wrong.average, wrong.skip_common_prefix) = (true, true);
+    assert!(message(wrong, two.clone(), true).starts_with("skip_common_prefix: expected sums"));
+    let mut wrong = dpo;
+    wrong.beta = 0.0;
+    assert_eq!(message(wrong, two.clone(), true), "beta: expected a finite number > 0, got 0");
+    let mut wrong = dpo;
+    wrong.label_smoothing = 0.5;
+    assert_eq!(message(wrong, two.clone(), true), "label_smoothing: expected 0 <= label_smoothing < 0.5, got 0.5");
+    let all = PreferenceBatch::new(&rows, &two).with_denominators(0.0, 1.0);
+    let error = SimPo::new().on((&hidden, &batch.head), all).unwrap_err().to_string();
+    assert_eq!(error, "denominators: expected a finite number > 0, got 0");
+    let short = Tensor::zeros([4, 7], I64);
+    let all = PreferenceBatch::new(&rows, &two).with_reference(&short);
+    let error = dpo.on((&hidden, &batch.head), all).unwrap_err().to_string();
+    assert_eq!(error, "tokens: expected shape [B, S] = [4, 8], that of labels, got [4, 7]");
+}
