@@ -45,7 +45,7 @@ pub fn model_files(path: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     ];
     let mut files = vec![tokenizer];
     files.extend(names.map(|name| folder.join(name)));
-    files.extend(further_templates(&folder)?.into_iter().map(|(_, file)| file));
+    files.extend(further_templates(&folder)?.into_values());
     files.retain(|file| file.is_file());
     Ok(files)
 }
@@ -111,7 +111,10 @@ impl ModelFolder {
                  AutoTokenizer as T; T.from_pretrained('{name}').save_pretrained('{name}')\""
             )
         } else {
-            return Error::Io { path: self.tokenizer.clone(), reason: io::ErrorKind::NotFound.into() };
+            return Error::Io {
+                path: self.tokenizer.clone(),
+                reason: io::Error::new(io::ErrorKind::NotFound, "no such file"),
+            };
         };
         Error::Model { place: path.to_string(), message }
     }

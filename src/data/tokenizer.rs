@@ -44,7 +44,9 @@ pub(super) fn encode(tokenizer: &Tokenizer, growth: f64, text: &str) -> Result<E
             // It may grow too much, and rarely does: in pieces that cannot.
             let (mut rest, mut bytes) = (text, 0);
             while !rest.is_empty() {
-                let (piece, after) = rest.split_at(rest.floor_char_boundary((PIECE / growth).max(4.0) as usize));
+                let size = ((PIECE / growth).max(4.0) as usize).min(rest.len());
+                let end = (0..=size).rev().find(|&at| rest.is_char_boundary(at)).unwrap_or(0);
+                let (piece, after) = rest.split_at(end);
                 let mut piece = NormalizedString::from(piece);
                 normalizer.normalize(&mut piece)?;
                 (rest, bytes) = (after, bytes + piece.get().len());

@@ -56,7 +56,7 @@ fn add_bounds(jinja: &mut Environment<'static>) {
     jinja.add_function("dict", bounds::dict);
     jinja.add_function("namespace", bounds::namespace);
     jinja.add_function("cycler", bounds::cycler);
-    let comparisons: [(&[&'static str], fn(&Value, &Value) -> bool); 6] = [
+    let comparisons: [Comparison; 6] = [
         (&["==", "eq", "equalto"], |a, b| a == b),
         (&["!=", "ne"], |a, b| a != b),
         (&["<", "lt", "lessthan"], |a, b| a < b),
@@ -71,6 +71,9 @@ fn add_bounds(jinja: &mut Environment<'static>) {
     }
     jinja.add_test("in", bounds::contains);
 }
+
+/// The names of a test, and what it compares.
+type Comparison = (&'static [&'static str], fn(&Value, &Value) -> bool);
 
 /// The filter `format`, in the style of `%`.
 fn format(state: &mut State, text: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
