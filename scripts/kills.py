@@ -182,13 +182,13 @@ def main():
         write_inputs(folder)
         label = ["label", "pairs.jsonl", "--tokenizer", ".", "--eos", "</s>"]
         curate = ["curate", "few.jsonl", "--scorer", SCORER, "--max-original", "5", "--reviser", REVISER]
-        figa = args.figa.resolve()
+        program = args.figa.resolve()
         for name, out, arguments in [
             ("label, JSON lines", "l.jsonl", label),
             ("label, Parquet", "l.parquet", label),
             ("curate", "k.jsonl", curate),
         ]:
-            case = Case(figa, folder, name, out, arguments)
+            case = Case(program, folder, name, out, arguments)
             if shutil.which("strace"):
                 check_order(case)
                 kill_at_every_step(case)

@@ -187,8 +187,8 @@ fn exchange(one: &Path, other: &Path) -> io::Result<()> {
             result => return Ok(result?),
         }
     }
-    let aside = tempfile::Builder::new().prefix(&prefix(other)?).tempdir_in(parent(other))?;
-    let old = aside.path().join("old");
+    let other_folder = tempfile::Builder::new().prefix(&prefix(other)?).tempdir_in(parent(other))?;
+    let old = other_folder.path().join("old");
     fs::rename(other, &old)?;
     fs::rename(one, other)?;
     fs::rename(&old, one)

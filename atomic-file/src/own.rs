@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 /// Opens a file that exists, unless it is a link or has a second name, belongs to another user, or is no regular file.
-/// Whoever can plant one of those could otherwise let a program read or write another file than it names.
+/// A person who can plant one of those could otherwise let a program read or write another file than it names.
 ///
 /// ```
 /// use std::fs::{self, OpenOptions};

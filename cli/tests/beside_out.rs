@@ -88,7 +88,7 @@ fn a_folder_that_is_not_of_an_unfinished_run_stays_as_it_is() {
     folder.remove(&format!("{partial}/lock"));
     folder.write(&format!("{partial}/state.json"), "{\"out\": \"other.jsonl\"}");
     is_none("its state.json does not name l.jsonl");
-    // A run of another output is there; it can go on.
+    // A run of another output is there; it can continue.
     assert_eq!(fs::read_dir(folder.path(partial)).unwrap().count(), 1);
     fs::rename(folder.path(partial), folder.path("elsewhere")).unwrap();
     symlink(folder.path("elsewhere"), folder.path(partial)).unwrap();
@@ -252,7 +252,7 @@ fn a_name_that_is_given_twice_is_refused_in_any_spelling() {
     fs::create_dir(folder.path("sub")).unwrap();
     symlink(folder.path("."), folder.path("here")).unwrap();
     let input = fs::read(folder.path("pairs.jsonl")).unwrap();
-    let error = |command: &[&str]| folder.error(&[&command[..], &["--resume"]].concat());
+    let error = |command: &[&str]| folder.error(&[command, &["--resume"]].concat());
     for spelling in ["pairs.jsonl", "./pairs.jsonl", "sub/../pairs.jsonl", "here/pairs.jsonl"] {
         let end = " is an input: name another file";
         let mut label = LABEL.to_vec();

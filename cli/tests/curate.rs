@@ -569,7 +569,7 @@ fn assert_ended(folder: &Folder) {
     }
 }
 
-/// Notes the shell of a command and a process in its background, which would go on for ever.
+/// Notes the shell of a command and a process in its background, which would never end.
 const ENDLESS: &str = "echo $$ >> processes; sleep 1000 > /dev/null & echo $! >> processes; ";
 
 #[test]

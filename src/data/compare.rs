@@ -23,6 +23,10 @@ use crate::weights::{FigaWeights, TokenLabel, label_tokens};
 /// assert_eq!((&*token.name, token.range.clone()), ("goes", 3..7));
 /// assert_eq!((token.label, token.weight), (TokenLabel::Substituted, 1.0));
 /// assert_eq!(texts.alignment().removed(), [false, true, false, false, false]);
+///
+/// let mut strict = TextComparer::default();
+/// strict.max_answer_tokens = 2;
+/// assert!(strict.compare("one two three", "one").is_err());
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
 #[derive(Debug, Clone)]

@@ -149,6 +149,7 @@ impl PairEncoder {
     /// let mut encoder = PairEncoder::read("path/to/model", None)?;
     /// encoder.template = PromptTemplate::for_model("path/to/model", &Default::default())?;
     /// encoder.drop_reasoning = true;
+    /// encoder.max_answer_tokens = 4096;
     /// let record = SpaRecord::new("Colour?", "It is green.", "It is blue.");
     /// let pair: RenderedPair = encoder.render(&record)?;
     /// if pair.prompt != encoder.template.render(&record)? {

@@ -49,8 +49,8 @@ pub enum Format {
 /// raw.try_clone()?.write_to(&mut rejected)?;
 /// assert_eq!(rejected, b"{\"instruction\": \"Spell\"\n");
 ///
-/// let mended = raw.with_text(r#"{"instruction": "Spell", "original_output": "cat", "revised_output": "c, a, t"}"#);
-/// assert_eq!((mended.place(), mended.parse(&Fields::default())?.instruction), (raw.place(), "Spell".into()));
+/// let fixed = raw.with_text(r#"{"instruction": "Spell", "original_output": "cat", "revised_output": "c, a, t"}"#);
+/// assert_eq!((fixed.place(), fixed.parse(&Fields::default())?.instruction), (raw.place(), "Spell".into()));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]

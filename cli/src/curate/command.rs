@@ -14,7 +14,7 @@ use super::processes::Processes;
 /// The longest answer, in bytes. A command that never ends its line must not fill the memory.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
 
-/// How long a command may be silent until the user is told.
+/// How long a command may be silent until a notice says so.
 const FIRST_NOTICE: Duration = Duration::from_secs(30);
 
 /// Characters of a line that an error quotes.
@@ -32,7 +32,7 @@ pub struct LineCommand<'a> {
 
 /// How long to wait for a command.
 struct Patience<'a> {
-    /// After this long, the user is told. It doubles with each notice, so that a slow command causes only a few.
+    /// After this long, a notice comes. The time doubles with each notice, so that a slow command causes only a few.
     notice: Duration,
     /// After this long, waiting is an error.
     timeout: Option<Duration>,
@@ -88,7 +88,7 @@ impl<'a> LineCommand<'a> {
         drop(requests);
         let start = Instant::now();
         loop {
-            match self.patience.wait(&events, start, &name, "it goes on after the last answer") {
+            match self.patience.wait(&events, start, &name, "it continues after the last answer") {
                 Ok(Event::Line { line, .. }) => bail!("{name}: {}", unrequested(&line)),
                 Ok(Event::Written(_)) => {}
                 // It has answered everything, so neither a timeout nor its exit status matters.
@@ -245,7 +245,7 @@ mod tests {
     use super::LineCommand;
 
     #[test]
-    fn the_user_is_told_of_a_silent_command() {
+    fn a_notice_names_a_silent_command() {
         let told = RefCell::new(vec![]);
         let tell = |line: &str| told.borrow_mut().push(line.to_owned());
         let mut command = LineCommand::new("--scorer", "read -r line; sleep 1; echo 2", None, &tell);

@@ -25,7 +25,7 @@ impl Processes {
         Ok((Self { shell }, input, output))
     }
 
-    /// The exit status of the shell; `None` if it goes on. Its output may close slightly before it has ended.
+    /// The exit status of the shell; `None` if it still runs. Its output may close slightly before it has ended.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
         poll(|| self.shell.try_wait().ok().flatten())
     }

@@ -66,7 +66,7 @@ impl AdamW {
     }
 
     /// The parameters with their gradients. Before the first backward pass of a process there are none. They count as 0,
-    /// as they are after [`zero_grad`](Self::zero_grad), so the moments of a resumed run go on like those of an unbroken
+    /// as they are after [`zero_grad`](Self::zero_grad), so the moments of a resumed run continue like those of an unbroken
     /// one.
     fn gradients(&self) -> impl Iterator<Item = (&Parameter, Tensor)> {
         self.parameters.iter().map(|parameter| {
