@@ -91,7 +91,7 @@ struct Sampled {
 /// The cost of each row, and whether it is clipped.
 type Cost = (Tensor, Option<Tensor>);
 
-/// A policy loss with what it is computed from: the objective that [`TokenLoss`] runs.
+/// A policy loss with what it is computed from: the objective that [`TokenLoss`](crate::TokenLoss) runs.
 #[derive(Debug, Clone, Copy)]
 pub struct OnRollout<'a, L> {
     loss: L,

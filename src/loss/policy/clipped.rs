@@ -77,9 +77,9 @@ impl Policy for ImportanceSampling {
 /// * **Default**: `clip_low` and `clip_high` 0.2.
 ///   [`new`](Self::new) is for GRPO: the mean over each answer's tokens, then over the answers
 ///   ([`Reduction::SequenceMeans`]). [`dapo`](Self::dapo) has `clip_high` 0.28; divide it by all tokens
-///   ([`Reduction::ActiveTokens`]). Dr. GRPO divides by a constant ([`Reduction::External`]). [`Ratio::Sequence`] makes it GSPO.
+///   ([`Reduction::ActiveTokens`]). Dr. GRPO divides by a constant ([`Reduction::External`]). [`Ratio::Sequence`](crate::Ratio::Sequence) makes it GSPO.
 /// * **Bounded**: below for `A > 0`.
-/// * **Cost**: one pass; two with [`Ratio::Sequence`].
+/// * **Cost**: one pass; two with [`Ratio::Sequence`](crate::Ratio::Sequence).
 /// * **Reference**: Schulman et al., arXiv 1707.06347; Shao et al., *DeepSeekMath*, arXiv 2402.03300; Yu et al., *DAPO*,
 ///   arXiv 2503.14476; Liu et al., arXiv 2503.20783; TRL's and Liger-Kernel's GRPO. With `A = 1` and
 ///   [`dapo`](Self::dapo)'s range it is proximal supervised fine-tuning (PSFT, arXiv 2508.17784).

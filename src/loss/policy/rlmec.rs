@@ -25,7 +25,7 @@ use crate::loss::token_loss::TokenLoss;
 /// * **Cost**: two passes: the denominators have to be known.
 /// * **Reference**: Chen et al., *Improving Large Language Models via Fine-grained Reinforcement Learning with Minimum Editing
 ///   Constraint*, arXiv 2401.06081, by the authors of FIGA.
-/// * **See also**: [`FigaLoss`](crate::FigaLoss), [`Cispo`].
+/// * **See also**: [`FigaLoss`](crate::FigaLoss), [`Cispo`](crate::Cispo).
 ///
 /// ```
 /// use figa_loss::{Rlmec, RlmecOnRollout, TokenLoss};

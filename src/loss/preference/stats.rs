@@ -58,7 +58,7 @@ impl PreferenceStats {
     /// The sum of two, on the device and without waiting for it.
     ///
     /// # Errors
-    /// [`Error::Torch`] if they are on different devices.
+    /// [`Error::Torch`](crate::Error::Torch) if they are on different devices.
     pub fn add(&self, other: &Self) -> Result<Self> {
         Ok(Self { sums: self.sums.f_add(&other.sums)? })
     }
@@ -66,7 +66,7 @@ impl PreferenceStats {
     /// Reads all numbers. Waits for the device once.
     ///
     /// # Errors
-    /// [`Error::Torch`] if the device fails.
+    /// [`Error::Torch`](crate::Error::Torch) if the device fails.
     pub fn read(&self) -> Result<PreferenceSummary> {
         let sums = Vec::<f64>::try_from(self.sums.f_to_device(tch::Device::Cpu)?)?;
         let mean = |sum: f64| (sums[0] > 0.0).then(|| sum / sums[0]);

@@ -23,7 +23,7 @@ use crate::loss::supervised::{at_least_0, greater_than_0};
 /// * **Bounded**: below by 0.
 /// * **Cost**: two passes.
 /// * **Reference**: Rafailov et al., arXiv 2305.18290; Yu et al., *RLHF-V*, arXiv 2312.00849.
-/// * **See also**: [`Ipo`], [`SimPo`] without a reference, [`Tdpo`].
+/// * **See also**: [`Ipo`], [`SimPo`](crate::SimPo) without a reference, [`Tdpo`].
 ///
 /// ```
 /// # use figa_loss::{IGNORE_INDEX, Pairs, PreferenceBatch, PreferenceLoss, Rows, log_probs, tch::{Device, Kind, Tensor}};
