@@ -236,6 +236,7 @@ pub mod docs {
     #[doc = include_str!("../docs/choosing.md")]
     pub mod choosing {}
 
+    #[cfg(feature = "torch")]
     #[doc = include_str!("../docs/losses.md")]
     pub mod losses {}
 
