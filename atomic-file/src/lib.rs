@@ -22,6 +22,9 @@ use tempfile::{NamedTempFile, TempPath};
 
 pub use own::{check_own_folder, open_own};
 
+/// Between the name of a file and what makes that of its temporary file unique.
+const PARTIAL: &str = ".partial-";
+
 /// Bytes that an [`AtomicFile`] collects before it writes them.
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -292,11 +295,21 @@ fn sync_tree(folder: &Path) -> io::Result<()> {
     sync_folder(folder)
 }
 
+/// What a temporary file or folder of this package was to become, by its name: a program that was killed leaves it behind.
+///
+/// ```
+/// assert_eq!(figa_atomic_file::name_of_partial("model.partial-3Fk2xQ"), Some("model"));
+/// assert_eq!(figa_atomic_file::name_of_partial("model"), None);
+/// ```
+pub fn name_of_partial(name: &str) -> Option<&str> {
+    name.split_once(PARTIAL).map(|(name, _)| name)
+}
+
 /// `NAME.partial-`, which begins the names of temporary files for `NAME`.
 fn prefix(path: &Path) -> io::Result<OsString> {
     let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "expected a file name"))?;
     let mut prefix = name.to_owned();
-    prefix.push(".partial-");
+    prefix.push(PARTIAL);
     Ok(prefix)
 }
 

@@ -32,17 +32,15 @@ use self::report::CurateCounts;
 use self::sieve::{Sieve, Verdict};
 use crate::new_file::{NewFile, check_distinct};
 use crate::records::progress_bar;
-use crate::rejects::{BadRecords, reasons_path};
+use crate::rejects::{BadRecords, reasons_path, rejected_paths};
 use crate::stamp::FileStamp;
 use crate::terminal::{one_line, printable};
 
 pub fn run(args: &CurateArgs) -> Result<()> {
     args.check()?;
     let reader = args.records.open()?;
-    let rejected = args.skip_bad.iter().flat_map(|path| [path.clone(), reasons_path(path)]);
-    let rejected = rejected.map(|path| ("--skip-bad", path));
-    let written = [args.out.clone(), Answers::path_of(&args.out)].map(|path| ("--out", path));
-    check_distinct(reader.files(), &written.into_iter().chain(rejected).collect::<Vec<_>>())?;
+    let written = [args.out.clone(), Answers::path_of(&args.out)];
+    check_distinct(reader.files(), &written, &rejected_paths(args.skip_bad.as_deref()))?;
     let prompt = Vec::from_iter(&args.reviser.reviser_prompt);
     let files = FileStamp::of_all(&prompt).context("--reviser-prompt")?;
     let answers = Answers::open(&args.out, files, args.resume)?;

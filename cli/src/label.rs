@@ -26,7 +26,7 @@ use self::state::Origin;
 use crate::encoding::EncodingArgs;
 use crate::new_file::check_distinct;
 use crate::records::{RecordArgs, progress_bar};
-use crate::rejects::{BadRecord, BadRecords, reasons_path};
+use crate::rejects::{BadRecord, BadRecords, rejected_paths};
 use crate::terminal::{one_line, printable};
 
 /// Write token ids, labels and signed weights of each record
@@ -123,7 +123,7 @@ pub fn run(args: &LabelArgs) -> Result<()> {
     let mut encoder = encoding.encoder()?;
     encoder.max_answer_tokens = args.records.max_answer;
     let mut arguments = serde_json::to_value(args)?;
-    arguments["date"] = note::date(&encoder).into();
+    arguments["date"] = encoder.template.date().into();
     let origin = Origin::new(arguments, &model_files(encoding.tokenizer())?)?;
     let format = paths.format;
     let Some(mut output) = Output::<LabelCounts>::open(paths, args.resume, origin)? else {
@@ -183,10 +183,8 @@ pub fn run(args: &LabelArgs) -> Result<()> {
 impl LabelArgs {
     /// The files to write, none of which is to be read.
     fn paths(&self, reader: &RecordReader) -> Result<Paths> {
-        let rejected = self.skip_bad.iter().flat_map(|path| [path.clone(), reasons_path(path)]);
-        let rejected = rejected.map(|path| ("--skip-bad", path));
-        let written = [self.out.clone(), PartialFolder::path_of(&self.out)].map(|path| ("--out", path));
-        check_distinct(reader.files(), &written.into_iter().chain(rejected).collect::<Vec<_>>())?;
+        let written = [self.out.clone(), PartialFolder::path_of(&self.out)];
+        check_distinct(reader.files(), &written, &rejected_paths(self.skip_bad.as_deref()))?;
         let format = OutputFormat::of(&self.out)?;
         Ok(Paths { out: self.out.clone(), format, rejected: self.skip_bad.clone() })
     }

@@ -19,8 +19,10 @@ pub fn is_taken(path: &Path) -> bool {
 }
 
 /// Refuses a file to write that is also one to read, or the same as another one to write, however the paths are spelled.
-/// Each file to write comes with the flag that names it.
-pub fn check_distinct(inputs: &[PathBuf], outputs: &[(&str, PathBuf)]) -> Result<()> {
+/// `out` and `rejected` are what `--out` and `--skip-bad` make a run write.
+pub fn check_distinct(inputs: &[PathBuf], out: &[PathBuf], rejected: &[PathBuf]) -> Result<()> {
+    let of_out = out.iter().map(|path| ("--out", path));
+    let outputs: Vec<_> = of_out.chain(rejected.iter().map(|path| ("--skip-bad", path))).collect();
     let read: Vec<PathBuf> = inputs.iter().map(|path| resolved(path)).collect();
     let written: Vec<PathBuf> = outputs.iter().map(|(_, path)| resolved(path)).collect();
     for (at, (argument, path)) in outputs.iter().enumerate() {

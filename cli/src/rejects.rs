@@ -69,6 +69,11 @@ impl BadRecords {
     }
 }
 
+/// What `--skip-bad` makes a run write: the records, and the reasons.
+pub fn rejected_paths(rejected: Option<&Path>) -> Vec<PathBuf> {
+    rejected.into_iter().flat_map(|path| [path.to_owned(), reasons_path(path)]).collect()
+}
+
 /// The file with the reasons, beside that of the records.
 pub fn reasons_path(rejected: &Path) -> PathBuf {
     with_suffix(rejected, ".why.jsonl")

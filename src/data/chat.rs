@@ -154,8 +154,8 @@ impl ChatTemplate {
     /// # Ok::<(), figa_loss::Error>(())
     /// ```
     pub fn mentions(&self, variable: &str) -> bool {
-        let templates = self.places.keys().filter_map(|name| self.jinja.get_template(name).ok());
-        templates.into_iter().any(|template| template.source().contains(variable))
+        let mut templates = self.places.keys().filter_map(|name| self.jinja.get_template(name).ok());
+        templates.any(|template| template.source().contains(variable))
     }
 
     /// The text of a conversation, followed by the header of the next answer if `add_generation_prompt`.

@@ -42,6 +42,18 @@ impl PromptTemplate {
         Ok(ChatTemplate::read(folder, options)?.map_or(Self::Alpaca, Self::Chat))
     }
 
+    /// The time that the prompt's chat template sees, such as `2026-01-31T12:00:00`; `None` if it does not ask for it.
+    ///
+    /// ```
+    /// assert_eq!(figa_loss::PromptTemplate::Plain.date(), None);
+    /// ```
+    pub fn date(&self) -> Option<&str> {
+        match self {
+            Self::Chat(template) => template.date(),
+            _ => None,
+        }
+    }
+
     /// The text from which a model generates an answer. The prompt of a row may differ: [`PairEncoder::render`] returns
     /// it.
     ///

@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use figa_atomic_file::{check_own_folder, create_folder, open_own};
+use figa_atomic_file::{check_own_folder, create_folder, name_of_partial, open_own};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -134,7 +134,7 @@ fn check_is_of(path: &Path, out: &Path) -> Result<()> {
         for entry in fs::read_dir(path).with_context(|| path.display().to_string())? {
             let entry = entry?;
             let (name, is_empty) = (entry.file_name(), entry.metadata()?.len() == 0);
-            let is_early = |name: &str| name == LOCK && is_empty || is_temporary(name, STATE);
+            let is_early = |name: &str| name == LOCK && is_empty || name_of_partial(name) == Some(STATE);
             let is_early = name.to_str().is_some_and(is_early);
             ensure!(is_early, refused(&format!("it holds {} but no {STATE}", name.display())));
         }
@@ -166,11 +166,5 @@ fn is_ours(name: &str) -> bool {
             .is_some_and(|number| number.len() >= 6 && number.bytes().all(|byte| byte.is_ascii_digit()))
     };
     let is_named = |name: &str| [LOCK, STATE, WHOLE, LINES, REJECTED, REASONS].contains(&name) || is_segment(name);
-    let whole = name.split_once(".partial-").map_or(name, |(whole, _)| whole);
-    is_named(whole)
-}
-
-/// Whether this is the name of a temporary file for the file `of`.
-fn is_temporary(name: &str, of: &str) -> bool {
-    name.strip_prefix(of).is_some_and(|rest| rest.starts_with(".partial-"))
+    is_named(name_of_partial(name).unwrap_or(name))
 }

@@ -29,27 +29,23 @@ pub fn note(
         false => "are cut off".to_owned(),
     };
     let prompt = match &encoder.template {
-        PromptTemplate::Chat(_) => match date(encoder) {
+        PromptTemplate::Chat(template) => match template.date() {
             Some(date) => format!("the prompt is the chat template, which sees the date {date}"),
             None => "the prompt is the chat template".to_owned(),
         },
         PromptTemplate::Alpaca => "the prompt is that of Alpaca".to_owned(),
         other => format!("the prompt is {}", lowercase(other)),
     };
-    let difference = match &encoder.template {
-        PromptTemplate::Chat(_) if differs(encoder, record, rendered)? => {
+    let mut line = format!("{}: {prompt}; rows begin with {first:?} and {last}", model.display());
+    if let PromptTemplate::Chat(template) = &encoder.template {
+        if differs(encoder, record, rendered)? {
             let [before, after] = ends(rendered);
-            format!(
+            line += &format!(
                 "; the rows differ from generation prompt + answer: the answer stands between {before:?} and {after:?}"
-            )
+            );
         }
-        _ => String::new(),
-    };
-    let unread = match &encoder.template {
-        PromptTemplate::Chat(template) => unread(template, fields),
-        _ => String::new(),
-    };
-    let line = format!("{}: {prompt}; rows begin with {first:?} and {last}{difference}{unread}", model.display());
+        line += &unread(template, fields);
+    }
     Ok(one_line(&line))
 }
 
@@ -58,14 +54,6 @@ fn unread(template: &ChatTemplate, fields: &Fields) -> String {
     let named = [("tools", &fields.tools), ("documents", &fields.documents)];
     let unread = named.into_iter().filter(|(name, field)| field.is_some() && !template.mentions(name));
     unread.map(|(name, _)| format!("; the chat template never reads the {name}")).collect()
-}
-
-/// The time that the chat template sees, if it asks for it.
-pub fn date(encoder: &PairEncoder) -> Option<&str> {
-    match &encoder.template {
-        PromptTemplate::Chat(template) => template.date(),
-        _ => None,
-    }
 }
 
 /// Whether a row is another text than the prompt for generation and the answer.

@@ -32,7 +32,7 @@ use super::rows::{LabelledPair, OutputFormat, PreparedRows};
 use super::state::{Origin, State};
 use super::table::{RowTable, join_segments, write_segment};
 use crate::new_file::{check_absent, is_taken};
-use crate::rejects::{BadRecord, reasons_path};
+use crate::rejects::{BadRecord, rejected_paths};
 
 /// A segment is held in memory. It ends after this many records, or this many tokens if they come first.
 const SEGMENT_RECORDS: usize = 4096;
@@ -195,7 +195,7 @@ impl<P: Serialize + DeserializeOwned + Default> Output<P> {
 impl Paths {
     fn check_absent(&self) -> Result<()> {
         check_absent("--out", &self.out)?;
-        for path in self.rejected.iter().flat_map(|path| [path.clone(), reasons_path(path)]) {
+        for path in rejected_paths(self.rejected.as_deref()) {
             check_absent("--skip-bad", &path)?;
         }
         Ok(())
@@ -207,7 +207,7 @@ impl Paths {
             OutputFormat::JsonLines => folder.path().join(LINES),
             OutputFormat::Parquet => folder.whole(),
         };
-        let rejected = self.rejected.iter().flat_map(|path| [(REJECTED, path.clone()), (REASONS, reasons_path(path))]);
+        let rejected = [REJECTED, REASONS].into_iter().zip(rejected_paths(self.rejected.as_deref()));
         let rejected = rejected.map(|(name, path)| ("--skip-bad", folder.path().join(name), path));
         for (argument, from, to) in rejected.chain([("--out", whole, self.out.clone())]) {
             if is_taken(&from) {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use figa_atomic_file::write_folder;
+use figa_atomic_file::{name_of_partial, write_folder};
 use figa_loss::tch::{Device, Kind, Tensor};
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 use serde::{Deserialize, Serialize};
@@ -105,7 +105,7 @@ pub fn remove_partial(run: &Path) -> Result<()> {
     for entry in fs::read_dir(run).with_context(|| run.display().to_string())? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let Some((name, _)) = name.split_once(".partial-") else { continue };
+        let Some(name) = name_of_partial(&name) else { continue };
         if OURS.contains(&name) || name.starts_with(FOLDER_PREFIX) {
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.with_context(|| format!("removing {}", path.display()))?;

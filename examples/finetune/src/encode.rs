@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use figa_loss::{EncodedPair, Example, Fields, PairEncoder, PromptTemplate, RecordReader, SpaRecord};
+use figa_loss::{EncodedPair, Example, Fields, PairEncoder, RecordReader, SpaRecord};
 
 use crate::args::Args;
 use crate::llama::Config;
@@ -56,10 +56,7 @@ impl Encoder {
 
     /// The date that the chat template sees, if it asks for it.
     pub fn date(&self) -> Option<&str> {
-        match &self.encoder.template {
-            PromptTemplate::Chat(template) => template.date(),
-            _ => None,
-        }
+        self.encoder.template.date()
     }
 
     /// The id of the token that ends an answer. It also serves as padding.
