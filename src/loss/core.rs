@@ -13,7 +13,7 @@ pub(super) mod head;
 pub(super) mod inputs;
 mod measure;
 pub(super) mod objective;
-mod odds;
+pub(super) mod odds;
 mod pass;
 pub(super) mod rows;
 pub(super) mod scores;

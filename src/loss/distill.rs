@@ -2,13 +2,14 @@
 
 use tch::Tensor;
 
-use super::core::divergence::Reference;
+use super::core::divergence::{Reference, kl_terms};
+use super::core::inputs::at_least_0;
 use super::core::objective::{Objective, Terms};
 use super::core::rows::Rows;
 use super::core::scores::{Needs, Scores};
 use super::core::source::ModelOutput;
 use super::output::LossOutput;
-use super::supervised::{at_least_0, dft};
+use super::supervised::dft;
 use super::token_loss::TokenLoss;
 use crate::error::{Error, Result};
 
@@ -148,20 +149,14 @@ impl Objective for TopKDistillation<'_> {
         // A column that is missing has no mass: any finite number stands for its log-probability.
         let p = odds.f_masked_fill(&missing, 0)?.f_log_sigmoid()?.f_masked_fill(&missing, f64::NEG_INFINITY)?;
         let sum = |values: &Tensor| values.f_sum_dim_intlist(1, false, None);
-        // t (log t - log p), 0 where t is 0.
-        let kl = |t: &Tensor, p: &Tensor| -> Result<Tensor> {
-            let empty = t.f_isneginf()?;
-            let gap = t.f_sub(p)?.f_masked_fill(&empty, 0)?;
-            Ok(gap.f_mul(&t.f_exp()?)?)
-        };
         let k = match self.tail {
-            Tail::Ignored => sum(&kl(&t, &p)?)?,
-            Tail::Renormalised => sum(&kl(&t.f_log_softmax(-1, None)?, &p.f_log_softmax(-1, None)?)?)?,
+            Tail::Ignored => sum(&kl_terms(&t, &p)?)?,
+            Tail::Renormalised => sum(&kl_terms(&t.f_log_softmax(-1, None)?, &p.f_log_softmax(-1, None)?)?)?,
             Tail::Bucket => {
                 // Rounding may leave a little less than nothing.
                 let least = 1e-12;
                 let rest = |log: &Tensor| sum(&log.f_exp()?)?.f_neg()?.f_add_scalar(1.0)?.f_clamp_min(least)?.f_log();
-                sum(&kl(&t, &p)?)?.f_add(&kl(&rest(&t)?, &rest(&p)?)?)?
+                sum(&kl_terms(&t, &p)?)?.f_add(&kl_terms(&rest(&t)?, &rest(&p)?)?)?
             }
         };
         Ok(Terms::new(k.f_mul(scores.weights())?).with_kl(k))

@@ -12,9 +12,9 @@ use tch::Tensor;
 pub use clipped::{Cispo, Dro, Grpo, ImportanceSampling, Sapo};
 pub use rlmec::{Rlmec, RlmecOnRollout};
 
+use super::core::inputs::at_least_0;
 use super::core::objective::{Objective, Terms};
 use super::core::scores::Scores;
-use super::supervised::at_least_0;
 use crate::error::Result;
 
 /// What is known of sampled answers. Tensors have the shape of the labels, and are constants.
@@ -90,6 +90,11 @@ struct Sampled {
 
 /// The cost of each row, and whether it is clipped.
 type Cost = (Tensor, Option<Tensor>);
+
+/// `min(r A, clip(r, low, high) A)`.
+fn clipped_surrogate(ratio: &Tensor, advantages: &Tensor, [low, high]: [f64; 2]) -> Result<Tensor> {
+    Ok(ratio.f_mul(advantages)?.f_minimum(&ratio.f_clamp(low, high)?.f_mul(advantages)?)?)
+}
 
 /// A policy loss with what it is computed from: the objective that [`TokenLoss`](crate::TokenLoss) runs.
 #[derive(Debug, Clone, Copy)]

@@ -16,7 +16,7 @@ mod reference_free;
 mod stats;
 mod with_reference;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 pub use forget::{Npo, SimNpo};
 pub use pairs::Pairs;
@@ -25,10 +25,11 @@ pub use stats::{PreferenceStats, PreferenceSummary};
 pub use with_reference::{Dpo, Ipo, Tdpo};
 
 use super::core::driver::run_closure;
+use super::core::inputs::greater_than_0;
+use super::core::odds::tiny;
 use super::core::rows::Rows;
 use super::core::scores::{Needs, Scores};
 use super::core::source::ModelOutput;
-use super::supervised::greater_than_0;
 use crate::error::{Error, Result};
 
 /// What a preference loss is computed from.
@@ -272,14 +273,13 @@ struct Sums {
 impl Sums {
     fn new(scores: &Scores, reference: Option<&Tensor>) -> Result<Self> {
         let (weights, logp) = (scores.weights(), scores.logp()?);
-        let tiny = if weights.f_kind()? == Kind::Double { f64::MIN_POSITIVE } else { f64::from(f32::MIN_POSITIVE) };
         let weighted = |values: &Tensor| scores.sequence_sums(&values.f_mul(weights)?);
         let gain = match reference {
             Some(reference) => weighted(&logp.f_sub(&scores.take(reference)?)?)?,
             None => weighted(&logp)?,
         };
         let divergence = scores.divergence().ok().map(|divergence| scores.sequence_sums(divergence)).transpose()?;
-        let size = scores.sequence_sums(&weights.f_abs()?)?.f_clamp_min(tiny)?;
+        let size = scores.sequence_sums(&weights.f_abs()?)?.f_clamp_min(tiny(weights.f_kind()?))?;
         Ok(Self { logp: weighted(&logp)?, gain, size, divergence })
     }
 

@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::core::inputs::{at_least_0, greater_than_0};
 use super::core::objective::{Objective, Terms};
 use super::core::scores::{Needs, Scores};
 use crate::error::{Error, Result};
@@ -363,18 +364,4 @@ impl Objective for Eaft {
 /// `log(1 - p)`.
 fn log_rest(log_odds: &Tensor) -> Result<Tensor> {
     Ok(log_odds.f_neg()?.f_log_sigmoid()?)
-}
-
-pub(super) fn at_least_0(argument: &'static str, value: f64) -> Result<()> {
-    match value.is_finite() && value >= 0.0 {
-        true => Ok(()),
-        false => Err(Error::Value { argument, expected: "a finite number >= 0", actual: value.to_string() }),
-    }
-}
-
-pub(super) fn greater_than_0(argument: &'static str, value: f64) -> Result<()> {
-    match value.is_finite() && value > 0.0 {
-        true => Ok(()),
-        false => Err(Error::Value { argument, expected: "a finite number > 0", actual: value.to_string() }),
-    }
 }

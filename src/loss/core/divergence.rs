@@ -122,7 +122,12 @@ impl Distributions {
 
 /// `KL(a || b)` of log-probabilities, `[n]`. Columns where `a` is 0 add nothing, whatever `b` is.
 fn kl(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    Ok(gap(a, b)?.f_mul_(&a.f_exp()?)?.f_sum_dim_intlist(1, false, None)?)
+    Ok(kl_terms(a, b)?.f_sum_dim_intlist(1, false, None)?)
+}
+
+/// What each column adds to `KL(a || b)`.
+pub(in crate::loss) fn kl_terms(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    Ok(gap(a, b)?.f_mul_(&a.f_exp()?)?)
 }
 
 /// `p (log p / b - KL(p || b))`.

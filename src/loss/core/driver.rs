@@ -17,10 +17,10 @@ use std::borrow::Cow;
 use tch::{Device, Kind, Tensor};
 
 use super::autocast::{AutocastOff, autocast_kind};
-use super::objective::{Numbers, Objective, Terms};
+use super::objective::{Numbers, Objective};
 use super::pass::Pass;
 use super::rows::{RowTensors, Rows};
-use super::scores::{Needs, Scores, Stats};
+use super::scores::{Needs, Scores};
 use super::source::{ModelOutput, Source};
 use crate::error::{Error, Result};
 
@@ -222,10 +222,9 @@ fn decide(prepared: &Prepared<'_>, objective: &dyn Objective, request: &Request<
         (tensors, computed, skipped) = (prepared.to_device(rows)?, rows.len(), None);
     } else {
         let some = prepared.to_device(&rows.select(&undecided))?;
-        let stats: Stats = prepared.pass(&some)?.stats()?;
+        let stats = prepared.pass(&some)?.stats()?;
         let scores = Scores::new(some, stats, false);
-        let terms: Terms = objective.terms(&scores)?;
-        let numbers = Numbers::new(&scores, terms)?;
+        let numbers = Numbers::new(&scores, objective.terms(&scores)?)?;
         let indices: Vec<i64> = undecided.iter().map(|&index| index as i64).collect();
         let indices = Tensor::f_from_slice(&indices)?.f_to_device(source.device())?;
         counted = counted.f_index_copy_(0, &indices, &numbers.counted)?;

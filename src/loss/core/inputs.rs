@@ -135,3 +135,19 @@ fn check_kind(
 fn is_float(kind: Kind) -> bool {
     matches!(kind, Kind::Half | Kind::BFloat16 | Kind::Float | Kind::Double)
 }
+
+/// Checks a setting of a loss.
+pub(in crate::loss) fn at_least_0(argument: &'static str, value: f64) -> Result<()> {
+    match value.is_finite() && value >= 0.0 {
+        true => Ok(()),
+        false => Err(Error::Value { argument, expected: "a finite number >= 0", actual: value.to_string() }),
+    }
+}
+
+/// Checks a setting of a loss.
+pub(in crate::loss) fn greater_than_0(argument: &'static str, value: f64) -> Result<()> {
+    match value.is_finite() && value > 0.0 {
+        true => Ok(()),
+        false => Err(Error::Value { argument, expected: "a finite number > 0", actual: value.to_string() }),
+    }
+}

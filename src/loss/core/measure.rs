@@ -11,10 +11,10 @@
 //! For the log-odds of the label alone, the logits are overwritten with `q - e_k` at once. Whatever else is asked for needs
 //! the log-probabilities, and the gradient takes their place.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::divergence::{Distributions, Reference};
-use super::odds::{Odds, least, pieces, rows_at_a_time};
+use super::odds::{Odds, least, pieces, rows_at_a_time, tiny};
 use super::scores::{Slopes, Stats};
 use crate::error::{Error, Result};
 
@@ -204,8 +204,7 @@ impl<'a> Wide<'a> {
         let part = |tensor: &Tensor| tensor.f_narrow(0, start, len);
         let (ids, log_odds, greatest) = (part(&self.ids)?, part(&self.log_odds)?, part(&self.greatest)?);
         let sum = |tensor: &Tensor| tensor.f_sum_dim_intlist(1, true, None);
-        let tiny = if x.f_kind()? == Kind::Double { f64::MIN_POSITIVE } else { f64::from(f32::MIN_POSITIVE) };
-        let over_rest = slopes.f_div(&log_odds.f_neg()?.f_sigmoid()?.f_clamp_min(tiny)?)?;
+        let over_rest = slopes.f_div(&log_odds.f_neg()?.f_sigmoid()?.f_clamp_min(tiny(x.f_kind()?))?)?;
         let _ = x.f_exp_()?;
         let greatest_p = x.f_gather(1, &greatest, false)?;
         let _ = x.f_mul_(&sum(&over_rest)?.f_neg()?)?;

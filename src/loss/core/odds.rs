@@ -61,6 +61,12 @@ impl Odds {
     }
 }
 
+/// The least positive number.
+pub(in crate::loss) fn tiny(kind: Kind) -> f64 {
+    if kind == Kind::Double { f64::MIN_POSITIVE } else { f64::from(f32::MIN_POSITIVE) }
+}
+
+/// The least finite number.
 pub(super) fn least(kind: Kind) -> f64 {
     if kind == Kind::Double { f64::MIN } else { f64::from(f32::MIN) }
 }

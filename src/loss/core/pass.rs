@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::head::{Gradients, LmHead};
 use super::measure::{Gradient, Measured, Wanted};
-use super::odds::{pieces, rows_at_a_time};
+use super::odds::pieces;
 use super::rows::RowTensors;
 use super::scores::{Needs, Slopes, Stats};
 use super::source::Source;
@@ -50,12 +50,7 @@ impl<'a> Pass<'a> {
 
     /// How many rows of logits to hold at a time.
     fn step(&self) -> Result<i64> {
-        let chosen = self.chunk_rows.map_or_else(|| self.source.chunk_rows(), |rows| Ok(Some(rows)))?;
-        let few = rows_at_a_time(self.source.device(), self.source.vocab()?);
-        Ok(match (self.source, chosen) {
-            (Source::Hidden { .. }, Some(rows)) => rows,
-            _ => few,
-        })
+        self.source.rows_at_a_time(self.chunk_rows)
     }
 
     /// Whether the model should get a gradient.

@@ -40,13 +40,35 @@ pub struct Rows {
     weights: Vec<f64>,
     /// The sequence that each row belongs to.
     sequences: Vec<i64>,
-    /// Which token of its sequence each row's is.
-    offsets: Vec<i64>,
-    /// All labels of each sequence, with those of tokens that are no rows.
-    texts: Arc<[Vec<i64>]>,
+    all: Arc<AllTokens>,
     /// The least and the greatest label of all tokens with one, and where they are.
     extremes: Option<[(i64, i64); 2]>,
     batch: Batch,
+}
+
+/// All tokens, with those that are no rows.
+#[derive(Debug)]
+struct AllTokens {
+    labels: Vec<i64>,
+    /// The sequence of each token; those of `[B, S]` follow from their places.
+    sequences: Option<Vec<i64>>,
+}
+
+/// A sequence, with its tokens and rows in their order.
+#[derive(Debug, Default)]
+pub(in crate::loss) struct Sequence {
+    /// The labels of all of its tokens.
+    pub(in crate::loss) labels: Vec<i64>,
+    pub(in crate::loss) rows: Vec<SequenceRow>,
+}
+
+/// A row of a sequence.
+#[derive(Debug)]
+pub(in crate::loss) struct SequenceRow {
+    /// Which of all rows it is.
+    pub(in crate::loss) index: usize,
+    /// Which token of its sequence, and what it weighs.
+    pub(in crate::loss) token: (usize, f64),
 }
 
 /// What a loss has to know of the batch besides its rows.
@@ -72,8 +94,7 @@ impl Rows {
     /// tensor and for a weight that is infinite or NaN.
     pub fn of_batch(labels: &Tensor, weights: &Tensor, ignore_index: i64) -> Result<Self> {
         check_labels(labels, weights, 2)?;
-        let seq = labels.size()[1];
-        Self::new(labels, weights, ignore_index, 1, labels.size()[0], |at| at / seq)
+        Self::new(labels, weights, ignore_index, 1, None)
     }
 
     /// The rows of `labels [B, S]` and `weights [B, S]` that are shifted already: position `t` predicts `labels[t]`.
@@ -82,8 +103,7 @@ impl Rows {
     /// Those of [`of_batch`](Self::of_batch).
     pub fn of_shifted(labels: &Tensor, weights: &Tensor, ignore_index: i64) -> Result<Self> {
         check_labels(labels, weights, 2)?;
-        let seq = labels.size()[1];
-        Self::new(labels, weights, ignore_index, 0, labels.size()[0], |at| at / seq)
+        Self::new(labels, weights, ignore_index, 0, None)
     }
 
     /// The rows of `labels [N]` and `weights [N]`, where position `n` predicts `labels[n]`. `sequences [N]`, int64, counts
@@ -99,8 +119,7 @@ impl Rows {
             let actual = negative.to_string();
             return Err(Error::Value { argument: "sequences", expected: "numbers >= 0", actual });
         }
-        let count = sequences.iter().max().map_or(0, |last| last + 1);
-        Self::new(labels, weights, ignore_index, 0, count, |at| sequences[at as usize])
+        Self::new(labels, weights, ignore_index, 0, Some(sequences))
     }
 
     fn new(
@@ -108,29 +127,28 @@ impl Rows {
         weights: &Tensor,
         ignore_index: i64,
         shift: i64,
-        sequences: i64,
-        sequence_of: impl Fn(i64) -> i64,
+        sequences: Option<Vec<i64>>,
     ) -> Result<Self> {
         let shape: Arc<[i64]> = labels.size().into();
         let labels = Vec::<i64>::try_from(on_host(labels, Kind::Int64)?)?;
         let weights = Vec::<f64>::try_from(on_host(weights, Kind::Double)?)?;
         let last = shape.last().copied().unwrap_or(1);
-        let batch = Batch { shape, labelled: 0, sequences, ignore_index, shift };
-        let mut texts = vec![vec![]; sequences as usize];
+        let count = match &sequences {
+            Some(sequences) => sequences.iter().max().map_or(0, |last| last + 1),
+            None => shape[0],
+        };
+        let batch = Batch { shape, labelled: 0, sequences: count, ignore_index, shift };
+        let all = Arc::new(AllTokens { labels, sequences });
         let mut rows = Self {
             tokens: vec![],
             labels: vec![],
             weights: vec![],
             sequences: vec![],
-            offsets: vec![],
-            texts: Arc::new([]),
+            all: all.clone(),
             extremes: None,
             batch,
         };
-        for (at, (&label, &weight)) in (0..).zip(labels.iter().zip(&weights)) {
-            let sequence = sequence_of(at);
-            let text = &mut texts[sequence as usize];
-            text.push(label);
+        for (at, (&label, &weight)) in (0..).zip(all.labels.iter().zip(&weights)) {
             if label == ignore_index || at % last < shift {
                 continue;
             }
@@ -145,12 +163,18 @@ impl Rows {
                 rows.tokens.push(at);
                 rows.labels.push(label);
                 rows.weights.push(weight);
-                rows.sequences.push(sequence);
-                rows.offsets.push(text.len() as i64 - 1);
+                rows.sequences.push(rows.sequence_of(at));
             }
         }
-        rows.texts = texts.into();
         Ok(rows)
+    }
+
+    /// The sequence of a token.
+    fn sequence_of(&self, at: i64) -> i64 {
+        match (&self.all.sequences, &*self.batch.shape) {
+            (Some(sequences), _) => sequences[at as usize],
+            (None, shape) => at / shape[1],
+        }
     }
 
     /// How many rows there are.
@@ -218,30 +242,25 @@ impl Rows {
             labels: of(&self.labels, indices),
             weights: of(&self.weights, indices),
             sequences: of(&self.sequences, indices),
-            offsets: of(&self.offsets, indices),
-            texts: self.texts.clone(),
+            all: self.all.clone(),
             extremes: self.extremes,
             batch: self.batch.clone(),
         }
     }
 
-    /// The rows of each sequence, in their order.
-    pub(in crate::loss) fn by_sequence(&self) -> Vec<Vec<usize>> {
-        let mut rows = vec![vec![]; self.batch.sequences as usize];
-        for (row, &sequence) in self.sequences.iter().enumerate() {
-            rows[sequence as usize].push(row);
+    /// The tokens and rows of each sequence. The rows are in the order of their tokens.
+    pub(in crate::loss) fn by_sequence(&self) -> Vec<Sequence> {
+        let mut sequences: Vec<Sequence> = vec![];
+        sequences.resize_with(self.batch.sequences as usize, Sequence::default);
+        let mut rows = self.tokens.iter().zip(&self.weights).enumerate().peekable();
+        for (at, &label) in (0..).zip(&self.all.labels) {
+            let sequence = &mut sequences[self.sequence_of(at) as usize];
+            if let Some((index, (_, &weight))) = rows.next_if(|(_, (token, _))| **token == at) {
+                sequence.rows.push(SequenceRow { index, token: (sequence.labels.len(), weight) });
+            }
+            sequence.labels.push(label);
         }
-        rows
-    }
-
-    /// How many labels two sequences begin with in common.
-    pub(in crate::loss) fn common_labels(&self, [a, b]: [usize; 2]) -> i64 {
-        self.texts[a].iter().zip(&self.texts[b]).take_while(|(a, b)| a == b).count() as i64
-    }
-
-    /// Which token of its sequence a row's is, and what it weighs.
-    pub(in crate::loss) fn offset_and_weight(&self, row: usize) -> (i64, f64) {
-        (self.offsets[row], self.weights[row])
+        sequences
     }
 
     /// Sends the rows to a device, without waiting for it.

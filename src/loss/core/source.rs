@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use super::head::LmHead;
 use super::inputs::{check_hidden, check_logits};
+use super::odds::rows_at_a_time;
 use crate::error::{Error, Result};
 
 /// A chunk with fewer logits does not keep the processor busy.
@@ -154,14 +155,14 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// How many rows of logits to compute at a time from hidden states: as many as the head is wide take the memory of its
-    /// gradient, which `backward` needs anyway.
-    pub(super) fn chunk_rows(&self) -> Result<Option<i64>> {
+    /// How many rows of logits to hold at a time; `chosen` is for those that are computed from hidden states.
+    pub(super) fn rows_at_a_time(&self, chosen: Option<i64>) -> Result<i64> {
         match self {
-            Self::Logits(_) => Ok(None),
+            Self::Logits(logits) => Ok(rows_at_a_time(logits.device(), logits.size2()?.1)),
             Self::Hidden { weight, .. } => {
                 let (vocab, width) = weight.size2()?;
-                Ok(Some(width.max(LEAST_CHUNK_LOGITS / vocab).max(1)))
+                // As many rows as the head is wide take the memory of its gradient, which `backward` needs anyway.
+                Ok(chosen.unwrap_or_else(|| width.max(LEAST_CHUNK_LOGITS / vocab).max(1)))
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Policy losses that are local to a token, and how each of them bounds the ratio.
 
-use super::{Cost, OnRollout, Policy, Rollout, Sampled};
+use super::{Cost, OnRollout, Policy, Rollout, Sampled, clipped_surrogate};
 use crate::error::Result;
+use crate::loss::core::inputs::{at_least_0, greater_than_0};
 use crate::loss::reduction::Reduction;
-use crate::loss::supervised::{at_least_0, greater_than_0};
 use crate::loss::token_loss::TokenLoss;
 
 /// Binds a policy loss to a rollout, with the reduction of its paper.
@@ -136,10 +136,9 @@ impl Policy for Grpo {
     fn cost(&self, Sampled { log_ratio, advantages, .. }: &Sampled) -> Result<Cost> {
         let ratio = log_ratio.f_exp()?;
         let (low, high) = (1.0 - self.clip_low, 1.0 + self.clip_high);
-        let clipped = ratio.f_clamp(low, high)?;
         let too_low = ratio.f_lt(low)?.f_logical_and(&advantages.f_lt(0)?)?;
         let too_high = ratio.f_gt(high)?.f_logical_and(&advantages.f_gt(0)?)?;
-        let value = ratio.f_mul(advantages)?.f_minimum(&clipped.f_mul(advantages)?)?.f_neg()?;
+        let value = clipped_surrogate(&ratio, advantages, [low, high])?.f_neg()?;
         Ok((value, Some(too_low.f_logical_or(&too_high)?)))
     }
 }

@@ -2,12 +2,12 @@
 
 use tch::{Kind, Tensor};
 
-use super::Rollout;
+use super::{Rollout, clipped_surrogate};
 use crate::error::Result;
+use crate::loss::core::inputs::at_least_0;
 use crate::loss::core::objective::{Objective, Terms};
 use crate::loss::core::scores::Scores;
 use crate::loss::reduction::Reduction;
-use crate::loss::supervised::at_least_0;
 use crate::loss::token_loss::TokenLoss;
 
 /// Reinforcement learning with minimum editing: a token-level policy gradient beside supervised learning, each with its own
@@ -93,7 +93,7 @@ impl Objective for RlmecOnRollout<'_> {
         let rewards = scores.take(self.rollout.advantages)?;
         let ratio = logp.f_detach()?.f_sub(&scores.take(self.rollout.old_log_probs)?)?.f_exp()?;
         let (low, high) = (self.loss.clip_low, self.loss.clip_high);
-        let factor = ratio.f_mul(&rewards)?.f_minimum(&ratio.f_clamp(low, high)?.f_mul(&rewards)?)?;
+        let factor = clipped_surrogate(&ratio, &rewards, [low, high])?;
         let supervised = scores.take(self.supervised)?;
         let share = |factor: &Tensor, of: &Tensor| -> Result<Tensor> {
             let count = of.f_ne(0)?.f_sum(Kind::Int64)?.f_clamp_min(1)?.f_to_kind(factor.f_kind()?)?;

@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::{Answers, PreferenceLoss};
 use crate::error::Result;
-use crate::loss::supervised::{at_least_0, greater_than_0};
+use crate::loss::core::inputs::{at_least_0, greater_than_0};
 
 /// Negative preference optimisation: makes answers less likely than they are under the reference.
 ///
@@ -69,7 +69,7 @@ impl PreferenceLoss for Npo {
     }
 
     fn losses(&self, answers: &Answers) -> Result<Tensor> {
-        Ok(self.margin(answers)?.f_log_sigmoid()?.f_mul_scalar(-2.0 / self.beta)?)
+        forget(&self.margin(answers)?, self.beta)
     }
 }
 
@@ -135,6 +135,11 @@ impl PreferenceLoss for SimNpo {
     }
 
     fn losses(&self, answers: &Answers) -> Result<Tensor> {
-        Ok(self.margin(answers)?.f_log_sigmoid()?.f_mul_scalar(-2.0 / self.beta)?)
+        forget(&self.margin(answers)?, self.beta)
     }
+}
+
+/// `-(2 / beta) log sigmoid(margin)`.
+fn forget(margin: &Tensor, beta: f64) -> Result<Tensor> {
+    Ok(margin.f_log_sigmoid()?.f_mul_scalar(-2.0 / beta)?)
 }

@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
-use crate::loss::core::rows::Rows;
+use crate::loss::core::rows::{Rows, Sequence};
 
 /// Pairs of sequences: a chosen and a rejected answer to the same prompt each. A sequence may be in several pairs.
 ///
@@ -69,15 +69,15 @@ impl Pairs {
     /// The rows without those that both answers of a pair begin with: in front of the first label or weight that differs.
     /// After the same prompt, they have the same logits, and cancel in the difference of both sums.
     pub(super) fn without_common_prefix(&self, rows: &Rows) -> Rows {
-        let by_sequence = rows.by_sequence();
-        let mut skipped: Vec<usize> = by_sequence.iter().map(Vec::len).collect();
+        let sequences = rows.by_sequence();
+        let mut skipped: Vec<usize> = sequences.iter().map(|sequence| sequence.rows.len()).collect();
         let pairs =
             || self.chosen.iter().zip(&self.rejected).map(|(&chosen, &rejected)| (chosen as usize, rejected as usize));
         for (chosen, rejected) in pairs() {
-            let shared = rows.common_labels([chosen, rejected]);
-            let both = by_sequence[chosen].iter().zip(&by_sequence[rejected]);
-            let both = both.map(|(&a, &b)| (rows.offset_and_weight(a), rows.offset_and_weight(b)));
-            let common = both.take_while(|&(a, b)| a == b && a.0 < shared).count();
+            let (a, b) = (&sequences[chosen], &sequences[rejected]);
+            let shared = a.labels.iter().zip(&b.labels).take_while(|(a, b)| a == b).count();
+            let both = a.rows.iter().zip(&b.rows);
+            let common = both.take_while(|(a, b)| a.token == b.token && a.token.0 < shared).count();
             skipped[chosen] = skipped[chosen].min(common);
             skipped[rejected] = skipped[rejected].min(common);
         }
@@ -87,9 +87,9 @@ impl Pairs {
             (skipped[chosen], skipped[rejected]) = (least, least);
         }
         let mut kept: Vec<usize> = vec![];
-        for (sequence, rows) in by_sequence.iter().enumerate() {
+        for (sequence, Sequence { rows, .. }) in sequences.iter().enumerate() {
             let is_paired = pairs().any(|(chosen, rejected)| chosen == sequence || rejected == sequence);
-            kept.extend(&rows[if is_paired { skipped[sequence] } else { 0 }..]);
+            kept.extend(rows[if is_paired { skipped[sequence] } else { 0 }..].iter().map(|row| row.index));
         }
         kept.sort_unstable();
         rows.select(&kept)

@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::{AnswerSums, Answers, PreferenceLoss, check_smoothing, difference, smoothed};
 use crate::error::Result;
-use crate::loss::supervised::{at_least_0, greater_than_0};
+use crate::loss::core::inputs::{at_least_0, greater_than_0};
 
 /// Simple preference optimisation: no reference, mean log-probabilities, a margin.
 ///

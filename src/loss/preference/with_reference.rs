@@ -5,8 +5,8 @@ use tch::Tensor;
 use super::{Answers, PreferenceLoss, check_smoothing, difference, smoothed};
 use crate::error::{Error, Result};
 use crate::loss::core::divergence::Reference;
+use crate::loss::core::inputs::{at_least_0, greater_than_0};
 use crate::loss::core::scores::Needs;
-use crate::loss::supervised::{at_least_0, greater_than_0};
 
 /// Direct preference optimisation, with token weights.
 ///
@@ -73,6 +73,14 @@ fn check_prefix(skip_common_prefix: bool, average: bool) -> Result<()> {
     Ok(())
 }
 
+/// `D_c - D_r`, or the difference of their averages.
+fn difference_of_gains(answers: &Answers, average: bool) -> Result<Tensor> {
+    match average {
+        true => difference(|sums| sums.mean_gain(), answers),
+        false => Ok(answers.chosen.gain.f_sub(&answers.rejected.gain)?),
+    }
+}
+
 impl PreferenceLoss for Dpo {
     fn uses_reference(&self) -> bool {
         true
@@ -89,11 +97,7 @@ impl PreferenceLoss for Dpo {
     }
 
     fn margin(&self, answers: &Answers) -> Result<Tensor> {
-        let z = match self.average {
-            true => difference(|sums| sums.mean_gain(), answers)?,
-            false => answers.chosen.gain.f_sub(&answers.rejected.gain)?,
-        };
-        Ok(z.f_mul_scalar(self.beta)?)
+        Ok(difference_of_gains(answers, self.average)?.f_mul_scalar(self.beta)?)
     }
 
     fn losses(&self, answers: &Answers) -> Result<Tensor> {
@@ -163,10 +167,7 @@ impl PreferenceLoss for Ipo {
     }
 
     fn margin(&self, answers: &Answers) -> Result<Tensor> {
-        match self.average {
-            true => difference(|sums| sums.mean_gain(), answers),
-            false => Ok(answers.chosen.gain.f_sub(&answers.rejected.gain)?),
-        }
+        difference_of_gains(answers, self.average)
     }
 
     fn losses(&self, answers: &Answers) -> Result<Tensor> {
@@ -242,7 +243,7 @@ impl PreferenceLoss for Tdpo<'_> {
     }
 
     fn margin(&self, answers: &Answers) -> Result<Tensor> {
-        let z = answers.chosen.gain.f_sub(&answers.rejected.gain)?;
+        let z = difference_of_gains(answers, false)?;
         let (Some(chosen), Some(rejected)) = (&answers.chosen.divergence, &answers.rejected.divergence) else {
             return Ok(z);
         };
