@@ -2,11 +2,13 @@
 #![cfg(feature = "torch")]
 
 mod common;
+mod grid;
 mod twins;
 
 use common::{F64, I64, number};
 use figa_loss::tch::{Kind, Tensor, manual_seed};
 use figa_loss::{IGNORE_INDEX, LmHead, ModelOutput, Reduction, Rows};
+use grid::{KINDS, REDUCTIONS, assert_no_less_exact};
 use twins::{Dense, Twin, losses};
 
 /// Everything that a loss of the family may read, in f64.
@@ -123,18 +125,6 @@ const SETTINGS: [Setting; 4] = [
     Setting { with_bias: true, scale: 0.5, chunk_rows: Some(3), tracked: [false, true], ..PLAIN },
 ];
 
-const KINDS: [Kind; 4] = [Kind::Double, Kind::Float, Kind::BFloat16, Kind::Half];
-
-const REDUCTIONS: [Reduction; 7] = [
-    Reduction::ActiveTokens,
-    Reduction::LabelledTokens,
-    Reduction::AbsWeights,
-    Reduction::Sum,
-    Reduction::SequenceMeans,
-    Reduction::None,
-    Reduction::External(5.0),
-];
-
 /// Leaves of one computation.
 struct Leaves {
     hidden: Tensor,
@@ -177,18 +167,13 @@ impl Leaves {
         if let Some(logits) = &self.logits {
             return logits.shallow_clone();
         }
-        let logits = self.hidden.matmul(&self.weight.tr());
-        let logits = if setting.with_bias { logits + &self.bias } else { logits } * setting.scale;
-        setting.softcap.map_or(logits.shallow_clone(), |cap| (logits / cap).tanh() * cap)
+        grid::logits(&self.hidden, &self.head(setting))
     }
 
-    /// A loss and the gradients of the leaves that have one, under an outer gradient that is not 1.
+    /// See [`grid::results`].
     fn results(&self, loss: &Tensor) -> Vec<Tensor> {
-        let outer = Tensor::arange(loss.numel() as i64, F64).reshape(loss.size()) * 0.3 + 2.0;
-        (loss * outer.to_kind(loss.kind())).sum(loss.kind()).backward();
         let leaves = [Some(&self.hidden), Some(&self.weight), Some(&self.bias), self.logits.as_ref()];
-        let gradients = leaves.into_iter().flatten().map(|leaf| leaf.grad()).filter(|gradient| gradient.defined());
-        [loss.detach()].into_iter().chain(gradients).collect()
+        grid::results(loss, &leaves.into_iter().flatten().collect::<Vec<_>>())
     }
 }
 
@@ -256,18 +241,4 @@ fn no_loss_is_less_exact_than_its_dense_expression() {
         }
     }
     assert!(count > 1000, "{count}");
-}
-
-/// Our error may not exceed that of the plain expression, both relative to the result's own size.
-fn assert_no_less_exact(name: &str, size: f64, ours: &[Tensor], plain: &[Tensor], truth: &[Tensor]) {
-    const LEAST_SIZE: f64 = 1e-9;
-    const TOLERANCE: f64 = 1e-6;
-    assert_eq!((ours.len(), plain.len()), (truth.len(), truth.len()), "{name}");
-    for (part, truth) in truth.iter().enumerate() {
-        let size = if part == 0 { size } else { number(&truth.norm()) }.max(LEAST_SIZE);
-        let error =
-            |result: &Tensor| number(&(result.to_kind(Kind::Double) - truth.to_kind(Kind::Double)).norm()) / size;
-        let (ours, plain) = (error(&ours[part]), error(&plain[part]));
-        assert!(ours <= plain + TOLERANCE, "{name}, part {part}: {ours:e} but {plain:e}");
-    }
 }

@@ -3,11 +3,13 @@
 
 mod common;
 mod dense;
+mod grid;
 
 use approx::assert_abs_diff_eq;
 use common::{F32, F64, I64, ROUNDING, number, values};
 use figa_loss::tch::{Kind, Tensor, manual_seed, no_grad_guard};
 use figa_loss::{Error, FigaLoss, Gate, LmHead, Penalty, Reduction, fused_linear_figa_loss};
+use grid::{KINDS, REDUCTIONS, assert_no_less_exact, results};
 
 /// A batch in which about half of the tokens are likely.
 struct Batch {
@@ -104,8 +106,6 @@ impl Head {
 /// The seed of each batch, and its `[B, S, H, V]`.
 const BATCHES: [(i64, [i64; 4]); 2] = [(1, [2, 7, 5, 13]), (2, [3, 11, 8, 33])];
 
-const KINDS: [Kind; 4] = [Kind::Double, Kind::Float, Kind::BFloat16, Kind::Half];
-
 const HEADS: [Head; 5] = [
     Head::PLAIN,
     Head { with_bias: true, ..Head::PLAIN },
@@ -117,16 +117,6 @@ const HEADS: [Head; 5] = [
 const GATES: [Option<Gate>; 3] = [None, Some(Gate::AtMost(0.6)), Some(Gate::Band { min: 0.6, max: 20.0 })];
 
 const PENALTIES: [Penalty; 2] = [Penalty::Nll, Penalty::Unlikelihood];
-
-const REDUCTIONS: [Reduction; 7] = [
-    Reduction::ActiveTokens,
-    Reduction::LabelledTokens,
-    Reduction::AbsWeights,
-    Reduction::Sum,
-    Reduction::SequenceMeans,
-    Reduction::None,
-    Reduction::External(5.0),
-];
 
 /// What requires a gradient, and how many rows of logits are computed at a time.
 const PASSES: [(Tracked, Option<i64>); 3] = [
@@ -179,7 +169,7 @@ impl Case<'_> {
     }
 
     fn dense_logits(&self, leaves: &Leaves) -> Tensor {
-        dense::logits(&leaves.hidden, &self.head.of(leaves))
+        grid::logits(&leaves.hidden, &self.head.of(leaves))
     }
 
     fn dense_loss(&self, logits: &Tensor) -> Tensor {
@@ -218,32 +208,6 @@ impl Case<'_> {
         let plain = results(&self.dense_loss(&plain), &[&plain]);
         let truth = results(&self.dense_loss(&truth), &[&truth]);
         assert_no_less_exact(&format!("logits, {}", self.name()), size, &ours, &plain, &truth);
-    }
-}
-
-/// The loss, and the gradients of the leaves that have one, under an outer gradient that is not 1.
-fn results(loss: &Tensor, leaves: &[&Tensor]) -> Vec<Tensor> {
-    let outer = Tensor::arange(loss.numel() as i64, F64).reshape(loss.size()) * 0.3 + 2.0;
-    (loss * outer.to_kind(loss.kind())).sum(loss.kind()).backward();
-    let gradients = leaves.iter().map(|leaf| leaf.grad()).filter(|gradient| gradient.defined());
-    [loss.detach()].into_iter().chain(gradients).collect()
-}
-
-/// The distance from the truth.
-fn error(result: &Tensor, truth: &Tensor) -> f64 {
-    number(&(result.to_kind(Kind::Double) - truth.to_kind(Kind::Double)).norm())
-}
-
-/// Compares what [`results`] returns: our error may not exceed that of the plain expression, both relative to the
-/// result's own size. The size of the loss is `size`, however much its terms cancel out.
-fn assert_no_less_exact(name: &str, size: f64, ours: &[Tensor], plain: &[Tensor], truth: &[Tensor]) {
-    const LEAST_SIZE: f64 = 1e-9;
-    const TOLERANCE: f64 = 1e-6;
-    assert_eq!((ours.len(), plain.len()), (truth.len(), truth.len()), "{name}");
-    for (part, truth) in truth.iter().enumerate() {
-        let size = if part == 0 { size } else { number(&truth.norm()) }.max(LEAST_SIZE);
-        let (ours, plain) = (error(&ours[part], truth) / size, error(&plain[part], truth) / size);
-        assert!(ours <= plain + TOLERANCE, "{name}, part {part}: {ours:e} but {plain:e}");
     }
 }
 

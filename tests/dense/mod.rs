@@ -1,7 +1,7 @@
 //! The loss in its plainest form, on every row and with autograd: the oracle for the loss of the crate.
 
 use figa_loss::tch::{Kind, Tensor};
-use figa_loss::{FigaLoss, Gate, LmHead, Penalty, Reduction};
+use figa_loss::{FigaLoss, Gate, Penalty, Reduction};
 
 /// `figa_loss` from `logits [B, S, V]`; `[B, S]` for [`Reduction::None`].
 pub fn loss(config: &FigaLoss, logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Tensor {
@@ -58,15 +58,5 @@ fn reduced(
         Reduction::None => cost.constant_pad_nd([1, 0]),
         Reduction::External(number) => cost.sum(kind) / number,
         _ => unreachable!("all reductions are listed"),
-    }
-}
-
-/// The logits, `[B, S, V]`.
-pub fn logits(hidden: &Tensor, head: &LmHead<'_>) -> Tensor {
-    let logits = hidden.matmul(&head.weight.tr());
-    let logits = head.bias.map_or(logits.shallow_clone(), |bias| logits + bias) * head.scale;
-    match head.softcap {
-        None => logits,
-        Some(cap) => (logits / cap).tanh() * cap,
     }
 }
