@@ -3,11 +3,11 @@
 
 mod common;
 
-use std::fs;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
+use std::{fs, io};
 
 use common::{Folder, lines};
 use serde_json::{Value, json};
@@ -594,6 +594,14 @@ fn commands_end_with_a_signal_to_the_program() {
         let folder = Folder::with_records([scored("a", "1", "2")]);
         let script = format!("{ENDLESS}exec sleep 1000");
         let mut run = folder.figa(&[&ARGUMENTS[..], &["--max-original", "5", "--scorer", &script]].concat());
+        // Where a script runs the tests in the background, the program would ignore signals from the keyboard.
+        // SAFETY: `signal` may be called between fork and exec, and with the default action it has no preconditions.
+        unsafe {
+            run.pre_exec(move || match libc::signal(number, libc::SIG_DFL) {
+                libc::SIG_ERR => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            })
+        };
         let mut run = run.stderr(Stdio::piped()).spawn().unwrap();
         processes(&folder, 2);
         assert!(Command::new("kill").args(["-s", name, &run.id().to_string()]).status().unwrap().success());
