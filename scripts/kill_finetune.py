@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Kill fine-tuning runs at random moments, resume them, and compare their models with that of an unbroken run.
 
-    cargo build -p figa-finetune && python3 scripts/kill_finetune.py target/debug/finetune [KILLS] [SEED]
+    cargo build -p figa-finetune && python3 scripts/kill_finetune.py target/debug/finetune [KILLS] [SEED] [METHOD]
 
 Trains the tiny model of the tests on a few records, with a checkpoint after each step. The process is killed with
-SIGKILL after a random time and started again with --resume, until it has been killed KILLS times (100) and has ended.
+SIGKILL after a random time and started again with --resume, until it has been killed KILLS times (100) and has ended. METHOD is that of training (figa).
 Exits with 1 if a resumed run fails, or if its model differs in one byte. Needs nothing but Python's standard library.
 """
 
@@ -42,14 +42,14 @@ def record(chance: random.Random) -> dict:
 class Runs:
     """Runs of one program on one model, in a folder."""
 
-    def __init__(self, program: str, folder: Path, chance: random.Random):
-        self.program, self.folder = str(Path(program).absolute()), folder
+    def __init__(self, program: str, folder: Path, chance: random.Random, method: str):
+        self.program, self.folder, self.method = str(Path(program).absolute()), folder, method
         shutil.copytree(MODEL, folder / "model")
         (folder / "model/tokenizer.json").write_text(json.dumps(tokenizer()))
         (folder / "pairs.jsonl").write_text("".join(json.dumps(record(chance)) + "\n" for _ in range(10)))
 
     def start(self, out: str) -> subprocess.Popen:
-        command = [self.program, "--model", "model", "--data", "pairs.jsonl", "--out", out, *OPTIONS]
+        command = [self.program, "--model", "model", "--data", "pairs.jsonl", "--out", out, "--method", self.method, *OPTIONS]
         if (self.folder / out / "run.json").exists():
             command = [self.program, "--resume", out]
         return subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -69,12 +69,13 @@ class Runs:
 
 
 def main() -> None:
-    if not 2 <= len(sys.argv) <= 4:
+    if not 2 <= len(sys.argv) <= 5:
         sys.exit(__doc__)
     kills, seed = (int(sys.argv[at]) if len(sys.argv) > at else default for at, default in ((2, 100), (3, 0)))
+    method = sys.argv[4] if len(sys.argv) > 4 else "figa"
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
-        runs = Runs(sys.argv[1], Path(folder), chance)
+        runs = Runs(sys.argv[1], Path(folder), chance, method)
         start = time.monotonic()
         runs.finish(runs.start("unbroken"))
         seconds = time.monotonic() - start

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use figa_cli::{FieldArgs, PromptArgs};
 use serde::{Deserialize, Serialize};
 
 use crate::json;
-use crate::method::Method;
+use crate::method::{METHODS, Method};
 
 /// The arguments of a run, kept beside its results.
 const RUN_FILE: &str = "run.json";
@@ -44,7 +44,7 @@ pub struct Args {
     /// Training methods, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', default_value = "figa")]
     pub method: Vec<Method>,
-    /// Train with every method, all from the same model, with the same data order and budget
+    /// Train with every method, all from the same model, with the same data order and budget; --method a,b,c compares some
     #[arg(long, conflicts_with = "method")]
     pub compare: bool,
     /// Optimizer steps
@@ -144,6 +144,6 @@ impl Args {
     }
 
     pub(crate) fn methods(&self) -> &[Method] {
-        if self.compare { Method::value_variants() } else { &self.method }
+        if self.compare { &METHODS } else { &self.method }
     }
 }

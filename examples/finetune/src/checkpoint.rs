@@ -12,9 +12,9 @@ use safetensors::tensor::{Dtype, View, serialize_to_file};
 use serde::{Deserialize, Serialize};
 
 use crate::adamw::AdamW;
-use crate::json;
 use crate::llama::Llama;
 use crate::log::Log;
+use crate::{inputs, json, reference};
 
 /// The progress of a run. Data order and learning rate follow from the step, and nothing else is random.
 #[derive(Default, Serialize, Deserialize)]
@@ -30,7 +30,16 @@ const STATE_FILE: &str = "state.json";
 const FOLDER_PREFIX: &str = "checkpoint-";
 
 /// What a run writes to its folder, besides checkpoints.
-const OURS: [&str; 6] = ["run.json", "metrics.jsonl", "model", "outcome.json", "baseline.json", "report.html"];
+const OURS: [&str; 8] = [
+    "run.json",
+    inputs::FILE,
+    reference::FILE,
+    "metrics.jsonl",
+    "model",
+    "outcome.json",
+    "baseline.json",
+    "report.html",
+];
 
 /// The files of a model's folder, besides the tensors, that are copied if they exist.
 const COMPANIONS: [&str; 6] = [

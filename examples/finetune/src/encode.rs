@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use figa_loss::{EncodedPair, Example, Fields, PairEncoder, RecordReader, SpaRecord};
+use figa_loss::{EncodedPair, Fields, PairEncoder, RecordReader, SpaRecord};
 
 use crate::args::Args;
 use crate::llama::Config;
 use crate::method::Method;
+use crate::rows::Row;
 
 /// The records of a file.
 pub struct Dataset {
@@ -92,16 +93,20 @@ impl Encoder {
         encode(&self.encoder, data)
     }
 
-    /// The rows that a method trains on, grouped by pair.
-    pub fn rows(&self, data: &Dataset, method: Method) -> Result<Vec<Vec<Example>>> {
+    /// The rows that a method trains on, grouped by pair. Says so if it learns nothing from some pairs.
+    pub fn rows(&self, data: &Dataset, method: Method) -> Result<Vec<Vec<Row>>> {
         let pairs = encode(&method.encoder(&self.encoder), data)?;
-        let rows: Vec<_> = pairs.into_iter().map(|pair| method.rows(pair)).collect();
+        let rows: Vec<Vec<Row>> = pairs.iter().map(|pair| method.rows(pair)).collect();
+        let (path, name, all) = (data.path.display(), method.name, rows.len());
+        let useless = rows.iter().filter(|rows| !method.learns_from(rows)).count();
         ensure!(
-            rows.iter().any(|rows| !rows.is_empty()),
-            "{}: no token has a weight with --method {}; check that the answers differ, or choose another method",
-            data.path.display(),
-            method.name()
+            useless < all,
+            "{path}: --method {name} learns nothing from any pair; check that the answers differ within --max-length, or \
+             choose another method"
         );
+        if useless > 0 {
+            println!("{path}: --method {name} learns nothing from {useless} of {all} pairs within --max-length");
+        }
         Ok(rows)
     }
 

@@ -1,14 +1,14 @@
 //! The evaluation of a model: on pairs that it does not train on, and on a control text unrelated to them.
 
 use anyhow::Result;
-use figa_loss::tch::{self, Device, Kind};
-use figa_loss::{EncodedPair, Example, FigaLoss, IGNORE_INDEX, Reduction, Side, SpaRecord, TokenLabel, distance};
+use figa_loss::tch::{self, Kind};
+use figa_loss::{EncodedPair, Example, IGNORE_INDEX, Side, SpaRecord, TokenLabel, distance};
 
 use crate::args::Args;
 use crate::encode::{Dataset, Encoder};
 use crate::generate::greedy;
 use crate::llama::Llama;
-use crate::loss::loss_of;
+use crate::loss::token_log_probs;
 use crate::method::with_equal_weights;
 use crate::metrics::{Answer, Scores};
 
@@ -17,9 +17,6 @@ const EXTRA_TOKENS: usize = 8;
 
 /// The number of answers that a report shows side by side.
 const SHOWN_ANSWERS: usize = 10;
-
-/// The nll of single tokens.
-const TOKEN_NLL: FigaLoss = FigaLoss::new().with_gate(None).with_reduction(Reduction::None);
 
 /// Evaluates models on the same pairs and control text.
 pub struct Evaluator {
@@ -86,8 +83,8 @@ impl Evaluator {
 
     /// The nll of each token that has a weight, and 0 for all others.
     fn token_nll(&self, model: &Llama, rows: &[Example]) -> Result<Vec<Vec<f64>>> {
-        let nll = loss_of(model, TOKEN_NLL, rows, self.pad_id)?.loss;
-        Ok(Vec::try_from(nll.to_kind(Kind::Double).to_device(Device::Cpu))?)
+        let nll = -token_log_probs(model, rows, self.pad_id)?.to_kind(Kind::Double);
+        Ok(Vec::try_from(nll)?)
     }
 
     /// Greedy answers to the prompts of the first pairs, as token ids.

@@ -5,19 +5,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use figa_loss::EncodedPair;
 use figa_loss::tch::{Device, Kind};
+use figa_loss::{EncodedPair, model_files};
 use serde::{Deserialize, Serialize};
 
 use crate::args::Args;
 use crate::encode::{Dataset, Encoder};
 use crate::evaluate::Evaluator;
-use crate::hub;
-use crate::json;
-use crate::llama::{Config, Llama};
+use crate::inputs::Inputs;
+use crate::llama::{Config, Llama, shards};
 use crate::loss::{GradientAccumulator, Logits};
-use crate::method::Method;
+use crate::method::{Base, Method};
 use crate::metrics::Evaluation;
+use crate::rows::Row;
+use crate::{hub, json, reference};
 
 /// The control text without `--text`.
 const CONTROL_TEXT: &str = include_str!("control.txt");
@@ -36,6 +37,8 @@ pub struct Experiment<'a> {
     pub data: Dataset,
     /// Present with `--eval`.
     pub evaluator: Option<Evaluator>,
+    /// What a resumed run must find unchanged.
+    pub inputs: Inputs,
 }
 
 /// Scores and answers of the base model: the contents of `baseline.json`.
@@ -53,11 +56,13 @@ impl<'a> Experiment<'a> {
         let device = if args.cpu { Device::Cpu } else { Device::cuda_if_available() };
         let kind = if args.bf16 { Kind::BFloat16 } else { Kind::Float };
         let encoder = Encoder::new(&base, &Config::read(&base)?, args)?;
+        let mut inputs = Inputs::default();
 
         let fields = args.fields.fields();
         let data = Dataset::read(args.data()?, &fields)?;
         let pairs = encoder.pairs(&data)?;
         println!("{}; device {device:?}", summary(&data, &pairs, &encoder, args));
+        inputs.add_pairs("--data", &pairs);
         let mut evaluator = None;
         if let Some(path) = &args.eval {
             let data = Dataset::read(path, &fields)?;
@@ -67,11 +72,15 @@ impl<'a> Experiment<'a> {
                 Some(path) => &fs::read_to_string(path).with_context(|| path.display().to_string())?,
                 None => CONTROL_TEXT,
             };
-            evaluator = Some(Evaluator::new(data, pairs, &encoder.ids(control)?, &encoder, args));
+            let control = encoder.ids(control)?;
+            inputs.add_pairs("--eval", &pairs);
+            inputs.add_ids("--text", &control);
+            evaluator = Some(Evaluator::new(data, pairs, &control, &encoder, args));
         }
         let model = Llama::load(&base, device, kind, args.freeze_below)?;
+        inputs.add_files("--model", &[model_files(&base)?, shards(&base)?].concat())?;
         let base_kinds = model.source_kinds.clone();
-        Ok((Self { args, base, base_kinds, device, kind, encoder, data, evaluator }, model))
+        Ok((Self { args, base, base_kinds, device, kind, encoder, data, evaluator, inputs }, model))
     }
 
     /// Loads the base model or a checkpoint.
@@ -98,9 +107,28 @@ impl<'a> Experiment<'a> {
     }
 
     /// The gradient of a method's loss.
-    pub fn accumulator(&self, method: Method, logits: Logits) -> GradientAccumulator {
+    pub fn accumulator(&self, method: Method) -> Result<GradientAccumulator> {
+        let base = match method.base {
+            Base::Model => Some(self.load(&self.base)?.frozen()),
+            Base::Nothing | Base::LogProbs => None,
+        };
         let (micro_batch, pad_id) = (self.args.micro_batch, self.encoder.eos_id());
-        GradientAccumulator { loss: method.loss(), micro_batch, pad_id, logits }
+        Ok(GradientAccumulator { method, base, micro_batch, pad_id, logits: Logits::Fused })
+    }
+
+    /// Gives the rows their log-probabilities under the base model, and computes those unless an earlier run has.
+    /// `base_model` is loaded if it is `None`.
+    pub fn add_reference(&self, rows: &mut [Vec<Row>], base_model: Option<&Llama>) -> Result<()> {
+        let path = self.args.out()?.join(reference::FILE);
+        if !path.exists() {
+            let model = match base_model {
+                Some(model) => model,
+                None => &self.load(&self.base)?,
+            };
+            reference::compute(model, rows, self.args.micro_batch, self.encoder.eos_id())?;
+            reference::write(&path, rows)?;
+        }
+        reference::read(&path, rows)
     }
 
     /// The facts at the top of the report.

@@ -10,9 +10,10 @@
 //!
 //! 1. `args` checks the command line, or reads that of the run to resume.
 //! 2. `experiment` reads everything that the runs share. [`hub`] finds the model, [`llama`] loads it, and [`encode`]
-//!    turns records into rows.
-//! 3. `train` is the loop, for each [`method`] and seed. `schedule` selects the pairs of a step, `loss` computes their
-//!    gradient, [`adamw`] updates the parameters, `log` and `progress` report, and `checkpoint` saves.
+//!    turns records into rows. `inputs` is what a resumed run must find unchanged.
+//! 3. `train` is the loop, for each [`method`] and seed. `reference` holds what some methods need of the base model.
+//!    `schedule` selects the pairs of a step, `rows` makes batches of them, `loss` computes their gradient, [`adamw`] updates
+//!    the parameters, `log` and `progress` report, and `checkpoint` saves.
 //! 4. `evaluate` scores a model on held-out pairs, with greedy answers from [`generate`], and on a control text.
 //!    `metrics` lists the scores.
 //! 5. `summary` groups the outcomes by method. `table`, `figures` with `plot`, and `report` show them.
@@ -25,6 +26,8 @@
 //! | file | content |
 //! |---|---|
 //! | `run.json` | the arguments |
+//! | `inputs.json` | hashes of the model and the data, which a resumed run must find unchanged |
+//! | `reference.safetensors` | the log-probabilities of all answers under the base model, for methods that need them |
 //! | `metrics.jsonl` | a line for each step |
 //! | `lock` | locked while a process trains |
 //! | `checkpoint-N/` | during training: model, optimizer, metrics and progress after step N |
@@ -45,6 +48,7 @@ mod experiment;
 mod figures;
 pub mod generate;
 pub mod hub;
+mod inputs;
 mod json;
 pub mod llama;
 mod log;
@@ -54,7 +58,9 @@ mod metrics;
 mod plot;
 mod profile;
 mod progress;
+mod reference;
 mod report;
+mod rows;
 mod schedule;
 mod summary;
 mod table;
@@ -80,7 +86,7 @@ pub fn run(args: Args, interrupted: &dyn Fn() -> bool) -> Result<bool> {
     let (experiment, base_model) = Experiment::prepare(&args)?;
     if args.profile {
         for &method in args.methods() {
-            print!("{}\n{}", method.name(), profile::profile(&experiment, &base_model, method)?);
+            print!("{}\n{}", method.name, profile::profile(&experiment, &base_model, method)?);
         }
         return Ok(true);
     }
@@ -92,6 +98,7 @@ pub fn run(args: Args, interrupted: &dyn Fn() -> bool) -> Result<bool> {
     // A run that resumes this one has the same clock.
     saved.prompt.date = experiment.encoder.date().map(str::to_owned);
     saved.save()?;
+    experiment.inputs.keep(out)?;
     train_all(&experiment, base_model, out, interrupted)
 }
 
@@ -126,9 +133,8 @@ fn train_all(experiment: &Experiment, base_model: Llama, out: &Path, interrupted
 fn runs(args: &Args, out: &Path) -> Vec<Run> {
     let seeds = args.seed..args.seed.saturating_add(args.seeds);
     let runs = seeds.flat_map(|seed| args.methods().iter().map(move |&method| (method, seed)));
-    let mut runs: Vec<Run> = runs
-        .map(|(method, seed)| Run { method, seed, folder: out.join(format!("{}-{seed}", method.name())) })
-        .collect();
+    let mut runs: Vec<Run> =
+        runs.map(|(method, seed)| Run { method, seed, folder: out.join(format!("{}-{seed}", method.name)) }).collect();
     if let [only] = &mut runs[..] {
         only.folder = out.to_owned();
     }

@@ -13,6 +13,7 @@ use anyhow::{Result, ensure};
 use figa_loss::tch::{self, Device, Kind, Tensor};
 
 pub use self::config::Config;
+pub use self::weights::shards;
 use self::weights::{EMBEDDING, HEAD};
 
 /// A model with its parameters.
@@ -65,6 +66,14 @@ impl Llama {
         })?;
         let frequencies = Tensor::from_slice(&config.frequencies()?).to_kind(Kind::Float).to_device(device);
         Ok(Self { config, source_kinds, parameters, kind, first_trainable_layer: freeze_below, frequencies })
+    }
+
+    /// The model with all parameters frozen, in the dtype of the computation.
+    pub fn frozen(mut self) -> Self {
+        for parameter in self.parameters.values_mut() {
+            *parameter = parameter.detach().to_kind(self.kind);
+        }
+        self
     }
 
     /// The device of the parameters.

@@ -1,12 +1,17 @@
 //! The loss of rows, and the gradient of a step.
 
-use anyhow::Result;
-use figa_loss::tch::{Device, Tensor};
-use figa_loss::{BatchTensors, Example, FigaLoss, LossOutput, LossStats, Reduction, collate};
+use anyhow::{Context, Result};
+use figa_loss::tch::{self, Device, Tensor};
+use figa_loss::{
+    Anchored, Distillation, Example, FigaLoss, IGNORE_INDEX, LossOutput, LossStats, LossSummary, ModelOutput,
+    PreferenceBatch, PreferenceStats, PreferenceSummary, Reduction, Reference, Rows, TokenLoss, collate, log_probs,
+};
 
 use crate::adamw::AdamW;
 use crate::clock::{Clock, Seconds};
 use crate::llama::Llama;
+use crate::method::{Base, Loss, Method, Tokens};
+use crate::rows::{Batch, Row};
 
 /// Gradients with a larger norm are scaled down to it.
 const MAX_GRAD_NORM: f64 = 1.0;
@@ -20,23 +25,76 @@ pub enum Logits {
     Dense,
 }
 
-/// The loss of some rows.
-pub fn loss_of(model: &Llama, loss: FigaLoss, rows: &[Example], pad_id: u32) -> Result<LossOutput> {
+/// The log-probability of each token of some rows that has a weight, and 0 for all others and for padding.
+pub fn token_log_probs(model: &Llama, rows: &[Example], pad_id: u32) -> Result<Tensor> {
+    let _no_grad = tch::no_grad_guard();
     let batch = collate(rows, pad_id).to_tensors(model.device())?;
-    apply(model, loss, &model.forward(&batch.input_ids), &batch, Logits::Fused)
+    let hidden = model.forward(&batch.input_ids);
+    let rows = Rows::of_batch(&batch.labels, &batch.weights, IGNORE_INDEX)?;
+    Ok(log_probs((&hidden, &model.lm_head()), &rows)?.to_device(Device::Cpu))
 }
 
-fn apply(model: &Llama, loss: FigaLoss, hidden: &Tensor, batch: &BatchTensors, logits: Logits) -> Result<LossOutput> {
-    let head = model.lm_head();
-    Ok(match logits {
-        Logits::Fused => loss.forward_linear(hidden, &head, &batch.labels, &batch.weights)?,
-        Logits::Dense => loss.forward(&hidden.matmul(&head.tr()), &batch.labels, &batch.weights)?,
-    })
+/// What a model gives for a batch.
+struct Output {
+    hidden: Tensor,
+    head: Tensor,
+    logits: Option<Tensor>,
+}
+
+impl Output {
+    fn new(model: &Llama, hidden: Tensor, logits: Logits) -> Self {
+        let head = model.lm_head();
+        let logits = (logits == Logits::Dense).then(|| hidden.matmul(&head.tr()));
+        Self { hidden, head, logits }
+    }
+
+    fn get(&self) -> ModelOutput<'_> {
+        match &self.logits {
+            Some(logits) => logits.into(),
+            None => (&self.hidden, &self.head).into(),
+        }
+    }
+}
+
+/// What the sums of a step are divided by: numbers of the whole step, however many passes it takes.
+struct Denominators {
+    /// Of an anchored loss. That of other losses of tokens is known after the last pass.
+    tokens: Reduction,
+    anchor: Reduction,
+    pairs: f64,
+    /// Of the likelihood term of a loss of pairs.
+    chosen: f64,
+}
+
+/// Counts and means of a step, as far as its loss has them.
+#[derive(Default)]
+struct Stats {
+    tokens: Option<LossStats>,
+    anchor: Option<LossStats>,
+    pairs: Option<PreferenceStats>,
+}
+
+impl Stats {
+    fn add(self, other: Self) -> Result<Self> {
+        fn add<T>(one: Option<T>, other: Option<T>, sum: fn(&T, &T) -> figa_loss::Result<T>) -> Result<Option<T>> {
+            Ok(match (one, other) {
+                (Some(one), Some(other)) => Some(sum(&one, &other)?),
+                (one, other) => one.or(other),
+            })
+        }
+        Ok(Self {
+            tokens: add(self.tokens, other.tokens, LossStats::add)?,
+            anchor: add(self.anchor, other.anchor, LossStats::add)?,
+            pairs: add(self.pairs, other.pairs, PreferenceStats::add)?,
+        })
+    }
 }
 
 /// Computes the gradient of a step in as many forward passes as needed.
 pub struct GradientAccumulator {
-    pub loss: FigaLoss,
+    pub method: Method,
+    /// The base model, for a method that needs it in memory.
+    pub base: Option<Llama>,
     /// Pairs per forward pass.
     pub micro_batch: usize,
     pub pad_id: u32,
@@ -44,50 +102,152 @@ pub struct GradientAccumulator {
 }
 
 impl GradientAccumulator {
-    /// Leaves the gradient of the summed loss in the parameters. [`Gradient::apply`] divides it by the
-    /// number of ungated tokens, which is known only after the last pass.
-    pub fn gradient(&self, model: &Llama, optimizer: &mut AdamW, pairs: &[&[Example]]) -> Result<Gradient> {
+    /// Leaves the gradient of the loss in the parameters, up to a divisor that is known only after the last pass.
+    /// [`Gradient::apply`] divides by it.
+    pub fn gradient(&self, model: &Llama, optimizer: &mut AdamW, pairs: &[&[Row]]) -> Result<Gradient> {
         let device = model.device();
-        let mut sum = 0.0;
-        let mut stats: Option<LossStats> = None;
         let mut seconds = Seconds::default();
+        let passes = pairs.chunks(self.micro_batch).filter(|pairs| pairs.iter().any(|rows| !rows.is_empty()));
+        let passes: Vec<&[&[Row]]> = passes.collect();
+        let denominators = self.denominators(model, &passes, &mut seconds)?;
         optimizer.zero_grad();
-        for pairs in pairs.chunks(self.micro_batch).filter(|pairs| pairs.iter().any(|rows| !rows.is_empty())) {
-            let output = self.pass(model, pairs, &mut seconds)?;
-            sum += output.loss.double_value(&[]);
-            stats = Some(match stats {
-                None => output.stats,
-                Some(stats) => stats.add(&output.stats)?,
-            });
+        let (mut loss, mut stats) = (0.0, Stats::default());
+        for pairs in passes {
+            let mut clock = Clock::start(device);
+            let (sum, more) = self.forward(model, pairs, &denominators, &mut clock, &mut seconds)?;
+            sum.backward();
+            clock.lap(&mut seconds.backward);
+            loss += sum.double_value(&[]);
+            stats = stats.add(more)?;
         }
-        let gated = stats.map_or(Ok(0), |stats| stats.read().map(|summary| summary.gated.count))?;
+        let tokens: Option<LossSummary> = stats.tokens.map(|stats| stats.read()).transpose()?;
+        let anchor: Option<LossSummary> = stats.anchor.map(|stats| stats.read()).transpose()?;
+        let preferences: Option<PreferenceSummary> = stats.pairs.map(|stats| stats.read()).transpose()?;
         let rows = || pairs.iter().copied().flatten();
-        let active = rows().flat_map(Example::active).filter(|&active| active).count();
-        let ungated = (active as i64 - gated).max(1) as f64;
+        let (active, gated) = (count_active(rows()), tokens.map_or(0, |tokens| tokens.gated.count));
+        let divisor = match self.method.loss {
+            Loss::Tokens(_) => (active as i64 - gated).max(1) as f64,
+            Loss::Anchored(..) | Loss::Pairs(_) => 1.0,
+        };
         let mut clock = Clock::start(device);
-        let norm = optimizer.grad_norm() / ungated;
+        let norm = optimizer.grad_norm() / divisor;
         clock.lap(&mut seconds.optimizer);
-        let tokens = rows().map(Example::len).sum();
-        Ok(Gradient { loss: sum / ungated, norm, tokens, active, gated, ungated, device, seconds })
+        Ok(Gradient {
+            loss: loss / divisor,
+            norm,
+            tokens: rows().map(|row| row.example.len()).sum(),
+            active,
+            gated,
+            kl: anchor.or(tokens).and_then(|tokens| tokens.rewarded.mean_kl),
+            accuracy: preferences.and_then(|pairs| pairs.accuracy),
+            margin: preferences.and_then(|pairs| pairs.mean_margin),
+            divisor,
+            device,
+            seconds,
+        })
     }
 
-    /// A forward and backward pass.
-    fn pass(&self, model: &Llama, pairs: &[&[Example]], seconds: &mut Seconds) -> Result<LossOutput> {
-        let batch = collate(pairs.iter().copied().flatten(), self.pad_id).to_tensors(model.device())?;
+    /// The loss of a pair by itself.
+    pub fn loss_of(&self, model: &Llama, pair: &[Row]) -> Result<f64> {
+        let _no_grad = tch::no_grad_guard();
+        let mut seconds = Seconds::default();
+        let denominators = self.denominators(model, &[&[pair]], &mut seconds)?;
         let mut clock = Clock::start(model.device());
-        let hidden = model.forward(&batch.input_ids);
-        clock.lap(&mut seconds.forward);
-        let output = apply(model, self.loss.with_reduction(Reduction::Sum), &hidden, &batch, self.logits)?;
-        clock.lap(&mut seconds.loss);
-        output.loss.backward();
-        clock.lap(&mut seconds.backward);
-        Ok(output)
+        Ok(self.forward(model, &[pair], &denominators, &mut clock, &mut seconds)?.0.double_value(&[]))
     }
+
+    fn denominators(&self, model: &Llama, passes: &[&[&[Row]]], seconds: &mut Seconds) -> Result<Denominators> {
+        let pairs = || passes.iter().copied().flatten();
+        let (mut tokens, mut anchor) = (Reduction::ActiveTokens, Reduction::ActiveTokens);
+        let rows = || pairs().copied().flatten();
+        if let (Loss::Anchored(figa, _), 2..) = (self.method.loss, passes.len()) {
+            let external = |count: usize| Reduction::External(count.max(1) as f64);
+            tokens = external(count_active(rows()) - self.count_gated(model, figa, passes, seconds)?);
+            anchor = external(rows().map(|row| row.anchored().count()).sum());
+        }
+        let revised = pairs().filter_map(|rows| rows.get(1));
+        let weights = revised.flat_map(|row| row.example.weights().iter().map(|&weight| f64::from(weight.abs())));
+        Ok(Denominators { tokens, anchor, pairs: pairs().count() as f64, chosen: weights.sum() })
+    }
+
+    /// The number of tokens that the gate skips. Two sums with denominators of their own cannot wait for it until the last
+    /// pass, as their gradients are added up in the same place.
+    fn count_gated(&self, model: &Llama, figa: FigaLoss, passes: &[&[&[Row]]], seconds: &mut Seconds) -> Result<usize> {
+        let _no_grad = tch::no_grad_guard();
+        let mut clock = Clock::start(model.device());
+        let mut gated = 0;
+        for pairs in passes {
+            let batch = Batch::new(pairs, self.pad_id, model.device())?;
+            let output = Output::new(model, model.forward(&batch.input_ids), self.logits);
+            gated += figa.on(output.get(), &batch.rows)?.stats.read()?.gated.count as usize;
+        }
+        clock.lap(&mut seconds.forward);
+        Ok(gated)
+    }
+
+    /// The part of some pairs in the loss of a step.
+    fn forward(
+        &self,
+        model: &Llama,
+        pairs: &[&[Row]],
+        denominators: &Denominators,
+        clock: &mut Clock,
+        seconds: &mut Seconds,
+    ) -> Result<(Tensor, Stats)> {
+        let batch = Batch::new(pairs, self.pad_id, model.device())?;
+        let hidden = model.forward(&batch.input_ids);
+        // The parameters of the base model require no gradient, so it leaves no graph.
+        let base = self.base.as_ref().map(|base| (base, base.forward(&batch.input_ids)));
+        clock.lap(&mut seconds.forward);
+        let output = Output::new(model, hidden, self.logits);
+        let base = base.map(|(base, hidden)| Output::new(base, hidden, self.logits));
+        let loss = self.apply(&output, base.as_ref(), &batch, denominators)?;
+        clock.lap(&mut seconds.loss);
+        Ok(loss)
+    }
+
+    /// Applies the loss of the method.
+    fn apply(
+        &self,
+        output: &Output,
+        base: Option<&Output>,
+        batch: &Batch,
+        denominators: &Denominators,
+    ) -> Result<(Tensor, Stats)> {
+        let (output, base) = (output.get(), base.map(Output::get));
+        match self.method.loss {
+            Loss::Tokens(loss) => {
+                let LossOutput { loss, stats, .. } = loss(&Tokens { output, rows: &batch.rows, base })?;
+                Ok((loss, Stats { tokens: Some(stats), ..Stats::default() }))
+            }
+            Loss::Anchored(figa, factor) => {
+                let reference = Reference::new(base.context("an anchor needs the base model")?);
+                let anchor = TokenLoss::of(Distillation::new(reference)).with_reduction(denominators.anchor);
+                let loss = Anchored::new(figa.with_reduction(denominators.tokens), anchor, factor);
+                let output = loss.on(output, &batch.rows, &batch.anchor)?;
+                let (tokens, anchor) = (Some(output.main.stats), Some(output.anchor.stats));
+                Ok((output.loss, Stats { tokens, anchor, pairs: None }))
+            }
+            Loss::Pairs(loss) => {
+                let mut pairs = PreferenceBatch::new(&batch.rows, &batch.pairs)
+                    .with_denominators(denominators.pairs, denominators.chosen);
+                if self.method.base == Base::LogProbs {
+                    pairs = pairs.with_reference(&batch.reference);
+                }
+                let output = loss(output, pairs)?;
+                Ok((output.loss, Stats { pairs: Some(output.stats), ..Stats::default() }))
+            }
+        }
+    }
+}
+
+fn count_active<'a>(rows: impl Iterator<Item = &'a Row>) -> usize {
+    rows.flat_map(|row| row.example.active()).filter(|&active| active).count()
 }
 
 /// What is known of a step before the optimizer takes it.
 pub struct Gradient {
-    /// The mean over the ungated tokens.
+    /// The loss of the step.
     pub loss: f64,
     /// The norm of the gradient of `loss`, before clipping.
     pub norm: f64,
@@ -97,8 +257,14 @@ pub struct Gradient {
     pub active: usize,
     /// Active tokens that the gate skips.
     pub gated: i64,
-    /// The denominator of the loss, at least 1.
-    ungated: f64,
+    /// The mean divergence from the base model, of the tokens that a loss holds close to it.
+    pub kl: Option<f64>,
+    /// The share of pairs whose revised answer is ahead, by a loss of pairs.
+    pub accuracy: Option<f64>,
+    /// By how much it is ahead, on average.
+    pub margin: Option<f64>,
+    /// What the gradient in the parameters has to be divided by.
+    divisor: f64,
     device: Device,
     pub seconds: Seconds,
 }
@@ -113,7 +279,7 @@ impl Gradient {
     /// Clips the gradient and takes a step along it.
     pub fn apply(&mut self, optimizer: &mut AdamW, lr: f64) {
         let mut clock = Clock::start(self.device);
-        optimizer.step(lr, (MAX_GRAD_NORM / self.norm).min(1.0) / self.ungated);
+        optimizer.step(lr, (MAX_GRAD_NORM / self.norm).min(1.0) / self.divisor);
         clock.lap(&mut self.seconds.optimizer);
     }
 }

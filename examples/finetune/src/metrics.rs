@@ -78,7 +78,7 @@ pub struct Evaluation {
 pub struct StepMetrics {
     /// The number of steps taken, this one included.
     pub step: usize,
-    /// The mean over the ungated tokens.
+    /// The mean over the ungated tokens, or over the pairs.
     pub loss: f64,
     pub lr: f64,
     /// The norm of the gradient before clipping.
@@ -89,6 +89,15 @@ pub struct StepMetrics {
     pub active: usize,
     /// Active tokens that the gate skips.
     pub gated: i64,
+    /// The mean divergence from the base model, for a method that limits it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
+    /// The share of pairs whose revised answer is ahead, for a loss of pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// By how much it is ahead, on average.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
     pub seconds: Seconds,
     /// Present if the model was evaluated after this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]

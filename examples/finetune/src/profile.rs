@@ -3,15 +3,15 @@
 use std::fs;
 
 use anyhow::Result;
-use figa_loss::Example;
 
 use crate::adamw::AdamW;
 use crate::clock::Seconds;
 use crate::experiment::Experiment;
 use crate::llama::Llama;
 use crate::loss::Logits;
-use crate::method::Method;
-use crate::schedule;
+use crate::method::{Base, Method};
+use crate::rows::Row;
+use crate::{reference, schedule};
 
 /// Timed steps of each kind. One more comes first and is not timed.
 const ROUNDS: usize = 5;
@@ -29,14 +29,22 @@ struct Measurements {
 pub fn profile(experiment: &Experiment, model: &Llama, method: Method) -> Result<String> {
     let args = experiment.args;
     let mut optimizer = AdamW::new(&model.parameters);
-    let rows = experiment.encoder.rows(&experiment.data, method)?;
+    let mut rows = experiment.encoder.rows(&experiment.data, method)?;
+    let batches: Vec<Vec<usize>> =
+        (0..=ROUNDS).map(|round| schedule::batch(args.seed, rows.len(), round, args.batch)).collect();
+    if method.base == Base::LogProbs {
+        for &pair in batches.iter().flatten() {
+            reference::compute(model, &mut rows[pair..=pair], 1, experiment.encoder.eos_id())?;
+        }
+    }
+    let mut accumulator = experiment.accumulator(method)?;
     let (mut fused, mut dense) = (Measurements::default(), Measurements::default());
-    for round in 0..=ROUNDS {
-        let batch = schedule::batch(args.seed, rows.len(), round, args.batch);
-        let pairs: Vec<&[Example]> = batch.into_iter().map(|pair| &rows[pair][..]).collect();
+    for (round, batch) in batches.into_iter().enumerate() {
+        let pairs: Vec<&[Row]> = batch.into_iter().map(|pair| &rows[pair][..]).collect();
         for (logits, measurements) in [(Logits::Fused, &mut fused), (Logits::Dense, &mut dense)] {
             let memory = Memory::reset();
-            let mut gradient = experiment.accumulator(method, logits).gradient(model, &mut optimizer, &pairs)?;
+            accumulator.logits = logits;
+            let mut gradient = accumulator.gradient(model, &mut optimizer, &pairs)?;
             if gradient.not_finite().is_some() {
                 continue;
             }

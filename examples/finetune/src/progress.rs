@@ -20,14 +20,20 @@ pub fn bar(run: String, steps: usize, state: &State) -> Result<ProgressBar> {
 
 /// Shows the metrics of a step.
 pub fn show(bar: &ProgressBar, metrics: &StepMetrics) {
-    let StepMetrics { step, loss, tokens, active, gated, seconds, .. } = metrics;
+    let StepMetrics { step, loss, tokens, active, gated, kl, accuracy, margin, seconds, .. } = metrics;
     let percent = |part: f64, whole: usize| 100.0 * part / whole.max(1) as f64;
-    let text = format!(
+    let mut text = format!(
         "loss {loss:.4}  {:.0} tokens/s  active {:.0} %  gated {:.0} %",
         *tokens as f64 / seconds.total(),
         percent(*active as f64, *tokens),
         percent(*gated as f64, *active)
     );
+    if let Some(kl) = kl {
+        text += &format!("  KL {kl:.4}");
+    }
+    if let (Some(accuracy), Some(margin)) = (accuracy, margin) {
+        text += &format!("  accuracy {:.0} %  margin {margin:.4}", 100.0 * accuracy);
+    }
     if stderr().is_terminal() {
         bar.set_message(text);
         bar.set_position(*step as u64);

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use figa_loss::{Example, tch};
 use indicatif::ProgressBar;
 
 use crate::adamw::AdamW;
@@ -12,9 +11,10 @@ use crate::checkpoint::{self, State};
 use crate::experiment::{Baseline, Experiment};
 use crate::llama::Llama;
 use crate::log::Log;
-use crate::loss::{GradientAccumulator, Logits, loss_of};
-use crate::method::Method;
+use crate::loss::GradientAccumulator;
+use crate::method::{Base, Method};
 use crate::metrics::{Evaluation, Outcome, StepMetrics};
+use crate::rows::Row;
 use crate::{json, progress, schedule};
 
 /// One method with one seed, in a folder of its own.
@@ -69,7 +69,7 @@ struct Trainer<'a> {
     baseline: Option<Baseline>,
     accumulator: GradientAccumulator,
     /// The rows to train on, grouped by pair.
-    rows: Vec<Vec<Example>>,
+    rows: Vec<Vec<Row>>,
     log: Log,
     bar: ProgressBar,
 }
@@ -96,10 +96,13 @@ impl<'a> Trainer<'a> {
         let base_model = Some(&model).filter(|_| state.step == 0);
         let evaluator = experiment.evaluator.as_ref();
         let baseline = evaluator.map(|evaluator| experiment.baseline(evaluator, base_model)).transpose()?;
-        let rows = experiment.encoder.rows(&experiment.data, run.method)?;
-        let name = format!("{} {}", run.method.name(), run.seed);
+        let mut rows = experiment.encoder.rows(&experiment.data, run.method)?;
+        if run.method.base == Base::LogProbs {
+            experiment.add_reference(&mut rows, base_model)?;
+        }
+        let name = format!("{} {}", run.method.name, run.seed);
         let bar = progress::bar(name, experiment.args.steps, &state)?;
-        let accumulator = experiment.accumulator(run.method, Logits::Fused);
+        let accumulator = experiment.accumulator(run.method)?;
         Ok(Self { experiment, run, model, optimizer, state, baseline, accumulator, rows, log, bar })
     }
 
@@ -121,7 +124,7 @@ impl<'a> Trainer<'a> {
         let batch = schedule::batch(self.run.seed, self.rows.len(), self.state.step, args.batch);
         let lr = args.lr * schedule::lr_factor(self.state.step, args.steps);
 
-        let pairs: Vec<&[Example]> = batch.iter().map(|&pair| &self.rows[pair][..]).collect();
+        let pairs: Vec<&[Row]> = batch.iter().map(|&pair| &self.rows[pair][..]).collect();
         let mut gradient = self.accumulator.gradient(&self.model, &mut self.optimizer, &pairs)?;
         if let Some(quantity) = gradient.not_finite() {
             return self.fail(quantity, &batch);
@@ -138,6 +141,9 @@ impl<'a> Trainer<'a> {
             tokens: gradient.tokens,
             active: gradient.active,
             gated: gradient.gated,
+            kl: gradient.kl,
+            accuracy: gradient.accuracy,
+            margin: gradient.margin,
             seconds: gradient.seconds,
             evaluation: self.evaluate()?,
         };
@@ -179,12 +185,9 @@ impl<'a> Trainer<'a> {
     }
 
     fn pairs_without_finite_loss(&self, batch: &[usize]) -> Result<Vec<usize>> {
-        let _no_grad = tch::no_grad_guard();
-        let GradientAccumulator { loss, pad_id, .. } = self.accumulator;
         let mut found = vec![];
         for &pair in batch.iter().filter(|&&pair| !self.rows[pair].is_empty()) {
-            let output = loss_of(&self.model, loss, &self.rows[pair], pad_id)?;
-            if !output.loss.double_value(&[]).is_finite() {
+            if !self.accumulator.loss_of(&self.model, &self.rows[pair])?.is_finite() {
                 found.push(pair);
             }
         }
@@ -206,6 +209,13 @@ impl<'a> Trainer<'a> {
         }
         let losses = lines.iter().map(|line| line.loss).collect();
         let Run { method, seed, .. } = self.run;
-        Ok(Outcome { method: method.name(), seed: *seed, evaluations, losses, answers, seconds: self.state.seconds })
+        Ok(Outcome {
+            method: method.name.to_owned(),
+            seed: *seed,
+            evaluations,
+            losses,
+            answers,
+            seconds: self.state.seconds,
+        })
     }
 }

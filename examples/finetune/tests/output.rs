@@ -33,6 +33,18 @@ fn an_error_is_one_line() {
 }
 
 #[test]
+fn a_run_says_how_many_pairs_teach_nothing() {
+    let sandbox = Sandbox::new("qwen2");
+    let equal = r#"{"instruction":"w3","original_output":"w4 w5","revised_output":"w4 w5"}"#;
+    std::fs::write(sandbox.path("pairs.jsonl"), sandbox.text("pairs.jsonl") + equal).unwrap();
+    for (method, expected) in [("dpo", true), ("sft", false)] {
+        let output = finetune(&sandbox.command(method, &["--steps=1", "--method", method])[1..]);
+        let message = format!("--method {method} learns nothing from 1 of 11 pairs within --max-length\n");
+        assert_eq!(text(output.stdout).contains(&message), expected, "{method}");
+    }
+}
+
+#[test]
 fn a_run_prints_its_data_its_steps_and_a_table_and_writes_a_report() {
     let sandbox = Sandbox::new("qwen2");
     let pairs = sandbox.text_path("pairs.jsonl");

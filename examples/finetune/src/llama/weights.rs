@@ -74,8 +74,11 @@ fn dtypes(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(header.into_iter().filter_map(dtype).collect())
 }
 
-/// The files that contain the tensors.
-fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The files in the folder of a model that contain its tensors.
+///
+/// # Errors
+/// Names the index that is invalid.
+pub fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
     let index = folder.join("model.safetensors.index.json");
     if !index.exists() {
         return Ok(vec![folder.join("model.safetensors")]);

@@ -1,0 +1,63 @@
+//! The log-probabilities of all answers under the base model, which losses of pairs compare with: computed once, and kept in
+//! the folder of the run.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use figa_loss::Example;
+use figa_loss::tch::{Kind, Tensor};
+use safetensors::tensor::{Dtype, TensorView, serialize};
+
+use crate::llama::Llama;
+use crate::loss::token_log_probs;
+use crate::method::with_equal_weights;
+use crate::rows::Row;
+
+/// The file in the folder of a run.
+pub const FILE: &str = "reference.safetensors";
+
+/// Its only tensor: a number for each token, 0 in prompts, row after row in the order of the records.
+const TENSOR: &str = "log_probs";
+
+/// Computes the log-probabilities of the rows of some pairs, `batch` pairs at a time.
+pub fn compute(base: &Llama, pairs: &mut [Vec<Row>], batch: usize, pad_id: u32) -> Result<()> {
+    for pairs in pairs.chunks_mut(batch) {
+        let rows: Vec<Example> = pairs.iter().flatten().map(|row| with_equal_weights(&row.example)).collect();
+        let log_probs = token_log_probs(base, &rows, pad_id)?;
+        let log_probs = Vec::<Vec<f32>>::try_from(log_probs.to_kind(Kind::Float))?;
+        for (row, mut log_probs) in pairs.iter_mut().flatten().zip(log_probs) {
+            log_probs.truncate(row.example.len());
+            row.reference = log_probs;
+        }
+    }
+    Ok(())
+}
+
+/// Writes those of all pairs to a file that is complete or absent.
+pub fn write(path: &Path, pairs: &[Vec<Row>]) -> Result<()> {
+    let numbers = pairs.iter().flatten().flat_map(|row| &row.reference);
+    let bytes: Vec<u8> = numbers.flat_map(|number| number.to_le_bytes()).collect();
+    let tensor = TensorView::new(Dtype::F32, vec![bytes.len() / size_of::<f32>()], &bytes)?;
+    let content = serialize([(TENSOR, tensor)], &None)?;
+    figa_atomic_file::write(path, content).with_context(|| format!("writing {}", path.display()))
+}
+
+/// Reads those of all pairs.
+pub fn read(path: &Path, pairs: &mut [Vec<Row>]) -> Result<()> {
+    let tensors = Tensor::read_safetensors(path).with_context(|| path.display().to_string())?;
+    let numbers = tensors.iter().find(|(name, _)| name == TENSOR).map(|(_, tensor)| Vec::<f32>::try_from(tensor));
+    let numbers = numbers.transpose()?.unwrap_or_default();
+    let expected: usize = pairs.iter().flatten().map(|row| row.example.len()).sum();
+    ensure!(
+        numbers.len() == expected,
+        "{}: holds {} log-probabilities, expected {expected}; remove it to compute them again",
+        path.display(),
+        numbers.len()
+    );
+    let mut rest = &numbers[..];
+    for row in pairs.iter_mut().flatten() {
+        let (first, others) = rest.split_at(row.example.len());
+        (row.reference, rest) = (first.to_vec(), others);
+    }
+    Ok(())
+}
