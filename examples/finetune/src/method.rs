@@ -93,7 +93,7 @@ const SFT: Method = Method {
 
 const DPO: Method = Method {
     name: "dpo",
-    help: "DPO: the revised answer is preferred; the base model is the reference",
+    help: "DPO: the revised answer is preferred, relative to the base model",
     weight: |_, label| equal(label),
     base: Base::LogProbs,
     loss: Loss::Pairs(|output, batch| Dpo::new().on(output, batch)),
@@ -137,27 +137,26 @@ pub const METHODS: [Method; 16] = [
     },
     Method {
         name: "figa-kl",
-        help: "FIGA that keeps kept tokens as likely as they are: 0.1 times their KL divergence from the base model, \
-               which stays in memory",
+        help: "FIGA, and 0.1 times the KL divergence of kept tokens from the base model, which stays in memory, with its size",
         base: Base::Model,
         loss: Loss::Anchored(FigaLoss::new(), ANCHOR),
         ..FIGA
     },
     Method {
         name: "dft",
-        help: "SFT that learns little from tokens that are unlikely: each is scaled by its probability",
+        help: "SFT that scales each token by its probability: unlikely ones teach little",
         loss: Loss::Tokens(|tokens| tokens.sum(Dft::new())),
         ..SFT
     },
     Method {
         name: "eaft",
-        help: "SFT that learns little from tokens of which the model is certain: each is scaled by the entropy",
+        help: "SFT that scales each token by the entropy: where the model is certain, it learns little",
         loss: Loss::Tokens(|tokens| tokens.sum(Eaft::llama_factory())),
         ..SFT
     },
     Method {
         name: "asft",
-        help: "DFT, and 0.1 times the KL divergence from the base model, which stays in memory",
+        help: "DFT, and 0.1 times the KL divergence from the base model, which stays in memory, with its size",
         base: Base::Model,
         loss: Loss::Tokens(|tokens| tokens.sum(Asft::new(tokens.reference()?))),
         ..SFT
@@ -171,14 +170,14 @@ pub const METHODS: [Method; 16] = [
     },
     Method {
         name: "simpo",
-        help: "SimPO: the revised answer is preferred by its mean log-probability; no reference",
+        help: "SimPO: the revised answer is preferred by its mean log-probability",
         base: Base::Nothing,
         loss: Loss::Pairs(|output, batch| SimPo::new().on(output, batch)),
         ..DPO
     },
     Method {
         name: "orpo",
-        help: "ORPO: SFT, and the revised answer is preferred by its odds; no reference",
+        help: "ORPO: SFT, and the revised answer is preferred by its odds",
         base: Base::Nothing,
         loss: Loss::Pairs(|output, batch| Orpo::new().on(output, batch)),
         ..DPO

@@ -131,6 +131,20 @@ fn losses_start_from_the_base_model() {
             assert!(kl[0].abs() < 1e-6 && kl[1..].iter().all(|&kl| kl > 1e-5), "{name} {kl:?}");
         }
     }
+    // Without a divergence, nothing but the loss beside it remains.
+    let first_loss = |name: &str, key: &str| {
+        assert!(sandbox.run(&format!("{name}-{key}"), &["--method", name, "--steps=1"]).unwrap());
+        numbers(&sandbox.metrics(&format!("{name}-{key}/metrics.jsonl")), key)[0]
+    };
+    for key in ["loss", "grad_norm"] {
+        for (anchored, plain) in [("figa-kl", "figa"), ("asft", "dft")] {
+            let (anchored, plain) = (first_loss(anchored, key), first_loss(plain, key));
+            assert!((anchored - plain).abs() < 1e-5 * plain, "{key} {anchored} {plain}");
+        }
+    }
+    // A tenth of -log sigmoid, beside the likelihood.
+    let odds = first_loss("orpo", "loss") - first_loss("sft", "loss");
+    assert!(odds > 0.0 && odds < 0.2, "{odds}");
 }
 
 #[test]

@@ -5,32 +5,38 @@ mod common;
 use std::collections::HashMap;
 
 use common::Sandbox;
-use figa_finetune::method::METHODS;
+use figa_finetune::method::{METHODS, Method};
 use figa_loss::tch::{Kind, Tensor};
 
 #[test]
 fn all_methods_start_from_the_same_model() {
     let sandbox = Sandbox::new("qwen2");
     let pairs = sandbox.text_path("pairs.jsonl");
-    assert!(sandbox.run("out", &["--eval", &pairs, "--compare", "--seeds", "2", "--steps=2"]).unwrap());
-    let methods = METHODS.map(|method| method.name);
+    assert!(sandbox.run("out", &["--eval", &pairs, "--answers=2", "--compare", "--steps=2"]).unwrap());
     let baseline = sandbox.outcome("out/figa-0/outcome.json")["evaluations"][0].clone();
     assert_eq!(baseline["step"], 0);
     let mut models = vec![];
-    for method in methods {
-        for seed in [0, 1] {
-            let outcome = sandbox.outcome(&format!("out/{method}-{seed}/outcome.json"));
-            assert_eq!(outcome["evaluations"][0], baseline, "{method}");
-            assert_eq!(outcome["evaluations"].as_array().unwrap().len(), 2);
-            assert!(sandbox.path(&format!("out/{method}-{seed}/model/config.json")).exists());
-            models.push(sandbox.trained(&format!("out/{method}-{seed}")));
-        }
+    for Method { name, .. } in METHODS {
+        let outcome = sandbox.outcome(&format!("out/{name}-0/outcome.json"));
+        assert_eq!(outcome["evaluations"][0], baseline, "{name}");
+        assert_eq!(outcome["evaluations"].as_array().unwrap().len(), 2);
+        assert!(sandbox.path(&format!("out/{name}-0/model/config.json")).exists());
+        models.push(sandbox.trained(&format!("out/{name}-0")));
     }
-    let [figa, another_seed, sft] = &models[..3] else { unreachable!() };
-    assert!(figa != another_seed && figa != sft);
+    assert!(models[0] != models[1], "figa and sft");
     let report = String::from_utf8(sandbox.bytes("out/report.html")).unwrap();
-    assert!(methods.iter().all(|method| report.contains(method)));
+    assert!(METHODS.iter().all(|method| report.contains(&format!("<th scope=\"row\">{}</th>", method.name))));
     assert!(sandbox.path("out/figures/p_added.svg").exists() && sandbox.path("out/figures/p_added.png").exists());
+}
+
+#[test]
+fn seeds_change_the_order_of_the_data() {
+    let sandbox = Sandbox::new("qwen2");
+    assert!(sandbox.run("out", &["--method=figa,sft", "--seeds=2", "--steps=2"]).unwrap());
+    let mut models = ["figa-0", "figa-1", "sft-0", "sft-1"].map(|run| sandbox.trained(&format!("out/{run}"))).to_vec();
+    models.sort();
+    models.dedup();
+    assert_eq!(models.len(), 4);
 }
 
 #[test]
