@@ -25,6 +25,10 @@ use crate::weights::IGNORE_INDEX;
 /// // The same for rows of your own.
 /// let rows = Rows::of_batch(&labels, &weights, IGNORE_INDEX)?;
 /// assert_eq!(LOSS.on(&logits, &rows)?.loss.double_value(&[]), output.loss.double_value(&[]));
+/// // The same from hidden states and a head.
+/// let (hidden, head) = (Tensor::zeros([1, 3, 2], (Kind::Float, Device::Cpu)), Tensor::zeros([4, 2], (Kind::Float, Device::Cpu)));
+/// let fused = LOSS.forward_linear(&hidden, &head, &labels, &weights)?;
+/// assert_eq!(fused.loss.double_value(&[]), output.loss.double_value(&[]));
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -44,7 +44,8 @@ pub struct Args {
     /// Training methods, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', default_value = "figa")]
     pub method: Vec<Method>,
-    /// Train with every method, all from the same model, with the same data order and budget; for some of them, use --method figa,dpo
+    /// Train with every method, all from the same model, with the same data order and budget; for some of them, use --method
+    /// figa,dpo
     #[arg(long, conflicts_with = "method")]
     pub compare: bool,
     /// Optimizer steps
