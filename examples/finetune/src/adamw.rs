@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use figa_loss::tch::{self, Kind, Tensor};
+use figa_loss::tch::{self, Device, Kind, Tensor};
 
 const BETAS: (f64, f64) = (0.9, 0.999);
 const EPS: f64 = 1e-8;
+
+/// A step computes this many elements at a time, so that what it reads and writes several times stays in the cache of a CPU.
+const PIECE: i64 = 1 << 17;
 
 /// AdamW without weight decay, as is usual in fine-tuning.
 pub struct AdamW {
@@ -55,13 +58,19 @@ impl AdamW {
         self.steps += 1;
         let (mean_bias, square_bias) = (1.0 - BETAS.0.powi(self.steps), 1.0 - BETAS.1.powi(self.steps));
         for (parameter, grad) in self.gradients() {
-            let grad = grad * scale;
-            // Shallow clones share their memory with the original.
-            let (mut mean, mut square) = (parameter.mean.shallow_clone(), parameter.square.shallow_clone());
-            let _ = mean.lerp_(&grad, 1.0 - BETAS.0);
-            let _ = square.lerp_(&grad.square(), 1.0 - BETAS.1);
-            let root = (square / square_bias).sqrt() + EPS;
-            let _ = parameter.value.shallow_clone().subtract_(&(mean * (lr / mean_bias) / root));
+            // Views of what is written: parameters are contiguous, as they were read from a file.
+            let [value, mean, square] = [&parameter.value, &parameter.mean, &parameter.square].map(|t| t.view([-1]));
+            let step = if value.device() == Device::Cpu { PIECE } else { value.numel() as i64 };
+            let pieces = [value, grad.reshape([-1]), mean, square].map(|tensor| tensor.split(step.max(1), 0));
+            for piece in 0..pieces[0].len() {
+                let [mut value, grad, mut mean, mut square] = pieces.each_ref().map(|list| list[piece].shallow_clone());
+                let mut grad = grad * scale;
+                let _ = mean.lerp_(&grad, 1.0 - BETAS.0);
+                let _ = square.lerp_(&grad.square_(), 1.0 - BETAS.1);
+                let mut root = square / square_bias;
+                let _ = root.sqrt_().g_add_scalar_(EPS);
+                let _ = value.subtract_(&(mean * (lr / mean_bias)).g_div_(&root));
+            }
         }
     }
 
