@@ -7,7 +7,8 @@
 //! 3. A [`PairEncoder`] tokenizes prompt and answer together, aligns the tokens of the two answers, and gives each
 //!    token its label and weight: an [`EncodedPair`] of two [`Example`]s.
 //! 4. [`Batching`] groups pairs of similar length, [`collate`] pads examples to a [`Batch`], and
-//!    [`Batch::to_tensors`](Batch::to_tensors) (feature `torch`) turns the batch into tensors.
+//!    [`Batch::to_tensors`](Batch::to_tensors) (feature `torch`) turns the batch into tensors. [`pack`] does it with one row
+//!    a pair, for models that take an attention mask.
 //!
 //! A [`TextComparer`] aligns and labels two texts alone, to look at them.
 //!
@@ -41,6 +42,7 @@ mod encode;
 mod example;
 mod guard;
 mod model_folder;
+mod pack;
 mod prompt;
 mod read;
 mod record;
@@ -57,6 +59,9 @@ pub use compare::{LabelledTexts, LabelledToken, TextComparer};
 pub use encode::PairEncoder;
 pub use example::{EncodedPair, Example};
 pub use model_folder::model_files;
+pub use pack::{PackedBatch, pack};
+#[cfg(feature = "torch")]
+pub use pack::{PackedInputs, PackedTensors, packing_error};
 pub use prompt::PromptTemplate;
 pub use read::{Format, RawRecord, RecordReader};
 pub use record::{Fields, Message, SpaRecord};

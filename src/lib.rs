@@ -198,14 +198,14 @@ mod side;
 pub mod weights;
 
 pub use align::{Aligner, Alignment, EditOp, EditTag, Granularity, Span, distance, editops};
-#[cfg(all(feature = "data", feature = "torch"))]
-pub use data::BatchTensors;
 #[cfg(feature = "data")]
 pub use data::{
     Batch, Batching, ChatOptions, ChatTemplate, EncodedPair, Example, Fields, Format, LabelledTexts, LabelledToken,
-    Message, PairEncoder, PromptTemplate, RawRecord, RecordReader, RenderedAnswer, RenderedPair, SpaRecord,
-    TextComparer, collate, model_files,
+    Message, PackedBatch, PairEncoder, PromptTemplate, RawRecord, RecordReader, RenderedAnswer, RenderedPair,
+    SpaRecord, TextComparer, collate, model_files, pack,
 };
+#[cfg(all(feature = "data", feature = "torch"))]
+pub use data::{BatchTensors, PackedInputs, PackedTensors, packing_error};
 pub use error::{Error, Result};
 #[cfg(feature = "torch")]
 pub use loss::{
@@ -239,6 +239,10 @@ pub mod docs {
     #[cfg(feature = "torch")]
     #[doc = include_str!("../docs/losses.md")]
     pub mod losses {}
+
+    #[cfg(all(feature = "data", feature = "torch"))]
+    #[doc = include_str!("../docs/training.md")]
+    pub mod training {}
 
     #[doc = include_str!("../docs/results.md")]
     pub mod results {}

@@ -21,8 +21,9 @@ use crate::rejects::BadRecords;
 /// Count edits, active tokens and lengths, and what --max-length would lose
 #[derive(clap::Args)]
 #[command(after_help = "\
-Active tokens are those with a weight other than 0. Lengths and shares are of whole rows. The last table says what a
-maximum length would lose; --max-length adds a line to it, marked *:
+Active tokens are those with a weight other than 0. Lengths and shares are of whole rows. Packed, a pair is one row: what
+both answers begin with once, and nothing behind the last active token. The last table says what a maximum length would
+lose; --max-length adds a line to it, marked *:
   rows cut        rows that lose their end
   tokens lost     tokens after the cut, and all tokens of pairs without room
   active lost     active tokens among them

@@ -69,6 +69,8 @@ fn numbers_are_those_counted_by_hand() {
             ["revised", "inserted", 1, 1],
         ])
     );
+    // Packed: p q a d c e, p a b and p p p a c d; what predicts the changes of the originals is shared.
+    assert_eq!(counted["computed"], json!({"separate": 36, "packed": 15, "revised": 18}));
     assert_eq!(counted["truncation"].as_array().unwrap().len(), 7);
 }
 

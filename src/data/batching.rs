@@ -5,7 +5,8 @@ use std::iter;
 use rand::seq::SliceRandom;
 use rand::{SeedableRng, rngs::StdRng};
 
-use super::example::EncodedPair;
+use super::example::{EncodedPair, Example};
+use super::pack::packed_len;
 use crate::error::{Error, Result};
 
 /// Batches of pairs of similar length, to keep padding small, in a random order that the seed determines.
@@ -24,6 +25,11 @@ use crate::error::{Error, Result};
 /// let batches = batching.batches([10, 3, 9, 2, 4].map(pair)).collect::<figa_loss::Result<Vec<_>>>()?;
 /// // Two rows a pair: 10 and 9 fill a batch of 4 rows of 10 tokens, 2, 3 and 4 one of 6 rows of 4.
 /// assert_eq!(batches.len(), 2);
+/// // Packed, these pairs are one row each, without its last token: at most 9 in 5 rows are more than 40.
+/// batching.packed = true;
+/// assert_eq!(batching.batches([10, 3, 9, 2, 4].map(pair)).count(), 2);
+/// batching.max_tokens = 45;
+/// assert_eq!(batching.batches([10, 3, 9, 2, 4].map(pair)).count(), 1);
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +38,9 @@ pub struct Batching {
     /// The largest number of tokens in a batch, padding included: rows times the length of the longest. 8,192 by
     /// default.
     pub max_tokens: usize,
+    /// Whether the pairs will be packed by [`pack`](super::pack::pack), with the active tokens as those that are needed: each
+    /// is one row then, of the length that it has packed. False by default.
+    pub packed: bool,
     /// How many pairs are sorted and shuffled at a time, and held in memory. 8,192 by default.
     pub window: usize,
     /// Determines the order.
@@ -40,7 +49,7 @@ pub struct Batching {
 
 impl Default for Batching {
     fn default() -> Self {
-        Self { max_tokens: 8192, window: 8192, seed: 0 }
+        Self { max_tokens: 8192, packed: false, window: 8192, seed: 0 }
     }
 }
 
@@ -76,9 +85,10 @@ impl Batching {
     fn fill(&self, pairs: &mut impl Iterator<Item = Result<EncodedPair>>, window: &mut Vec<EncodedPair>) -> Result<()> {
         for pair in pairs.take(self.window) {
             let pair = pair?;
-            let tokens = 2 * longest(&pair);
+            let tokens = self.rows() * self.len(&pair);
             if tokens > self.max_tokens {
-                let actual = format!("{} for a pair of 2 rows, together {tokens} tokens", self.max_tokens);
+                let (rows, most) = (self.rows(), self.max_tokens);
+                let actual = format!("{most} for a pair of {rows} row(s), together {tokens} tokens");
                 return Err(Error::Value { argument: "max_tokens", expected: "room for every pair", actual });
             }
             window.push(pair);
@@ -87,19 +97,28 @@ impl Batching {
     }
 
     fn cut(&self, mut pairs: Vec<EncodedPair>) -> Vec<Vec<EncodedPair>> {
-        pairs.sort_by_key(longest);
+        pairs.sort_by_cached_key(|pair| self.len(pair));
         let mut batches: Vec<Vec<EncodedPair>> = vec![];
         for pair in pairs {
-            let rows = |batch: &Vec<EncodedPair>| 2 * (batch.len() + 1);
-            match batches.last_mut().filter(|batch| rows(batch) * longest(&pair) <= self.max_tokens) {
+            let (rows, len) = (|batch: &Vec<EncodedPair>| self.rows() * (batch.len() + 1), self.len(&pair));
+            match batches.last_mut().filter(|batch| rows(batch) * len <= self.max_tokens) {
                 Some(batch) => batch.push(pair),
                 None => batches.push(vec![pair]),
             }
         }
         batches
     }
-}
 
-fn longest(pair: &EncodedPair) -> usize {
-    pair.original.len().max(pair.revised.len())
+    /// The rows of a pair.
+    fn rows(&self) -> usize {
+        if self.packed { 1 } else { 2 }
+    }
+
+    /// The length of the longest row of a pair.
+    fn len(&self, pair: &EncodedPair) -> usize {
+        match self.packed {
+            true => packed_len(pair.rows(), Example::is_active),
+            false => pair.original.len().max(pair.revised.len()),
+        }
+    }
 }

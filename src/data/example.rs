@@ -103,8 +103,18 @@ impl Example {
     /// If the gate skips none of them, their number is the denominator of
     /// [`Reduction::ActiveTokens`](crate::Reduction::ActiveTokens). Gradient accumulation can count it beforehand.
     pub fn active(&self) -> impl Iterator<Item = bool> {
-        let tokens = self.weights.iter().zip(&self.labels).enumerate();
-        tokens.map(|(at, (&weight, &label))| at > 0 && weight != 0.0 && label != IGNORE_INDEX)
+        (0..self.len()).map(|at| self.is_active(at))
+    }
+
+    /// Whether the token in a place is [`active`](Self::active); false behind the end.
+    pub fn is_active(&self, at: usize) -> bool {
+        at > 0 && self.weights.get(at).is_some_and(|&weight| weight != 0.0) && self.labels[at] != IGNORE_INDEX
+    }
+}
+
+impl AsRef<Example> for Example {
+    fn as_ref(&self) -> &Self {
+        self
     }
 }
 

@@ -15,6 +15,7 @@ mod measure;
 pub(super) mod objective;
 pub(super) mod odds;
 mod pass;
+pub(super) mod row_tensors;
 pub(super) mod rows;
 pub(super) mod scores;
 pub(super) mod source;

@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::core::driver::Outcome;
 use super::core::objective::Numbers;
-use super::core::rows::RowTensors;
+use super::core::row_tensors::RowTensors;
 use crate::error::{Error, Result};
 
 /// What the sum over the tokens is divided by. A denominator of 0, where no token counts, divides nothing.

@@ -1,6 +1,6 @@
 //! What one pair adds to the statistics.
 
-use figa_loss::{EncodedPair, Example, Side, TokenLabel};
+use figa_loss::{EncodedPair, Example, Side, TokenLabel, pack};
 use serde::Serialize;
 
 /// What can happen to the tokens of each answer.
@@ -18,6 +18,8 @@ pub struct PairMeasure {
     pub revised: RowMeasure,
     /// How many tokens have each of [`ANSWER_LABELS`].
     pub labels: [u64; 6],
+    /// Tokens that a model computes if both rows are packed.
+    pub packed: usize,
     /// One for each maximum length.
     pub truncation: Vec<TruncationLoss>,
 }
@@ -49,7 +51,9 @@ impl PairMeasure {
     pub fn new(pair: &EncodedPair, max_lengths: &[usize]) -> Self {
         let [original, revised] = pair.rows().map(RowMeasure::new);
         let labels = ANSWER_LABELS.map(|(side, label)| count(pair.row(side), label) as u64);
-        let mut measure = Self { original, revised, labels, truncation: vec![] };
+        const PAD_ID: u32 = 0;
+        let packed = pack([pair.rows()], PAD_ID, Example::is_active).seq_len;
+        let mut measure = Self { original, revised, labels, packed, truncation: vec![] };
         measure.truncation = max_lengths.iter().map(|&max_length| measure.truncated(max_length)).collect();
         measure
     }

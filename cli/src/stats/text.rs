@@ -1,15 +1,18 @@
 //! The statistics as tables to read.
 
 use super::histogram::Quantiles;
-use super::totals::StatsTotals;
+use super::totals::{ComputedTokens, StatsTotals};
 
 /// All tables; `max_length` is marked in the last one.
 pub fn text(totals: &StatsTotals, max_length: Option<usize>) -> String {
     let StatsTotals { records, pairs, rejected, blank_lines, unchanged, tokens, active_tokens, .. } = totals;
+    let ComputedTokens { separate, packed, revised } = totals.computed;
     format!(
         "{records} records and {blank_lines} blank lines read: {pairs} pairs, {rejected} rejected\n\
-         pairs without a change: {unchanged}; active: {} of {tokens} tokens\n\n{}{}{}",
+         pairs without a change: {unchanged}; active: {} of {tokens} tokens\n\
+         tokens to compute: {separate} in two rows a pair, {packed} packed ({}), {revised} in the revised rows alone\n\n{}{}{}",
         share(*active_tokens, *tokens),
+        share(packed, separate),
         distributions(totals),
         labels(totals),
         truncation(totals, max_length)

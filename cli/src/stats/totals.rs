@@ -39,10 +39,22 @@ pub struct StatsTotals {
     /// One for each of [`ANSWER_LABELS`].
     pub labels: [AnswerLabelTotal; 6],
     pub truncation: Vec<TruncationLoss>,
+    pub computed: ComputedTokens,
     #[serde(skip)]
     pub tokens: u64,
     #[serde(skip)]
     pub active_tokens: u64,
+}
+
+/// How many tokens a model computes.
+#[derive(Default, Serialize)]
+pub struct ComputedTokens {
+    /// Two rows a pair.
+    pub separate: u64,
+    /// One row a pair: what both answers begin with once, and nothing behind the last active token.
+    pub packed: u64,
+    /// The revised rows alone, as for cross-entropy.
+    pub revised: u64,
 }
 
 /// What happened to the tokens of one answer.
@@ -73,6 +85,7 @@ impl StatsTotals {
             distributions: QUANTITIES.map(Histogram::new),
             labels: ANSWER_LABELS.map(label),
             truncation: max_lengths.iter().map(loss).collect(),
+            computed: ComputedTokens::default(),
             tokens: 0,
             active_tokens: 0,
         }
@@ -83,6 +96,9 @@ impl StatsTotals {
         self.unchanged += u64::from(pair.changed_tokens() == 0);
         self.tokens += pair.tokens() as u64;
         self.active_tokens += pair.active_tokens() as u64;
+        self.computed.separate += pair.tokens() as u64;
+        self.computed.packed += pair.packed as u64;
+        self.computed.revised += pair.revised.row as u64;
         for (histogram, values) in self.distributions.iter_mut().zip(distribution_values(pair)) {
             values.into_iter().for_each(|value| histogram.add(value));
         }

@@ -19,7 +19,8 @@ use tch::{Device, Kind, Tensor};
 use super::autocast::{AutocastOff, autocast_kind};
 use super::objective::{Numbers, Objective};
 use super::pass::Pass;
-use super::rows::{RowTensors, Rows};
+use super::row_tensors::RowTensors;
+use super::rows::Rows;
 use super::scores::{Needs, Scores};
 use super::source::{ModelOutput, Source};
 use crate::error::{Error, Result};
@@ -146,12 +147,12 @@ impl<'a> Prepared<'a> {
             return Err(Error::Value { argument, expected, actual: rows.to_string() });
         }
         let autocast = autocast_kind(output.device())?;
-        let source = Source::new(output, rows.shape(), autocast)?;
+        let source = Source::new(output, rows.output_shape(), autocast)?;
         let reference = match &needs.reference {
             None => None,
             Some(reference) => {
                 reference.validate()?;
-                Some(Source::new(reference.output, rows.shape(), autocast)?)
+                Some(Source::new(reference.output, rows.output_shape(), autocast)?)
             }
         };
         needs.validate(rows.shape())?;

@@ -3,12 +3,13 @@
 use tch::{Kind, Tensor};
 
 use super::head::LmHead;
+use super::rows::OutputShape;
 use crate::error::{Error, Result};
 
 const FLOATS: &str = "f16, bf16, f32 or f64";
 
-/// Checks logits `[B, S, V]` or `[N, V]` for rows whose labels have this shape, and returns `V`.
-pub(super) fn check_logits(argument: &'static str, logits: &Tensor, shape: &[i64]) -> Result<i64> {
+/// Checks logits `[B, S, V]` or `[N, V]` for the positions of some rows, and returns `V`.
+pub(super) fn check_logits(argument: &'static str, logits: &Tensor, shape: OutputShape<'_>) -> Result<i64> {
     check_defined(argument, logits)?;
     let vocab = check_last(argument, logits, shape, 'V')?;
     check_kind(argument, logits, FLOATS, is_float)?;
@@ -17,7 +18,7 @@ pub(super) fn check_logits(argument: &'static str, logits: &Tensor, shape: &[i64
 
 /// Checks hidden states `[B, S, H]` or `[N, H]` and a head `[V, H]`, and returns `V`. Under autocast their dtypes may
 /// differ.
-pub(super) fn check_hidden(hidden: &Tensor, head: &LmHead<'_>, shape: &[i64], autocast: bool) -> Result<i64> {
+pub(super) fn check_hidden(hidden: &Tensor, head: &LmHead<'_>, shape: OutputShape<'_>, autocast: bool) -> Result<i64> {
     check_defined("hidden", hidden)?;
     check_defined("lm_head", head.weight)?;
     let width = check_last("hidden", hidden, shape, 'H')?;
@@ -60,14 +61,27 @@ pub(super) fn check_hidden(hidden: &Tensor, head: &LmHead<'_>, shape: &[i64], au
     }
 }
 
-/// Checks that a tensor has the shape of the labels and one more dimension, and returns its size.
-fn check_last(argument: &'static str, tensor: &Tensor, shape: &[i64], name: char) -> Result<i64> {
-    match tensor.size().split_last() {
-        Some((&last, positions)) if last > 0 && positions == shape => Ok(last),
+/// Checks that a tensor has the positions of some rows and one more dimension, and returns its size.
+fn check_last(argument: &'static str, tensor: &Tensor, shape: OutputShape<'_>, name: char) -> Result<i64> {
+    let size = tensor.size();
+    let fits = |positions: &[i64]| match shape {
+        OutputShape::OfLabels(shape) => positions == shape,
+        OutputShape::AtLeast(least) => matches!(positions.len(), 1 | 2) && positions.iter().product::<i64>() >= least,
+    };
+    match size.split_last() {
+        Some((&last, positions)) if last > 0 && fits(positions) => Ok(last),
         _ => {
-            let sizes: String = shape.iter().map(|size| format!("{size}, ")).collect();
-            let expected = format!("{} = [{sizes}{name}] with {name} > 0", names(shape.len(), Some(name)));
-            Err(Error::Shape { argument, expected, actual: tensor.size() })
+            let expected = match shape {
+                OutputShape::OfLabels(shape) => {
+                    let sizes: String = shape.iter().map(|size| format!("{size}, ")).collect();
+                    format!("{} = [{sizes}{name}] with {name} > 0", names(shape.len(), Some(name)))
+                }
+                OutputShape::AtLeast(least) => {
+                    let [flat, batch] = [1, 2].map(|dimensions| names(dimensions, Some(name)));
+                    format!("{batch} or {flat} with at least {least} positions, as outputs says, and {name} > 0")
+                }
+            };
+            Err(Error::Shape { argument, expected, actual: size })
         }
     }
 }
@@ -103,14 +117,14 @@ pub(in crate::loss) fn check_tokens(argument: &'static str, tensor: &Tensor, sha
 /// Checks that a tensor holds a list of int64 for each token of the labels.
 pub(super) fn check_columns(argument: &'static str, tensor: &Tensor, shape: &[i64]) -> Result<()> {
     check_defined(argument, tensor)?;
-    check_last(argument, tensor, shape, 'K')?;
+    check_last(argument, tensor, OutputShape::OfLabels(shape), 'K')?;
     check_kind(argument, tensor, "int64", |kind| kind == Kind::Int64)
 }
 
-/// Checks `sequences [N]` against `labels [N]`.
-pub(super) fn check_sequences(labels: &Tensor, sequences: &Tensor) -> Result<()> {
-    check_tokens("sequences", sequences, &labels.size())?;
-    check_kind("sequences", sequences, "int64", |kind| kind == Kind::Int64)
+/// Checks that a tensor holds an int64 for each token of the labels.
+pub(super) fn check_numbers(argument: &'static str, labels: &Tensor, numbers: &Tensor) -> Result<()> {
+    check_tokens(argument, numbers, &labels.size())?;
+    check_kind(argument, numbers, "int64", |kind| kind == Kind::Int64)
 }
 
 fn check_defined(argument: &'static str, tensor: &Tensor) -> Result<()> {

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use super::head::{Gradients, LmHead};
 use super::measure::{Gradient, Measured, Wanted};
 use super::odds::pieces;
-use super::rows::RowTensors;
+use super::row_tensors::RowTensors;
 use super::scores::{Needs, Slopes, Stats};
 use super::source::Source;
 use super::surrogate::{surrogate, surrogate_per_row};
@@ -44,7 +44,7 @@ impl<'a> Pass<'a> {
         needs: &'a Needs<'a>,
         chunk_rows: Option<i64>,
     ) -> Result<Self> {
-        let (positions, kind) = (rows.positions()?, source.compute_kind()?);
+        let (positions, kind) = (rows.positions.shallow_clone(), source.compute_kind()?);
         Ok(Self { source, reference, rows, needs, positions, chunk_rows, kind })
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::inputs::{check_labels, check_sequences, check_tokens};
+use super::inputs::{check_labels, check_numbers};
+use super::row_tensors::RowTensors;
 use crate::error::{Error, Result};
 
 /// The rows of a loss: each predicts one token, the label, from the model's output at one position, and has a weight.
@@ -28,6 +29,9 @@ use crate::error::{Error, Result};
 /// let sequences = Tensor::from_slice(&[0i64, 0, 1, 1]);
 /// let rows = Rows::of_flat(&labels, &weights, &sequences, IGNORE_INDEX)?;
 /// assert!(rows.sequences() == 2 && !rows.is_empty());
+/// // The first position predicts a token of each sequence.
+/// let outputs = Tensor::from_slice(&[0i64, 1, 0, 2]);
+/// assert_eq!(Rows::of_targets(&labels, &weights, &outputs, &sequences, IGNORE_INDEX)?.len(), 2);
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -38,11 +42,15 @@ pub struct Rows {
     labels: Vec<i64>,
     /// Finite and never 0.
     weights: Vec<f64>,
+    /// The position that predicts each row's token, in the flattened output of the model.
+    positions: Vec<i64>,
     /// The sequence that each row belongs to.
     sequences: Vec<i64>,
     all: Arc<AllTokens>,
     /// The least and the greatest label of all tokens with one, and where they are.
     extremes: Option<[(i64, i64); 2]>,
+    /// Whether the positions of the output are not those of the labels.
+    has_own_positions: bool,
     batch: Batch,
 }
 
@@ -81,8 +89,23 @@ pub(in crate::loss) struct Batch {
     /// How many sequences there are, with rows or without.
     pub(in crate::loss) sequences: i64,
     ignore_index: i64,
+}
+
+/// Which position of the model's output predicts a token.
+enum Predictor {
     /// A token at `t` is predicted at position `t - shift`.
-    shift: i64,
+    Shift(i64),
+    /// Each token has a number of its own.
+    Outputs(Vec<i64>),
+}
+
+/// What the output of a model must be like to have the positions of some rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::loss) enum OutputShape<'a> {
+    /// The shape of the labels.
+    OfLabels(&'a [i64]),
+    /// Any, of at least so many positions.
+    AtLeast(i64),
 }
 
 impl Rows {
@@ -94,7 +117,7 @@ impl Rows {
     /// tensor and for a weight that is infinite or NaN.
     pub fn of_batch(labels: &Tensor, weights: &Tensor, ignore_index: i64) -> Result<Self> {
         check_labels(labels, weights, 2)?;
-        Self::new(labels, weights, ignore_index, 1, None)
+        Self::new(labels, weights, ignore_index, Predictor::Shift(1), None)
     }
 
     /// The rows of `labels [B, S]` and `weights [B, S]` that are shifted already: position `t` predicts `labels[t]`.
@@ -103,7 +126,7 @@ impl Rows {
     /// Those of [`of_batch`](Self::of_batch).
     pub fn of_shifted(labels: &Tensor, weights: &Tensor, ignore_index: i64) -> Result<Self> {
         check_labels(labels, weights, 2)?;
-        Self::new(labels, weights, ignore_index, 0, None)
+        Self::new(labels, weights, ignore_index, Predictor::Shift(0), None)
     }
 
     /// The rows of `labels [N]` and `weights [N]`, where position `n` predicts `labels[n]`. `sequences [N]`, int64, counts
@@ -113,20 +136,39 @@ impl Rows {
     /// Those of [`of_batch`](Self::of_batch), and [`Error::Value`] for a negative sequence.
     pub fn of_flat(labels: &Tensor, weights: &Tensor, sequences: &Tensor, ignore_index: i64) -> Result<Self> {
         check_labels(labels, weights, 1)?;
-        check_sequences(labels, sequences)?;
-        let sequences = Vec::<i64>::try_from(on_host(sequences, Kind::Int64)?)?;
-        if let Some(negative) = sequences.iter().find(|&&sequence| sequence < 0) {
-            let actual = negative.to_string();
-            return Err(Error::Value { argument: "sequences", expected: "numbers >= 0", actual });
-        }
-        Self::new(labels, weights, ignore_index, 0, Some(sequences))
+        let sequences = numbers("sequences", sequences, labels)?;
+        Self::new(labels, weights, ignore_index, Predictor::Shift(0), Some(sequences))
+    }
+
+    /// The rows of `labels [N]` and `weights [N]`, where the model's output at position `outputs[n]` predicts `labels[n]`.
+    ///
+    /// `outputs [N]`, int64, counts the positions of the flattened output: `b * S + s` for `[B, S, _]`. Several tokens may have
+    /// the same position, as where packed answers part. A token of weight 0 may have -1: nothing predicts it, but it counts as
+    /// labelled. What a loss gets or returns for each token has the shape `[N]`. `sequences [N]` is that of
+    /// [`of_flat`](Self::of_flat).
+    ///
+    /// # Errors
+    /// Those of [`of_flat`](Self::of_flat), and [`Error::Value`] for an active token without a position. Losses return
+    /// [`Error::Shape`] if the output has too few positions.
+    pub fn of_targets(
+        labels: &Tensor,
+        weights: &Tensor,
+        outputs: &Tensor,
+        sequences: &Tensor,
+        ignore_index: i64,
+    ) -> Result<Self> {
+        check_labels(labels, weights, 1)?;
+        check_numbers("outputs", labels, outputs)?;
+        let outputs = Vec::<i64>::try_from(on_host(outputs, Kind::Int64)?)?;
+        let sequences = numbers("sequences", sequences, labels)?;
+        Self::new(labels, weights, ignore_index, Predictor::Outputs(outputs), Some(sequences))
     }
 
     fn new(
         labels: &Tensor,
         weights: &Tensor,
         ignore_index: i64,
-        shift: i64,
+        predictor: Predictor,
         sequences: Option<Vec<i64>>,
     ) -> Result<Self> {
         let shape: Arc<[i64]> = labels.size().into();
@@ -137,19 +179,28 @@ impl Rows {
             Some(sequences) => sequences.iter().max().map_or(0, |last| last + 1),
             None => shape[0],
         };
-        let batch = Batch { shape, labelled: 0, sequences: count, ignore_index, shift };
+        let has_own_positions = matches!(predictor, Predictor::Outputs(_));
+        let batch = Batch { shape, labelled: 0, sequences: count, ignore_index };
         let all = Arc::new(AllTokens { labels, sequences });
         let mut rows = Self {
             tokens: vec![],
             labels: vec![],
             weights: vec![],
+            positions: vec![],
             sequences: vec![],
             all: all.clone(),
             extremes: None,
+            has_own_positions,
             batch,
         };
         for (at, (&label, &weight)) in (0..).zip(all.labels.iter().zip(&weights)) {
-            if label == ignore_index || at % last < shift {
+            let position = match &predictor {
+                // Nothing predicts the first token of a sequence.
+                Predictor::Shift(shift) if at % last < *shift => continue,
+                Predictor::Shift(shift) => at - shift,
+                Predictor::Outputs(outputs) => outputs[at as usize],
+            };
+            if label == ignore_index {
                 continue;
             }
             if !weight.is_finite() {
@@ -159,12 +210,18 @@ impl Rows {
             let [least, greatest] = rows.extremes.get_or_insert([(label, at); 2]);
             *least = if label < least.0 { (label, at) } else { *least };
             *greatest = if label > greatest.0 { (label, at) } else { *greatest };
-            if weight != 0.0 {
-                rows.tokens.push(at);
-                rows.labels.push(label);
-                rows.weights.push(weight);
-                rows.sequences.push(rows.sequence_of(at));
+            if weight == 0.0 {
+                continue;
             }
+            if position < 0 {
+                let actual = format!("{position} at {}", rows.place(at));
+                return Err(Error::Value { argument: "outputs", expected: "a position for each active token", actual });
+            }
+            rows.tokens.push(at);
+            rows.labels.push(label);
+            rows.weights.push(weight);
+            rows.positions.push(position);
+            rows.sequences.push(rows.sequence_of(at));
         }
         Ok(rows)
     }
@@ -198,6 +255,13 @@ impl Rows {
 
     pub(super) fn shape(&self) -> &[i64] {
         &self.batch.shape
+    }
+
+    pub(super) fn output_shape(&self) -> OutputShape<'_> {
+        match self.has_own_positions {
+            false => OutputShape::OfLabels(&self.batch.shape),
+            true => OutputShape::AtLeast(self.positions.iter().max().map_or(0, |last| last + 1)),
+        }
     }
 
     /// The rows as a loss of this vocabulary and kind sees them: in f32, small weights vanish.
@@ -241,9 +305,11 @@ impl Rows {
             tokens: of(&self.tokens, indices),
             labels: of(&self.labels, indices),
             weights: of(&self.weights, indices),
+            positions: of(&self.positions, indices),
             sequences: of(&self.sequences, indices),
             all: self.all.clone(),
             extremes: self.extremes,
+            has_own_positions: self.has_own_positions,
             batch: self.batch.clone(),
         }
     }
@@ -270,70 +336,20 @@ impl Rows {
             tokens: send(&self.tokens)?,
             labels: send(&self.labels)?,
             weights: Tensor::f_from_slice(&self.weights)?.f_to_kind(kind)?.f_to_device_(device, kind, true, false)?,
+            positions: send(&self.positions)?,
             sequences: send(&self.sequences)?,
             batch: self.batch.clone(),
         })
     }
 }
 
-/// [`Rows`] on the device of the input. All tensors are `[n]`.
-#[derive(Debug)]
-pub(in crate::loss) struct RowTensors {
-    /// int64.
-    pub(in crate::loss) tokens: Tensor,
-    /// int64.
-    pub(in crate::loss) labels: Tensor,
-    /// f32 or f64.
-    pub(in crate::loss) weights: Tensor,
-    /// int64.
-    pub(in crate::loss) sequences: Tensor,
-    pub(in crate::loss) batch: Batch,
-}
-
-impl RowTensors {
-    /// Where the output that predicts each row is among the flattened positions.
-    pub(super) fn positions(&self) -> Result<Tensor> {
-        Ok(self.tokens.f_sub_scalar(self.batch.shift)?)
-    }
-
-    /// What a tensor holds for the tokens of the rows: `[n]` of `[B, S]`, or `[n, K]` of `[B, S, K]`.
-    pub(super) fn take(&self, argument: &'static str, tokens: &Tensor) -> Result<Tensor> {
-        let (shape, dimensions) = (&self.batch.shape, self.batch.shape.len());
-        let size = if tokens.defined() { tokens.size() } else { vec![] };
-        if size.len() != dimensions + 1 || size[..dimensions] != **shape {
-            check_tokens(argument, tokens, shape)?;
-        }
-        let tokens = tokens.f_to_device(self.tokens.device())?;
-        let flat = if dimensions == 2 { tokens.f_flatten(0, 1)? } else { tokens };
-        Ok(flat.f_index_select(0, &self.tokens)?)
-    }
-
-    pub(super) fn narrow(&self, start: i64, len: i64) -> Result<Self> {
-        self.map(|part| Ok(part.f_narrow(0, start, len)?))
-    }
-
-    pub(super) fn index(&self, indices: &Tensor) -> Result<Self> {
-        self.map(|part| Ok(part.f_index_select(0, indices)?))
-    }
-
-    pub(super) fn shallow_clone(&self) -> Self {
-        Self {
-            tokens: self.tokens.shallow_clone(),
-            labels: self.labels.shallow_clone(),
-            weights: self.weights.shallow_clone(),
-            sequences: self.sequences.shallow_clone(),
-            batch: self.batch.clone(),
-        }
-    }
-
-    fn map(&self, of: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
-        Ok(Self {
-            tokens: of(&self.tokens)?,
-            labels: of(&self.labels)?,
-            weights: of(&self.weights)?,
-            sequences: of(&self.sequences)?,
-            batch: self.batch.clone(),
-        })
+/// Numbers that count something from 0, one for each token.
+fn numbers(argument: &'static str, numbers: &Tensor, labels: &Tensor) -> Result<Vec<i64>> {
+    check_numbers(argument, labels, numbers)?;
+    let numbers = Vec::<i64>::try_from(on_host(numbers, Kind::Int64)?)?;
+    match numbers.iter().find(|&&number| number < 0) {
+        None => Ok(numbers),
+        Some(negative) => Err(Error::Value { argument, expected: "numbers >= 0", actual: negative.to_string() }),
     }
 }
 

@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::divergence::Reference;
 use super::inputs::check_columns;
-use super::rows::RowTensors;
+use super::row_tensors::RowTensors;
 use crate::error::{Error, Result};
 
 /// The numbers of a row that a loss needs beside the log-probability of its label. Each costs something, so none of them

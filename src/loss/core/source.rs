@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use super::head::LmHead;
 use super::inputs::{check_hidden, check_logits};
 use super::odds::rows_at_a_time;
+use super::rows::OutputShape;
 use crate::error::{Error, Result};
 
 /// A chunk with fewer logits does not keep the processor busy.
@@ -13,7 +14,7 @@ const LEAST_CHUNK_LOGITS: i64 = 1 << 22;
 /// What a model gives for a loss: logits, or hidden states and the head that turns them into logits.
 ///
 /// A `&Tensor` converts into logits, a pair of hidden states and a head into hidden states. Their positions are those of
-/// the labels: `[B, S, _]` or `[N, _]`.
+/// the labels, or those that [`Rows::of_targets`](crate::Rows::of_targets) names: `[B, S, _]` or `[N, _]`.
 ///
 /// ```
 /// use figa_loss::{LmHead, ModelOutput, tch::{Device, Kind, Tensor}};
@@ -74,8 +75,8 @@ pub(super) enum Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Checks the output of a model for labels of this shape. Products are in the dtype of autocast, if it is on.
-    pub(super) fn new(output: ModelOutput<'a>, shape: &[i64], autocast: Option<Kind>) -> Result<Self> {
+    /// Checks the output of a model for the positions of some rows. Products are in the dtype of autocast, if it is on.
+    pub(super) fn new(output: ModelOutput<'a>, shape: OutputShape<'_>, autocast: Option<Kind>) -> Result<Self> {
         let flat = |tensor: &Tensor| match tensor.dim() {
             2 => Ok::<_, Error>(tensor.shallow_clone()),
             _ => Ok(tensor.f_flatten(0, 1)?),
