@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::json;
 use crate::method::{METHODS, Method};
+use crate::rows::Layout;
 
 /// The arguments of a run, kept beside its results.
 const RUN_FILE: &str = "run.json";
@@ -57,6 +58,9 @@ pub struct Args {
     /// Pairs per forward pass; gradients accumulate over the passes of a step
     #[arg(long, value_name = "PAIRS", default_value_t = 4)]
     pub micro_batch: usize,
+    /// Compute both answers of a pair in rows of their own, instead of one row that shares what they begin with
+    #[arg(long)]
+    pub separate_rows: bool,
     /// Peak learning rate, reached after a tenth of the steps
     #[arg(long, default_value_t = 1e-5)]
     pub lr: f64,
@@ -81,7 +85,7 @@ pub struct Args {
     /// Use the CPU even if there is a GPU
     #[arg(long)]
     pub cpu: bool,
-    /// Measure where the time of a step goes and what the fused loss saves, without training
+    /// Measure where the time of a step goes, and what packed rows and the fused loss save, without training
     #[arg(long)]
     pub profile: bool,
     /// The names of the records' fields.
@@ -130,6 +134,10 @@ impl Args {
     /// Saves the arguments for [`resume`](Self::resume).
     pub(crate) fn save(&self) -> Result<()> {
         json::write(&self.out()?.join(RUN_FILE), self)
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        if self.separate_rows { Layout::Separate } else { Layout::Packed }
     }
 
     pub(crate) fn model(&self) -> Result<&str> {

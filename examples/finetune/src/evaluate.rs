@@ -1,7 +1,7 @@
 //! The evaluation of a model: on pairs that it does not train on, and on a control text unrelated to them.
 
 use anyhow::Result;
-use figa_loss::tch::{self, Kind};
+use figa_loss::tch;
 use figa_loss::{EncodedPair, Example, IGNORE_INDEX, Side, SpaRecord, TokenLabel, distance};
 
 use crate::args::Args;
@@ -11,6 +11,7 @@ use crate::llama::Llama;
 use crate::loss::token_log_probs;
 use crate::method::with_equal_weights;
 use crate::metrics::{Answer, Scores};
+use crate::rows::Layout;
 
 /// A greedy answer may be this many tokens longer than the longest revised one.
 const EXTRA_TOKENS: usize = 8;
@@ -27,6 +28,7 @@ pub struct Evaluator {
     answers: usize,
     /// Pairs per forward pass.
     batch: usize,
+    layout: Layout,
     pad_id: u32,
     /// What stops a greedy answer.
     stop_ids: Vec<u32>,
@@ -38,7 +40,7 @@ impl Evaluator {
         let control = text_rows(control, args.max_length);
         let answers = args.answers.min(pairs.len());
         let (pad_id, stop_ids) = (encoder.eos_id(), encoder.stop_ids(&pairs));
-        Self { data, pairs, control, answers, batch: args.micro_batch, pad_id, stop_ids }
+        Self { data, pairs, control, answers, batch: args.micro_batch, layout: args.layout(), pad_id, stop_ids }
     }
 
     /// All scores except those of greedy answers.
@@ -62,8 +64,9 @@ impl Evaluator {
         by_length.sort_by_key(|pair| pair.rows().map(Example::len).into_iter().max());
         let mut means = PairMeans::default();
         for pairs in by_length.chunks(self.batch) {
-            let rows: Vec<Example> = pairs.iter().flat_map(|pair| pair.rows()).map(with_equal_weights).collect();
-            let nll = self.token_nll(model, &rows)?;
+            let groups: Vec<Vec<Example>> =
+                pairs.iter().map(|pair| pair.rows().map(with_equal_weights).into()).collect();
+            let nll = self.token_nll(model, &groups)?;
             for (pair, nll) in pairs.iter().zip(nll.chunks_exact(2)) {
                 means.add(pair, [&nll[0], &nll[1]]);
             }
@@ -76,15 +79,17 @@ impl Evaluator {
         for rows in self.control.chunks(2 * self.batch) {
             // Nothing predicts the first token of a row.
             let tokens = rows.iter().map(|row| row.len() - 1).sum();
-            mean.add_many(self.token_nll(model, rows)?.iter().flatten().sum(), tokens);
+            let groups: Vec<Vec<Example>> = rows.iter().map(|row| vec![row.clone()]).collect();
+            mean.add_many(self.token_nll(model, &groups)?.iter().flatten().sum(), tokens);
         }
         Ok(mean)
     }
 
     /// The nll of each token that has a weight, and 0 for all others.
-    fn token_nll(&self, model: &Llama, rows: &[Example]) -> Result<Vec<Vec<f64>>> {
-        let nll = -token_log_probs(model, rows, self.pad_id)?.to_kind(Kind::Double);
-        Ok(Vec::try_from(nll)?)
+    fn token_nll(&self, model: &Llama, groups: &[Vec<Example>]) -> Result<Vec<Vec<f64>>> {
+        let log_probs = token_log_probs(model, groups, self.layout, self.pad_id)?;
+        let nll = |list: Vec<f32>| list.into_iter().map(|log_prob| -f64::from(log_prob)).collect();
+        Ok(log_probs.into_iter().map(nll).collect())
     }
 
     /// Greedy answers to the prompts of the first pairs, as token ids.

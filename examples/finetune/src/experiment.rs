@@ -113,7 +113,8 @@ impl<'a> Experiment<'a> {
             Base::Nothing | Base::LogProbs => None,
         };
         let (micro_batch, pad_id) = (self.args.micro_batch, self.encoder.eos_id());
-        Ok(GradientAccumulator { method, base, micro_batch, pad_id, logits: Logits::Fused })
+        let layout = self.args.layout();
+        Ok(GradientAccumulator { method, base, micro_batch, pad_id, layout, logits: Logits::Fused })
     }
 
     /// Gives the rows their log-probabilities under the base model, and computes those unless an earlier run has.
@@ -125,7 +126,7 @@ impl<'a> Experiment<'a> {
                 Some(model) => model,
                 None => &self.load(&self.base)?,
             };
-            reference::compute(model, rows, self.args.micro_batch, self.encoder.eos_id())?;
+            reference::compute(model, rows, self.args.micro_batch, self.args.layout(), self.encoder.eos_id())?;
             reference::write(&path, rows)?;
         }
         reference::read(&path, rows)

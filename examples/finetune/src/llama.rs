@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use figa_loss::PackedInputs;
 use figa_loss::tch::{self, Device, Kind, Tensor};
 
 pub use self::config::Config;
@@ -39,6 +40,7 @@ pub struct Cache {
 
 /// The inputs that all layers share.
 struct Positions {
+    /// `[.., S, head_dim]`.
     cos: Tensor,
     sin: Tensor,
     /// The keys that each query attends to, `[B, 1, S, seen]`; `None` for causal attention.
@@ -88,7 +90,15 @@ impl Llama {
 
     /// The hidden states `[B, S, H]` of `input_ids [B, S]`, which may be padded on the right.
     pub fn forward(&self, input_ids: &Tensor) -> Tensor {
-        self.layers(input_ids, &self.positions(input_ids, 0, None), None)
+        self.layers(input_ids, &self.positions(&consecutive(input_ids, 0), None), None)
+    }
+
+    /// The hidden states `[B, S, H]` of packed rows.
+    pub fn forward_packed(&self, inputs: &PackedInputs) -> Tensor {
+        let mask = inputs.attention_mask.as_ref().map(Tensor::shallow_clone);
+        // One rotation for all heads of a token.
+        let position_ids = inputs.position_ids.unsqueeze(1);
+        self.layers(&inputs.input_ids, &self.positions(&position_ids, mask), None)
     }
 
     /// [`forward`](Self::forward) for tokens that follow those in `cache`. `tokens [B, seen + S]` is false for padding,
@@ -99,14 +109,14 @@ impl Llama {
         let query = index.narrow(0, all - new, new).unsqueeze(1);
         // A padding token attends to itself, because its softmax would be 0 / 0 otherwise.
         let mask = tokens.unsqueeze(1).logical_and(&index.le_tensor(&query)).logical_or(&index.eq_tensor(&query));
-        self.layers(input_ids, &self.positions(input_ids, all - new, Some(mask.unsqueeze(1))), Some(cache))
+        let positions = self.positions(&consecutive(input_ids, all - new), Some(mask.unsqueeze(1)));
+        self.layers(input_ids, &positions, Some(cache))
     }
 
-    fn positions(&self, input_ids: &Tensor, before: i64, mask: Option<Tensor>) -> Positions {
-        let new = input_ids.size()[1];
-        let positions = Tensor::arange_start(before, before + new, (Kind::Float, input_ids.device()));
-        let angles = positions.unsqueeze(1) * &self.frequencies;
-        let angles = Tensor::cat(&[&angles, &angles], 1);
+    /// From `position_ids [.., S]`.
+    fn positions(&self, position_ids: &Tensor, mask: Option<Tensor>) -> Positions {
+        let angles = position_ids.to_kind(Kind::Float).unsqueeze(-1) * &self.frequencies;
+        let angles = Tensor::cat(&[&angles, &angles], -1);
         Positions { cos: angles.cos().to_kind(self.kind), sin: angles.sin().to_kind(self.kind), mask }
     }
 
@@ -168,6 +178,11 @@ impl Llama {
     fn get(&self, name: &str) -> Tensor {
         self.parameters[name].to_kind(self.kind)
     }
+}
+
+/// The positions of `input_ids [B, S]` that follow so many others, `[S]`.
+fn consecutive(input_ids: &Tensor, before: i64) -> Tensor {
+    Tensor::arange_start(before, before + input_ids.size()[1], (Kind::Int64, input_ids.device()))
 }
 
 impl Positions {

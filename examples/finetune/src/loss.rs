@@ -1,17 +1,18 @@
 //! The loss of rows, and the gradient of a step.
 
 use anyhow::{Context, Result};
-use figa_loss::tch::{self, Device, Tensor};
+use figa_loss::tch::{self, Device, Kind, Tensor};
 use figa_loss::{
     Anchored, Distillation, Example, FigaLoss, IGNORE_INDEX, LossOutput, LossStats, LossSummary, ModelOutput,
-    PreferenceBatch, PreferenceStats, PreferenceSummary, Reduction, Reference, Rows, TokenLoss, collate, log_probs,
+    PackedTensors, PreferenceBatch, PreferenceStats, PreferenceSummary, Reduction, Reference, Rows, TokenLoss,
+    log_probs,
 };
 
 use crate::adamw::AdamW;
 use crate::clock::{Clock, Seconds};
 use crate::llama::Llama;
 use crate::method::{Base, Loss, Method, Tokens};
-use crate::rows::{Batch, Row};
+use crate::rows::{Batch, Layout, Row};
 
 /// Gradients with a larger norm are scaled down to it.
 const MAX_GRAD_NORM: f64 = 1.0;
@@ -25,13 +26,26 @@ pub enum Logits {
     Dense,
 }
 
-/// The log-probability of each token of some rows that has a weight, and 0 for all others and for padding.
-pub fn token_log_probs(model: &Llama, rows: &[Example], pad_id: u32) -> Result<Tensor> {
+/// For each answer of some groups, the log-probability of each token that has a weight, and 0 for all others.
+pub fn token_log_probs(model: &Llama, groups: &[Vec<Example>], layout: Layout, pad_id: u32) -> Result<Vec<Vec<f32>>> {
     let _no_grad = tch::no_grad_guard();
-    let batch = collate(rows, pad_id).to_tensors(model.device())?;
-    let hidden = model.forward(&batch.input_ids);
-    let rows = Rows::of_batch(&batch.labels, &batch.weights, IGNORE_INDEX)?;
-    Ok(log_probs((&hidden, &model.lm_head()), &rows)?.to_device(Device::Cpu))
+    let mut lists: Vec<Vec<f32>> = groups.iter().flatten().map(|answer| vec![0.0; answer.len()]).collect();
+    let batch = layout.pack(groups, pad_id, Example::is_active);
+    let tensors = batch.to_tensors(model.device())?;
+    let PackedTensors { labels, weights, outputs, sequences, .. } = &tensors;
+    let rows = Rows::of_targets(labels, weights, outputs, sequences, IGNORE_INDEX)?;
+    if rows.is_empty() {
+        return Ok(lists);
+    }
+    let hidden = model.forward_packed(&tensors.inputs()?);
+    let log_probs = log_probs((&hidden, &model.lm_head()), &rows)?.to_kind(Kind::Float).to_device(Device::Cpu);
+    let places = batch.sequences.iter().zip(&batch.tokens);
+    for (log_prob, (&sequence, &token)) in Vec::<f32>::try_from(log_probs)?.into_iter().zip(places) {
+        if let Ok(token) = usize::try_from(token) {
+            lists[sequence as usize][token] = log_prob;
+        }
+    }
+    Ok(lists)
 }
 
 /// What a model gives for a batch.
@@ -69,6 +83,8 @@ struct Denominators {
 /// Counts and means of a step, as far as its loss has them.
 #[derive(Default)]
 struct Stats {
+    /// See [`Gradient::computed`].
+    computed: usize,
     tokens: Option<LossStats>,
     anchor: Option<LossStats>,
     pairs: Option<PreferenceStats>,
@@ -83,6 +99,7 @@ impl Stats {
             })
         }
         Ok(Self {
+            computed: self.computed + other.computed,
             tokens: add(self.tokens, other.tokens, LossStats::add)?,
             anchor: add(self.anchor, other.anchor, LossStats::add)?,
             pairs: add(self.pairs, other.pairs, PreferenceStats::add)?,
@@ -98,6 +115,7 @@ pub struct GradientAccumulator {
     /// Pairs per forward pass.
     pub micro_batch: usize,
     pub pad_id: u32,
+    pub layout: Layout,
     pub logits: Logits,
 }
 
@@ -136,6 +154,7 @@ impl GradientAccumulator {
             loss: loss / divisor,
             norm,
             tokens: rows().map(|row| row.example.len()).sum(),
+            computed: stats.computed,
             active,
             gated,
             kl: anchor.or(tokens).and_then(|tokens| tokens.rewarded.mean_kl),
@@ -177,8 +196,8 @@ impl GradientAccumulator {
         let mut clock = Clock::start(model.device());
         let mut gated = 0;
         for pairs in passes {
-            let batch = Batch::new(pairs, self.pad_id, model.device())?;
-            let output = Output::new(model, model.forward(&batch.input_ids), self.logits);
+            let batch = Batch::new(pairs, self.layout, self.pad_id, model.device())?;
+            let output = Output::new(model, model.forward_packed(&batch.inputs), self.logits);
             gated += figa.on(output.get(), &batch.rows)?.stats.read()?.gated.count as usize;
         }
         clock.lap(&mut seconds.forward);
@@ -194,16 +213,16 @@ impl GradientAccumulator {
         clock: &mut Clock,
         seconds: &mut Seconds,
     ) -> Result<(Tensor, Stats)> {
-        let batch = Batch::new(pairs, self.pad_id, model.device())?;
-        let hidden = model.forward(&batch.input_ids);
+        let batch = Batch::new(pairs, self.layout, self.pad_id, model.device())?;
+        let hidden = model.forward_packed(&batch.inputs);
         // The parameters of the base model require no gradient, so it leaves no graph.
-        let base = self.base.as_ref().map(|base| (base, base.forward(&batch.input_ids)));
+        let base = self.base.as_ref().map(|base| (base, base.forward_packed(&batch.inputs)));
         clock.lap(&mut seconds.forward);
         let output = Output::new(model, hidden, self.logits);
         let base = base.map(|(base, hidden)| Output::new(base, hidden, self.logits));
-        let loss = self.apply(&output, base.as_ref(), &batch, denominators)?;
+        let (loss, stats) = self.apply(&output, base.as_ref(), &batch, denominators)?;
         clock.lap(&mut seconds.loss);
-        Ok(loss)
+        Ok((loss, Stats { computed: batch.computed, ..stats }))
     }
 
     /// Applies the loss of the method.
@@ -226,7 +245,7 @@ impl GradientAccumulator {
                 let loss = Anchored::new(figa.with_reduction(denominators.tokens), anchor, factor);
                 let output = loss.on(output, &batch.rows, &batch.anchor)?;
                 let (tokens, anchor) = (Some(output.main.stats), Some(output.anchor.stats));
-                Ok((output.loss, Stats { tokens, anchor, pairs: None }))
+                Ok((output.loss, Stats { tokens, anchor, ..Stats::default() }))
             }
             Loss::Pairs(loss) => {
                 let mut pairs = PreferenceBatch::new(&batch.rows, &batch.pairs)
@@ -253,6 +272,8 @@ pub struct Gradient {
     pub norm: f64,
     /// Tokens in the rows.
     pub tokens: usize,
+    /// Tokens that the model computes, padding included.
+    pub computed: usize,
     /// Tokens with a weight.
     pub active: usize,
     /// Active tokens that the gate skips.

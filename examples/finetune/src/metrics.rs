@@ -85,6 +85,8 @@ pub struct StepMetrics {
     pub grad_norm: f64,
     /// Tokens in the rows, without padding.
     pub tokens: usize,
+    /// Tokens that the model computed, padding included.
+    pub computed: usize,
     /// Tokens with a weight.
     pub active: usize,
     /// Active tokens that the gate skips.

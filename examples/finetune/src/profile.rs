@@ -1,4 +1,4 @@
-//! Where the time of a step goes, and what the fused loss saves in time and memory.
+//! Where the time of a step goes, and what packed rows and the fused loss save in time and memory.
 
 use std::fs;
 
@@ -10,22 +10,31 @@ use crate::experiment::Experiment;
 use crate::llama::Llama;
 use crate::loss::Logits;
 use crate::method::{Base, Method};
-use crate::rows::Row;
+use crate::rows::{Layout, Row};
 use crate::{reference, schedule};
 
 /// Timed steps of each kind. One more comes first and is not timed.
 const ROUNDS: usize = 5;
 
-/// The measurements of one way to compute the loss.
+/// The ways to take a step.
+const WAYS: [(&str, Layout, Logits); 3] = [
+    ("packed", Layout::Packed, Logits::Fused),
+    ("separate", Layout::Separate, Logits::Fused),
+    ("dense", Layout::Separate, Logits::Dense),
+];
+
+/// The measurements of one way.
 #[derive(Default)]
 struct Measurements {
     steps: Vec<Seconds>,
+    /// Of all steps.
+    computed: usize,
     /// Bytes on top of the model and the optimizer; `None` if the system does not report it.
     peak: Option<u64>,
 }
 
-/// Takes the same steps with the fused loss and with the dense one, in turn. Returns a table of the median times and
-/// the peak memory. The learning rate is 0, so the model does not change.
+/// Takes the same steps in all ways, in turn: packed rows, separate rows, and separate rows with a dense loss. Returns a table of
+/// the median times, the mean number of tokens and the peak memory. The learning rate is 0, so the model does not change.
 pub fn profile(experiment: &Experiment, model: &Llama, method: Method) -> Result<String> {
     let args = experiment.args;
     let mut optimizer = AdamW::new(&model.parameters);
@@ -34,33 +43,34 @@ pub fn profile(experiment: &Experiment, model: &Llama, method: Method) -> Result
         (0..=ROUNDS).map(|round| schedule::batch(args.seed, rows.len(), round, args.batch)).collect();
     if method.base == Base::LogProbs {
         for &pair in batches.iter().flatten() {
-            reference::compute(model, &mut rows[pair..=pair], 1, experiment.encoder.eos_id())?;
+            reference::compute(model, &mut rows[pair..=pair], 1, args.layout(), experiment.encoder.eos_id())?;
         }
     }
     let mut accumulator = experiment.accumulator(method)?;
-    let (mut fused, mut dense) = (Measurements::default(), Measurements::default());
+    let mut ways: [Measurements; WAYS.len()] = Default::default();
     for (round, batch) in batches.into_iter().enumerate() {
         let pairs: Vec<&[Row]> = batch.into_iter().map(|pair| &rows[pair][..]).collect();
-        for (logits, measurements) in [(Logits::Fused, &mut fused), (Logits::Dense, &mut dense)] {
+        for ((_, layout, logits), way) in WAYS.into_iter().zip(&mut ways) {
             let memory = Memory::reset();
-            accumulator.logits = logits;
+            (accumulator.layout, accumulator.logits) = (layout, logits);
             let mut gradient = accumulator.gradient(model, &mut optimizer, &pairs)?;
             if gradient.not_finite().is_some() {
                 continue;
             }
             gradient.apply(&mut optimizer, 0.0);
             if round > 0 {
-                measurements.steps.push(gradient.seconds);
-                measurements.peak = measurements.peak.max(memory.and_then(|memory| memory.growth()));
+                way.steps.push(gradient.seconds);
+                way.computed += gradient.computed;
+                way.peak = way.peak.max(memory.and_then(|memory| memory.growth()));
             }
         }
     }
-    Ok(table(&fused, &dense))
+    Ok(table(&ways))
 }
 
 type Part = fn(&Seconds) -> f64;
 
-fn table(fused: &Measurements, dense: &Measurements) -> String {
+fn table(ways: &[Measurements]) -> String {
     let parts: [(&str, Part); 5] = [
         ("model forward", |seconds| seconds.forward),
         ("head and loss", |seconds| seconds.loss),
@@ -68,13 +78,18 @@ fn table(fused: &Measurements, dense: &Measurements) -> String {
         ("optimizer", |seconds| seconds.optimizer),
         ("total", Seconds::total),
     ];
-    let mut table = format!("{:<16}{:>10}{:>10}\n", "seconds per step", "fused", "dense");
+    let line = |name: &str, cell: &dyn Fn(&Measurements) -> String| {
+        let cells: String = ways.iter().map(|way| format!("{:>12}", cell(way))).collect();
+        format!("{name:<16}{cells}\n")
+    };
+    let names: String = WAYS.map(|(name, ..)| format!("{name:>12}")).concat();
+    let mut table = format!("{:<16}{names}\n", "seconds per step");
     for (name, part) in parts {
-        let [fused, dense] = [fused, dense].map(|run| median(run.steps.iter().map(part).collect()));
-        table += &format!("{name:<16}{fused:>10.3}{dense:>10.3}\n");
+        table += &line(name, &|way| format!("{:.3}", median(way.steps.iter().map(part).collect())));
     }
-    if let (Some(fused), Some(dense)) = (fused.peak, dense.peak) {
-        table += &format!("{:<16}{:>6} MiB{:>6} MiB\n", "peak memory", fused >> 20, dense >> 20);
+    table += &line("tokens", &|way| (way.computed / way.steps.len().max(1)).to_string());
+    if ways.iter().all(|way| way.peak.is_some()) {
+        table += &line("peak memory", &|way| format!("{} MiB", way.peak.unwrap_or(0) >> 20));
     }
     table
 }

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use figa_loss::Example;
-use figa_loss::tch::{Kind, Tensor};
+use figa_loss::tch::Tensor;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
 use crate::llama::Llama;
 use crate::loss::token_log_probs;
 use crate::method::with_equal_weights;
-use crate::rows::Row;
+use crate::rows::{Layout, Row};
 
 /// The file in the folder of a run.
 pub const FILE: &str = "reference.safetensors";
@@ -20,13 +20,12 @@ pub const FILE: &str = "reference.safetensors";
 const TENSOR: &str = "log_probs";
 
 /// Computes the log-probabilities of the rows of some pairs, `batch` pairs at a time.
-pub fn compute(base: &Llama, pairs: &mut [Vec<Row>], batch: usize, pad_id: u32) -> Result<()> {
+pub fn compute(base: &Llama, pairs: &mut [Vec<Row>], batch: usize, layout: Layout, pad_id: u32) -> Result<()> {
     for pairs in pairs.chunks_mut(batch) {
-        let rows: Vec<Example> = pairs.iter().flatten().map(|row| with_equal_weights(&row.example)).collect();
-        let log_probs = token_log_probs(base, &rows, pad_id)?;
-        let log_probs = Vec::<Vec<f32>>::try_from(log_probs.to_kind(Kind::Float))?;
-        for (row, mut log_probs) in pairs.iter_mut().flatten().zip(log_probs) {
-            log_probs.truncate(row.example.len());
+        let answers = |rows: &Vec<Row>| rows.iter().map(|row| with_equal_weights(&row.example)).collect();
+        let groups: Vec<Vec<Example>> = pairs.iter().map(answers).collect();
+        let log_probs = token_log_probs(base, &groups, layout, pad_id)?;
+        for (row, log_probs) in pairs.iter_mut().flatten().zip(log_probs) {
             row.reference = log_probs;
         }
     }

@@ -1,7 +1,7 @@
 //! The rows of a method, and how they become a batch.
 
 use figa_loss::tch::{Device, Tensor};
-use figa_loss::{BatchTensors, Example, IGNORE_INDEX, Pairs, Result, Rows, collate};
+use figa_loss::{Example, IGNORE_INDEX, PackedBatch, PackedInputs, Pairs, Result, Rows, pack};
 
 /// A row to train on.
 #[derive(Debug, Clone)]
@@ -20,15 +20,56 @@ impl Row {
         self.example.active().any(|active| active) || self.anchored().next().is_some()
     }
 
+    /// Whether a token has a weight, in the loss or in the anchor.
+    fn is_needed(&self, at: usize) -> bool {
+        self.example.is_active(at) || self.anchor.get(at).is_some_and(|&weight| weight != 0.0)
+    }
+
     /// The tokens with a weight in the anchor. Nothing predicts the first token of a row.
     pub fn anchored(&self) -> impl Iterator<Item = &f32> {
         self.anchor.iter().skip(1).filter(|&&weight| weight != 0.0)
     }
 }
 
+impl AsRef<Example> for Row {
+    fn as_ref(&self) -> &Example {
+        &self.example
+    }
+}
+
+/// How the answers of a pair become the model's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// One row a pair: what both begin with once, and nothing behind the last token that is needed.
+    Packed,
+    /// One row an answer.
+    Separate,
+}
+
+impl Layout {
+    /// Groups of answers as the model's input.
+    pub fn pack<'a, A, G>(
+        self,
+        groups: impl IntoIterator<Item = G>,
+        pad_id: u32,
+        is_needed: impl Fn(&A, usize) -> bool,
+    ) -> PackedBatch
+    where
+        A: AsRef<Example> + 'a,
+        G: IntoIterator<Item = &'a A>,
+    {
+        match self {
+            Self::Packed => pack(groups, pad_id, is_needed),
+            Self::Separate => pack(groups.into_iter().flatten().map(|answer| [answer]), pad_id, |_, _| true),
+        }
+    }
+}
+
 /// Rows as tensors, and what a loss has to know of them.
 pub struct Batch {
-    pub input_ids: Tensor,
+    pub inputs: PackedInputs,
+    /// Tokens that the model computes, padding included.
+    pub computed: usize,
     pub rows: Rows,
     /// The tokens with a weight in the anchor.
     pub anchor: Rows,
@@ -40,23 +81,21 @@ pub struct Batch {
 
 impl Batch {
     /// The rows of some pairs.
-    pub fn new(pairs: &[&[Row]], pad_id: u32, device: Device) -> Result<Self> {
-        let rows: Vec<&Row> = pairs.iter().copied().flatten().collect();
-        let batch = collate(rows.iter().map(|row| &row.example), pad_id);
-        let padded = |of: fn(&Row) -> &[f32]| -> Result<Tensor> {
-            let mut numbers = vec![];
-            for (row, end) in rows.iter().zip((1..).map(|count| count * batch.seq_len)) {
-                numbers.extend_from_slice(of(row));
-                numbers.resize(end, 0.0);
-            }
-            Ok(Tensor::f_from_slice(&numbers)?.f_reshape([batch.batch_size as i64, batch.seq_len as i64])?)
+    pub fn new(pairs: &[&[Row]], layout: Layout, pad_id: u32, device: Device) -> Result<Self> {
+        let batch = layout.pack(pairs.iter().copied(), pad_id, Row::is_needed);
+        let of_targets = |of: fn(&Row) -> &[f32]| {
+            let lists: Vec<&[f32]> = pairs.iter().copied().flatten().map(of).collect();
+            Tensor::f_from_slice(&batch.of_targets(&lists))
         };
-        let (anchor, reference) = (padded(|row| &row.anchor)?, padded(|row| &row.reference)?);
-        let BatchTensors { input_ids, labels, weights, .. } = batch.to_tensors(device)?;
+        let (anchor, reference) = (of_targets(|row| &row.anchor)?, of_targets(|row| &row.reference)?);
+        let tensors = batch.to_tensors(device)?;
+        let rows =
+            |weights| Rows::of_targets(&tensors.labels, weights, &tensors.outputs, &tensors.sequences, IGNORE_INDEX);
         Ok(Self {
-            input_ids,
-            rows: Rows::of_batch(&labels, &weights, IGNORE_INDEX)?,
-            anchor: Rows::of_batch(&labels, &anchor, IGNORE_INDEX)?,
+            inputs: tensors.inputs()?,
+            computed: batch.input_ids.len(),
+            rows: rows(&tensors.weights)?,
+            anchor: rows(&anchor)?,
             pairs: Pairs::alternating(pairs.len() as i64),
             reference,
         })

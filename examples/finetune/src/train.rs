@@ -139,6 +139,7 @@ impl<'a> Trainer<'a> {
             lr,
             grad_norm: gradient.norm,
             tokens: gradient.tokens,
+            computed: gradient.computed,
             active: gradient.active,
             gated: gradient.gated,
             kl: gradient.kl,

@@ -62,16 +62,18 @@ fn first_gradient(sandbox: &Sandbox, out: &str, more: &[&str]) -> BTreeMap<Strin
 }
 
 #[test]
-fn a_step_does_not_depend_on_the_number_of_passes() {
+fn a_step_depends_neither_on_the_number_of_passes_nor_on_the_rows() {
     let sandbox = Sandbox::new("qwen2");
-    for Method { name, .. } in METHODS {
-        let [whole, parts] = ["--micro-batch=4", "--micro-batch=1"].map(|micro_batch| {
-            let more = ["--method", name, "--batch=4", micro_batch];
-            let out = format!("{name}{micro_batch}");
-            let gradient = first_gradient(&sandbox, &out, &more);
+    for (Method { name, .. }, other) in
+        METHODS.iter().flat_map(|method| [(method, "--micro-batch=1"), (method, "--separate-rows")])
+    {
+        let [whole, parts] = ["--micro-batch=4", other].map(|more| {
+            let out = format!("{name}{more}{other}");
+            let gradient = first_gradient(&sandbox, &out, &["--method", name, "--batch=4", more]);
             assert!(sandbox.resume(&out).unwrap());
             (gradient, sandbox.metrics(&format!("{out}/metrics.jsonl")))
         });
+        let name = *name;
         for (parameter, gradient) in &whole.0 {
             let difference = (gradient - &parts.0[parameter]).abs().max().double_value(&[]);
             let size = gradient.abs().max().double_value(&[]);
@@ -84,6 +86,10 @@ fn a_step_does_not_depend_on_the_number_of_passes() {
                 assert!(one.is_some() == other.is_some(), "{name} {key}");
                 assert!(difference.abs() < 2e-3 * one.unwrap_or(0.0).abs().max(1.0), "{name} {key} {one:?} {other:?}");
             }
+        }
+        let computed = |metrics: &[Value]| numbers(metrics, "computed").iter().sum::<f64>();
+        if (name, other) == ("figa", "--separate-rows") {
+            assert!(computed(&whole.1) < computed(&parts.1));
         }
         // Without a gate, or tokens that it skips, the test would not see a wrong denominator.
         let has_gate = !["sft", "no-penalty", "no-gate", "dft", "eaft", "asft"].contains(&name);

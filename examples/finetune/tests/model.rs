@@ -8,6 +8,7 @@ use common::{CHECKPOINTS, Sandbox, checkpoint, load};
 use figa_finetune::generate::greedy;
 use figa_finetune::llama::Cache;
 use figa_loss::tch::{Device, Kind, Tensor, no_grad_guard};
+use figa_loss::{Example, TokenLabel, packing_error};
 use serde_json::Value;
 
 #[test]
@@ -47,6 +48,22 @@ fn old_and_new_configurations_mean_the_same() {
     object.insert("rope_parameters".into(), rope);
     fs::write(&path, config.to_string()).unwrap();
     assert!(load(&sandbox.path("model")).forward(&ids).equal(&old));
+}
+
+#[test]
+fn packed_answers_have_the_hidden_states_of_rows_of_their_own() {
+    let _no_grad = no_grad_guard();
+    let row = |ids: &[u32]| {
+        let labels = ids.iter().map(|&id| id.into()).collect();
+        Example::new(ids.to_vec(), labels, vec![1.0; ids.len()], vec![TokenLabel::Kept; ids.len()]).unwrap()
+    };
+    let answers = [&[3, 4, 5, 6, 7, 8][..], &[3, 4, 9, 6, 10], &[3, 4, 9, 7, 5, 6], &[8, 7]].map(row);
+    for name in CHECKPOINTS {
+        let model = load(&checkpoint(name));
+        let error =
+            packing_error([&answers[..3], &answers[3..]], Device::Cpu, |inputs| Ok(model.forward_packed(inputs)));
+        assert!(error.unwrap() < 1e-5, "{name}");
+    }
 }
 
 #[test]
