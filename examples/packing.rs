@@ -7,13 +7,22 @@
 use std::fmt::Write;
 
 use anyhow::Result;
+use clap::Parser;
 use figa_loss::{
     Aligner, EncodedPair, Example, FigaWeights, IGNORE_INDEX, PackedBatch, Side, TokenLabel, label_tokens, pack,
 };
 
-const PROMPT: &str = "Correct this:";
-const ORIGINAL: &str = "He has went to school by a bus every day";
-const REVISED: &str = "He has gone to school by bus every day";
+/// Draws a pair whose words are its tokens.
+#[derive(Parser)]
+struct Args {
+    #[arg(default_value = "Correct this:")]
+    prompt: String,
+    #[arg(default_value = "He has went to school by a bus every day")]
+    original: String,
+    #[arg(default_value = "He has gone to school by bus every day")]
+    revised: String,
+}
+
 const EOS: &str = "</s>";
 const PAD_ID: u32 = 0;
 
@@ -42,7 +51,8 @@ impl Words {
 
 fn main() -> Result<()> {
     let mut words = Words(vec![]);
-    let [prompt, original, revised] = [PROMPT, ORIGINAL, REVISED].map(|text| words.ids(text));
+    let Args { prompt, original, revised } = Args::parse();
+    let [prompt, original, revised] = [prompt, original, revised].map(|text| words.ids(&text));
     let eos = words.ids(EOS)[0];
     let answers = [original, revised].map(|answer| [&answer[..], &[eos]].concat());
     let alignment = Aligner::Levenshtein.align(&answers[0], &answers[1]);

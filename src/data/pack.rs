@@ -62,7 +62,7 @@ pub struct PackedBatch {
 /// let revised = row([7, 1, 4, 3], [0.0, 0.0, 1.0, 0.0])?;
 /// let batch: PackedBatch = pack([[&original, &revised]], 0, Example::is_active);
 /// // The last 3 of the original is predicted by 2; nothing behind the 1 is needed to predict 4.
-/// assert_eq!((batch.batch_size, batch.seq_len), (1, 3));
+/// assert_eq!((batch.batch_size, batch.seq_len, batch.has_branches), (1, 3, false));
 /// assert_eq!(batch.input_ids, [7, 1, 2]);
 /// assert_eq!(batch.position_ids, [0, 1, 2]);
 /// assert_eq!(batch.labels, [1, 2, 3, 1, 4, 3]);

@@ -23,6 +23,8 @@ use crate::weights::IGNORE_INDEX;
 /// let batch: PackedTensors = pack([[&original, &revised]], 0, Example::is_active).to_tensors(Device::Cpu)?;
 /// assert_eq!(batch.input_ids.size(), [1, 2]);
 /// assert_eq!(batch.attention_mask(None)?.size(), [1, 1, 2, 2]);
+/// assert_eq!(batch.attention_bias(None, Kind::Float)?.double_value(&[0, 0, 0, 1]), f64::NEG_INFINITY);
+/// assert!(!batch.has_branches && batch.inputs()?.attention_mask.is_none());
 ///
 /// // A model would take `batch.inputs()?`.
 /// let logits = Tensor::zeros([1, 2, 8], (Kind::Float, Device::Cpu)).set_requires_grad(true);
