@@ -1,9 +1,9 @@
 # The commands of the README and of CI. Each does the set-up it needs; after one of them, plain cargo works as well.
 
-.PHONY: help demo finetune test bench lint cli doc versions mutants release libtorch
+.PHONY: help demo finetune test bench bench-step lint cli doc versions mutants release libtorch
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 demo: libtorch ## train on the embedded data, under two minutes after the build
 	cargo run --release --example train
@@ -22,6 +22,13 @@ test: libtorch ## run all tests
 
 bench: libtorch ## time alignment, losses and labelling
 	cargo bench --workspace
+
+PYTHON := python3
+bench-step: libtorch ## compare training steps with those of transformers (Python with torch and transformers)
+	python3 examples/finetune/fetch_model.py $(FINETUNE)/model
+	python3 examples/finetune/fetch_pairs.py $(FINETUNE)/pairs
+	cargo build --release -p figa-cli -p figa-finetune
+	$(PYTHON) benches/step.py $(FINETUNE)/model $(FINETUNE)/pairs/train.jsonl --figa target/release/figa --finetune target/release/finetune
 
 lint: libtorch ## check the formatting, and run clippy for each set of features
 	cargo fmt --all --check
