@@ -1,6 +1,6 @@
 # The commands of the README and of CI. Each does the set-up it needs; after one of them, plain cargo works as well.
 
-.PHONY: help demo finetune test bench bench-step lint cli doc versions mutants release libtorch
+.PHONY: help demo finetune test bench bench-step lint cli doc versions audit mutants release libtorch
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -38,6 +38,9 @@ lint: libtorch ## check the formatting, and run clippy for each set of features
 	cargo clippy -p figa-loss --all-targets -- -D warnings
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 
+audit: ## check licences, sources and known vulnerabilities of all dependencies, as far as the network allows
+	@sh scripts/audit.sh
+
 # The command alone: a build of the whole workspace would give it the features of its neighbours.
 cli: ## build and test the command figa alone, without libtorch
 	! cargo tree -p figa-cli --edges normal,build | grep torch
@@ -58,7 +61,7 @@ mutants: libtorch ## break alignment, weights and loss on purpose: the tests mus
 release: libtorch ## the further checks of a release (rustup, cargo-deny, cargo-semver-checks)
 	rustup run --install $$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) \
 		cargo check --locked -p figa-loss --no-default-features --features data,parquet,rayon,torch,doc-only
-	cargo deny check
+	cargo deny --workspace check
 	cargo semver-checks -p figa-loss --only-explicit-features --features data,parquet,rayon,torch,doc-only $(BASELINE)
 	cargo package --workspace
 

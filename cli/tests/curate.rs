@@ -255,7 +255,7 @@ fn contradictory_arguments_are_refused() {
         ),
         (&["--scorer", "true"], "--scorer: has no effect without --max-original"),
         (&["--min-words", "3", "--max-words", "2"], "--min-words: expected at most the value of --max-words"),
-        (&["--skip-bad", "kept.jsonl"], "--skip-bad: expected a file other than that of --out"),
+        (&["--skip-bad", "kept.jsonl"], "--out: kept.jsonl would be written twice: name another file"),
         (&["--max-edit-ratio", "1.5"], "expected a number from 0 to 1"),
         (&["--min-gap", "nan", "--scorer", "true"], "expected a number"),
         (&["--reviser-prompt", "p"], "--reviser <COMMAND>"),

@@ -5,9 +5,11 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow_array::{ArrayRef, DictionaryArray, Int32Array, RecordBatch, StringArray};
 use arrow_json::reader::infer_json_schema;
 use figa_loss::{Fields, RecordReader, SpaRecord};
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::file::properties::WriterProperties;
 
 /// Writes lines of JSON as Parquet, in row groups of `rows` rows.
@@ -100,4 +102,36 @@ fn labels_of_parquet_equal_those_of_lines() {
         fs::read(out).unwrap()
     };
     assert!(label(&parquet, "a.jsonl") == label(&data, "b.jsonl"));
+}
+
+/// A text that all rows share is once in the file, which has a few kilobytes.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_text_of_many_rows_is_not_in_memory_for_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let text = StringArray::from(vec!["x".repeat(17 << 20)]);
+    let shared = DictionaryArray::new(Int32Array::from(vec![0; 100]), Arc::new(text));
+    let batch = RecordBatch::try_from_iter([("instruction", Arc::new(shared) as ArrayRef)]).unwrap();
+    let properties = WriterProperties::builder()
+        .set_dictionary_page_size_limit(usize::MAX)
+        .set_compression(parquet::basic::Compression::ZSTD(Default::default()))
+        .build();
+    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    let mut writer = ArrowWriter::try_new_with_options(File::create(&path).unwrap(), batch.schema(), options).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    assert!(path.metadata().unwrap().len() < 10_000);
+    // In 1 GiB of memory.
+    let output = std::process::Command::new("sh")
+        .args(["-c", "ulimit -v 1048576; exec \"$0\" curate x.parquet --max-words 1 --out k.jsonl"])
+        .arg(env!("CARGO_BIN_EXE_figa"))
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.starts_with("error: x.parquet: row 1: the record has 17825810 bytes, more than the limit"),
+        "{error}"
+    );
 }

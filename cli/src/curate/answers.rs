@@ -159,20 +159,23 @@ impl Answers {
         Ok(Some(line))
     }
 
-    /// Writes a line after those that have been read, in place of a cut one.
+    /// Writes a line after those that have been read.
     fn append(&mut self, line: &[u8]) -> Result<()> {
         let mut append = || {
             let file = match &mut self.file {
                 Some(file) => file.get_mut(),
                 none => none.insert(BufReader::new(create(&self.path, &self.header)?)).get_mut(),
             };
-            file.set_len(self.bytes)?;
-            file.seek(SeekFrom::Start(self.bytes))?;
-            file.write_all(line)?;
             let syncer = match &mut self.syncer {
                 Some(syncer) => syncer,
-                none => none.insert(Syncer::new(file.try_clone()?)),
+                none => {
+                    // The last line may be cut.
+                    file.set_len(self.bytes)?;
+                    file.seek(SeekFrom::Start(self.bytes))?;
+                    none.insert(Syncer::new(file.try_clone()?))
+                }
             };
+            file.write_all(line)?;
             anyhow::Ok(syncer.written()?)
         };
         append().with_context(|| format!("writing {}", self.path.display()))?;

