@@ -1,9 +1,9 @@
 # The commands of the README and of CI. Each does the set-up it needs; after one of them, plain cargo works as well.
 
-.PHONY: help demo finetune test bench lint cli doc versions mutants release libtorch
+.PHONY: help demo finetune test bench gpu gpu-pack lint cli doc versions mutants release libtorch
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 demo: libtorch ## train on the embedded data, under two minutes after the build
 	cargo run --release --example train
@@ -22,6 +22,13 @@ test: libtorch ## run all tests
 
 bench: libtorch ## time alignment, losses and labelling
 	cargo bench --workspace
+
+gpu: ## run all that needs a GPU, or the same on the CPU with small sizes
+	@python3 scripts/gpu.py
+
+# A machine without cargo runs what is in the folder: copy the repository with it.
+gpu-pack: ## build what make gpu runs, into target/gpu
+	@python3 scripts/gpu.py --pack target/gpu
 
 lint: libtorch ## check the formatting, and run clippy for each set of features
 	cargo fmt --all --check

@@ -3,7 +3,7 @@
 use figa_loss::tch::{Kind, Tensor};
 use figa_loss::{LmHead, Reduction};
 
-use crate::common::{F64, number};
+use crate::common::number;
 
 pub const KINDS: [Kind; 4] = [Kind::Double, Kind::Float, Kind::BFloat16, Kind::Half];
 
@@ -29,7 +29,7 @@ pub fn logits(hidden: &Tensor, head: &LmHead<'_>) -> Tensor {
 
 /// The loss, and the gradients of the leaves that have one, under an outer gradient that is not 1.
 pub fn results(loss: &Tensor, leaves: &[&Tensor]) -> Vec<Tensor> {
-    let outer = Tensor::arange(loss.numel() as i64, F64).reshape(loss.size()) * 0.3 + 2.0;
+    let outer = Tensor::arange(loss.numel() as i64, (Kind::Double, loss.device())).reshape(loss.size()) * 0.3 + 2.0;
     (loss * outer.to_kind(loss.kind())).sum(loss.kind()).backward();
     let gradients = leaves.iter().map(|leaf| leaf.grad()).filter(|gradient| gradient.defined());
     [loss.detach()].into_iter().chain(gradients).collect()

@@ -265,12 +265,12 @@ impl Rows {
 
     /// Sends the rows to a device, without waiting for it.
     pub(super) fn to_device(&self, device: Device, kind: Kind) -> Result<RowTensors> {
-        let send = |list: &[i64]| Tensor::f_from_slice(list)?.f_to_device_(device, Kind::Int64, true, false);
+        let send_list = |list: &[i64]| send(&Tensor::f_from_slice(list)?, device);
         Ok(RowTensors {
-            tokens: send(&self.tokens)?,
-            labels: send(&self.labels)?,
-            weights: Tensor::f_from_slice(&self.weights)?.f_to_kind(kind)?.f_to_device_(device, kind, true, false)?,
-            sequences: send(&self.sequences)?,
+            tokens: send_list(&self.tokens)?,
+            labels: send_list(&self.labels)?,
+            weights: send(&Tensor::f_from_slice(&self.weights)?.f_to_kind(kind)?, device)?,
+            sequences: send_list(&self.sequences)?,
             batch: self.batch.clone(),
         })
     }
@@ -303,7 +303,7 @@ impl RowTensors {
         if size.len() != dimensions + 1 || size[..dimensions] != **shape {
             check_tokens(argument, tokens, shape)?;
         }
-        let tokens = tokens.f_to_device(self.tokens.device())?;
+        let tokens = send(tokens, self.tokens.device())?;
         let flat = if dimensions == 2 { tokens.f_flatten(0, 1)? } else { tokens };
         Ok(flat.f_index_select(0, &self.tokens)?)
     }
@@ -335,6 +335,13 @@ impl RowTensors {
             batch: self.batch.clone(),
         })
     }
+}
+
+/// Sends a tensor to a device, without waiting for it if the tensor is on the host.
+pub(in crate::loss) fn send(tensor: &Tensor, device: Device) -> Result<Tensor> {
+    // A copy to the host that is not waited for would be read before it is complete.
+    let non_blocking = tensor.device() == Device::Cpu;
+    Ok(tensor.f_to_device_(device, tensor.f_kind()?, non_blocking, false)?)
 }
 
 fn on_host(tensor: &Tensor, kind: Kind) -> Result<Tensor> {
