@@ -287,13 +287,13 @@ fn with_rows_on_the_host_no_loss_waits_for_the_gpu() {
                     loss
                 };
                 // The first call may wait while libtorch prepares itself.
-                run();
+                let _ = run();
                 let before = waits();
                 let value = run();
                 assert_eq!(waits(), before, "{} {setting:?} {reduction:?}", loss.name);
                 count += 1;
                 if count == 1 && device != Device::Cpu {
-                    value.to_device(Device::Cpu);
+                    let _ = value.to_device(Device::Cpu);
                     assert!(waits() > before, "reading a number waits");
                 }
             }
