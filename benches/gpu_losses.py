@@ -262,8 +262,9 @@ def main():
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loss", choices=list(LOSSES), action="append", help="all of them by default")
-    for name, gpu, cpu in [("batch", 8, 4), ("seq", 2048, 128), ("vocab", 128_000, 8_000), ("hidden", 4096, 256)]:
-        parser.add_argument(f"--{name}", type=int, default=gpu if cuda else cpu)
+    sizes = [("--batch", 8, 4), ("--seq", 2048, 128), ("--vocab", 128_000, 8_000), ("--hidden", 4096, 256)]
+    for name, gpu, cpu in sizes:
+        parser.add_argument(name, type=int, default=gpu if cuda else cpu)
     parser.add_argument("--rounds", type=int, default=9 if cuda else 3, help="timed runs of each, after one that is not")
     parser.add_argument("--dtype", default="bfloat16" if cuda else "float32")
     parser.add_argument("--active", type=int, action="append", help="percent of active tokens (10 and 100)")

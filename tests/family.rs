@@ -239,7 +239,7 @@ fn no_loss_is_less_exact_than_its_dense_expression() {
                     };
                     let (plain, truth) = (dense(kind, |values| values), dense(Kind::Double, |values| values));
                     let size = number(&dense(Kind::Double, |values| values.abs())[0].norm());
-                    assert_no_less_exact(&name, size, &ours, &plain, &truth);
+                    assert_no_less_exact(&name, kind, size, &ours, &plain, &truth);
                     count += 1;
                 }
             }

@@ -203,7 +203,7 @@ impl Case<'_> {
         let leaves = self.leaves().upcast();
         let logits = self.dense_logits(&leaves);
         let truth = results(&self.dense_loss(&logits), &leaves.all());
-        assert_no_less_exact(&self.name(), self.size(&logits), &ours, &plain, &truth);
+        assert_no_less_exact(&self.name(), self.kind, self.size(&logits), &ours, &plain, &truth);
     }
 
     /// From the logits of the same batch.
@@ -217,7 +217,7 @@ impl Case<'_> {
         let ours = results(&output.loss, &[&ours]);
         let plain = results(&self.dense_loss(&plain), &[&plain]);
         let truth = results(&self.dense_loss(&truth), &[&truth]);
-        assert_no_less_exact(&format!("logits, {}", self.name()), size, &ours, &plain, &truth);
+        assert_no_less_exact(&format!("logits, {}", self.name()), self.kind, size, &ours, &plain, &truth);
     }
 }
 

@@ -6,14 +6,15 @@ mod common;
 use common::{F64, I64, device, number};
 use figa_loss::tch::{Device, Kind, Tensor, autocast, manual_seed};
 use figa_loss::{
-    Distillation, Dpo, FigaLoss, IGNORE_INDEX, ModelOutput, Pairs, PreferenceBatch, PreferenceLoss, Reference, Rows,
-    TokenLoss,
+    Distillation, Dpo, FigaLoss, IGNORE_INDEX, ModelOutput, Objective, Pairs, PreferenceBatch, PreferenceLoss,
+    Reduction, Reference, Rows, TokenLoss,
 };
 
 const BATCH: [i64; 2] = [4, 48];
 const WIDTH: i64 = 32;
-/// So many columns that the gradient of most logits is subnormal or 0 in f16 without a loss scale.
 const VOCAB: i64 = 4000;
+/// The tokens, or pairs, of all micro-batches of a step. Without a loss scale, the gradients of most logits are 0 in f16.
+const DENOMINATOR: f64 = 1e4;
 /// What loss scalers of f16 begin with.
 const LOSS_SCALE: f64 = 65536.0;
 
@@ -51,18 +52,22 @@ impl Data {
 type Loss = fn(ModelOutput<'_>, &Data, &Tensor) -> Tensor;
 
 const LOSSES: [(&str, Loss); 3] = [
-    ("FigaLoss", |output, data, _| FigaLoss::new().with_gate(None).on(output, &data.rows()).unwrap().loss),
+    ("FigaLoss", |output, data, _| token_loss(FigaLoss::new().with_gate(None), output, data)),
     ("Distillation", |output, data, weight| {
         let teacher = data.teacher.to_kind(weight.kind());
         let loss = Distillation::new(Reference::new((&teacher, weight)));
-        TokenLoss::of(loss).on(output, &data.rows()).unwrap().loss
+        token_loss(TokenLoss::of(loss), output, data)
     }),
     ("Dpo", |output, data, _| {
         let (rows, pairs, reference) = (data.rows(), Pairs::alternating(BATCH[0] / 2), data.weights.zeros_like());
         let batch = PreferenceBatch::new(&rows, &pairs).with_reference(&reference);
-        Dpo::new().on(output, batch).unwrap().loss
+        Dpo::new().on(output, batch.with_denominators(DENOMINATOR, DENOMINATOR)).unwrap().loss
     }),
 ];
+
+fn token_loss(loss: TokenLoss<impl Objective>, output: ModelOutput<'_>, data: &Data) -> Tensor {
+    loss.with_reduction(Reduction::External(DENOMINATOR)).on(output, &data.rows()).unwrap().loss
+}
 
 /// The loss, and its gradients with respect to the inputs, under a loss scale that is divided out in f64.
 fn results(loss: Loss, data: &Data, kind: Kind, from_logits: bool, scale: f64) -> Vec<Tensor> {
