@@ -1,6 +1,6 @@
 # The commands of the README and of CI. Each does the set-up it needs; after one of them, plain cargo works as well.
 
-.PHONY: help demo finetune test bench bench-step lint cli doc versions audit mutants release libtorch
+.PHONY: help demo finetune test bench bench-step gpu gpu-pack lint cli doc versions audit mutants release libtorch
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -29,6 +29,13 @@ bench-step: libtorch ## compare training steps with those of transformers (Pytho
 	python3 examples/finetune/fetch_pairs.py $(FINETUNE)/pairs
 	cargo build --release -p figa-cli -p figa-finetune
 	$(PYTHON) benches/step.py $(FINETUNE)/model $(FINETUNE)/pairs/train.jsonl --figa target/release/figa --finetune target/release/finetune
+
+gpu: ## run all that needs a GPU, or the same on the CPU with small sizes
+	@python3 scripts/gpu.py
+
+# A machine without cargo runs what is in the folder: copy the repository with it.
+gpu-pack: ## build what make gpu runs, into target/gpu
+	@python3 scripts/gpu.py --pack target/gpu
 
 lint: libtorch ## check the formatting, and run clippy for each set of features
 	cargo fmt --all --check

@@ -1,19 +1,20 @@
 //! `cargo bench --bench loss`: forward and backward pass on the CPU, compared with the expressions that they replace.
 //!
-//! * from logits: `figa_loss`, and a flat PyTorch expression that computes every row
+//! * from logits: `figa_loss`, and a flat PyTorch expression that computes every row; also from logits in bf16
 //! * with the head: `fused_linear_figa_loss`, a matrix product followed by the flat expression, and the three matrix
 //!   products on the active rows that every method needs
 //! * in two passes: a closure with `linear_loss`, and the four matrix products on the active rows that it takes
-//! * of pairs: `Dpo` with token weights, and a matrix product followed by the plain expression
+//! * of 8 pairs: `Dpo` with token weights, and a matrix product followed by the plain expression
 //!
 //! The variants run alternately; times are medians. Peak memory is what one run adds to the inputs, measured in a
 //! process of its own (Linux).
 //!
-//! `benches/gpu_losses.py` compares with losses of other libraries on a GPU. It calls
-//! `cargo bench --bench loss -- on FILE`, which times the fused loss and the matrix products on the tensors of a file.
+//! `benches/gpu_losses.py` compares with losses of other libraries, on a GPU or a CPU. It calls
+//! `cargo bench --bench loss -- on FILE`, which runs variants on the tensors of a file.
 
 use std::collections::HashMap;
 use std::hint::black_box;
+use std::io::{Write, stdin, stdout};
 use std::process::Command;
 use std::time::Instant;
 
@@ -22,8 +23,6 @@ use figa_loss::{
     Dpo, IGNORE_INDEX, Pairs, PreferenceBatch, PreferenceLoss, Rows, figa_loss, fused_linear_figa_loss, linear_loss,
 };
 
-/// Sequences of a batch.
-const B: i64 = 8;
 /// Tokens of a sequence.
 const S: i64 = 512;
 /// Tokens of the vocabulary.
@@ -31,10 +30,6 @@ const V: i64 = 32_000;
 /// Width of the hidden states.
 const H: i64 = 512;
 const ROUNDS: usize = 5;
-
-/// Rounds on the tensors of a file, after some that warm up.
-const FILE_ROUNDS: usize = 9;
-const WARM_UP: usize = 3;
 
 /// Enough for threads and libraries to allocate their memory.
 const WARM_UP_TOKENS: i64 = 8;
@@ -45,9 +40,9 @@ const MIB: f64 = (1 << 20) as f64;
 
 /// The share of active tokens, and the share of those that have a negative weight, in percent. At random logits all
 /// tokens with a negative weight are gated.
-const CASES: [(i64, i64); 5] = [(1, 50), (10, 50), (10, 0), (30, 50), (100, 50)];
+type Case = (i64, i64);
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Variant {
     FromLogits,
     Flat,
@@ -62,24 +57,68 @@ enum Variant {
 
 use Variant::*;
 
-const FUSED: &str = "fused_linear_figa_loss";
-const PRODUCTS: &str = "three matrix products";
-
-const CLOSURE: &str = "closure with linear_loss";
-const FOUR_PRODUCTS: &str = "four matrix products";
-
-/// With its name, and what its time is compared with.
-const VARIANTS: [(Variant, &str, Variant); 9] = [
-    (FromLogits, "figa_loss", FromLogits),
-    (Flat, "flat expression", FromLogits),
-    (Fused, FUSED, Fused),
-    (Dense, "dense head, flat expression", Fused),
-    (Products, PRODUCTS, Fused),
-    (Closure, CLOSURE, Closure),
-    (FourProducts, FOUR_PRODUCTS, Closure),
-    (FusedDpo, "Dpo with token weights", FusedDpo),
-    (DenseDpo, "dense head, plain expression", FusedDpo),
+const NAMES: [(Variant, &str); 9] = [
+    (FromLogits, "figa_loss"),
+    (Flat, "flat expression"),
+    (Fused, "fused_linear_figa_loss"),
+    (Dense, "dense head, flat expression"),
+    (Products, "three matrix products"),
+    (Closure, "closure with linear_loss"),
+    (FourProducts, "four matrix products"),
+    (FusedDpo, "Dpo with token weights"),
+    (DenseDpo, "dense head, plain expression"),
 ];
+
+impl Variant {
+    fn name(self) -> &'static str {
+        NAMES.into_iter().find(|&(variant, _)| variant == self).expect("all have names").1
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Some(NAMES.into_iter().find(|&(_, other)| other == name)?.0)
+    }
+}
+
+/// Variants on the same inputs.
+struct Group {
+    kind: Kind,
+    sequences: i64,
+    cases: &'static [Case],
+    /// With what their time is compared with.
+    variants: &'static [(Variant, Variant)],
+}
+
+const GROUPS: [Group; 3] = [
+    Group {
+        kind: Kind::Float,
+        sequences: 8,
+        cases: &[(1, 50), (10, 50), (10, 0), (30, 50), (100, 50)],
+        variants: &[
+            (FromLogits, FromLogits),
+            (Flat, FromLogits),
+            (Fused, Fused),
+            (Dense, Fused),
+            (Products, Fused),
+            (Closure, Closure),
+            (FourProducts, Closure),
+        ],
+    },
+    Group {
+        kind: Kind::BFloat16,
+        sequences: 8,
+        cases: &[(10, 50), (100, 50)],
+        variants: &[(FromLogits, FromLogits), (Flat, FromLogits)],
+    },
+    Group {
+        kind: Kind::Float,
+        sequences: 16,
+        cases: &[(10, 50), (100, 50)],
+        variants: &[(FusedDpo, FusedDpo), (DenseDpo, FusedDpo)],
+    },
+];
+
+/// What every method needs at least.
+const BARE: [(Variant, Variant); 2] = [(Fused, Products), (Closure, FourProducts)];
 
 /// How far the answers of a pair may go from the reference.
 const BETA: f64 = 0.1;
@@ -95,21 +134,22 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn new((active, negative): (i64, i64), with_logits: bool) -> Self {
+    fn new(&Group { kind, sequences, variants, .. }: &Group, (active, negative): Case) -> Self {
         manual_seed(0);
         let cpu = |kind| (kind, Device::Cpu);
-        let float = cpu(Kind::Float);
-        let drawn = Tensor::rand([B, S], float);
+        let leaf = |shape: [i64; 3]| Tensor::randn(shape, cpu(Kind::Float)).to_kind(kind).set_requires_grad(true);
+        let with_logits = variants.iter().any(|&(variant, _)| variant == FromLogits);
+        let drawn = Tensor::rand([sequences, S], cpu(Kind::Float));
         let share = active as f64 / 100.0;
         let negative = share * negative as f64 / 100.0;
         let weights = drawn.lt(share).to_kind(Kind::Float) - drawn.lt(negative).to_kind(Kind::Float) * 1.5;
         // Position t predicts token t + 1.
         let active = weights.narrow(1, 1, S - 1).ne(0).constant_pad_nd([0, 1]).reshape([-1]).nonzero().squeeze();
         Self {
-            hidden: Tensor::randn([B, S, H], float).set_requires_grad(true),
-            lm_head: (Tensor::randn([V, H], float) * 0.05).set_requires_grad(true),
-            logits: with_logits.then(|| Tensor::randn([B, S, V], float).set_requires_grad(true)),
-            labels: Tensor::randint(V, [B, S], cpu(Kind::Int64)),
+            hidden: leaf([sequences, S, H]),
+            lm_head: (Tensor::randn([V, H], cpu(Kind::Float)) * 0.05).to_kind(kind).set_requires_grad(true),
+            logits: with_logits.then(|| leaf([sequences, S, V])),
+            labels: Tensor::randint(V, [sequences, S], cpu(Kind::Int64)),
             weights,
             active,
         }
@@ -132,10 +172,13 @@ impl Inputs {
         self.logits.as_ref().expect("these variants get logits")
     }
 
-    /// A forward and a backward pass. Returns the gradients.
-    fn run(&self, variant: Variant) -> Vec<Tensor> {
+    /// A forward and a backward pass. Returns the loss, which bare products do not have, and the gradients.
+    fn run(&self, variant: Variant) -> (Option<Tensor>, Vec<Tensor>) {
         let Self { hidden, lm_head, labels, weights, active, .. } = self;
-        let backward = |loss: Tensor, inputs: &[&Tensor]| Tensor::run_backward(&[loss], inputs, false, false);
+        let backward = |loss: Tensor, inputs: &[&Tensor]| {
+            let gradients = Tensor::run_backward(&[&loss], inputs, false, false);
+            (Some(loss), gradients)
+        };
         match variant {
             FromLogits => backward(figa_loss(self.logits(), labels, weights).expect("a loss"), &[self.logits()]),
             Flat => backward(flat(self.logits(), labels, weights), &[self.logits()]),
@@ -147,13 +190,13 @@ impl Inputs {
             Products => {
                 let (hidden, lm_head) = (hidden.detach().flatten(0, 1).index_select(0, active), lm_head.detach());
                 let logits = hidden.mm(&lm_head.tr());
-                vec![logits.mm(&lm_head), logits.tr().mm(&hidden)]
+                (None, vec![logits.mm(&lm_head), logits.tr().mm(&hidden)])
             }
             FourProducts => {
                 let (hidden, lm_head) = (hidden.detach().flatten(0, 1).index_select(0, active), lm_head.detach());
                 drop(black_box(hidden.mm(&lm_head.tr())));
                 let logits = hidden.mm(&lm_head.tr());
-                vec![logits.mm(&lm_head), logits.tr().mm(&hidden)]
+                (None, vec![logits.mm(&lm_head), logits.tr().mm(&hidden)])
             }
             Closure => {
                 let rows = Rows::of_batch(labels, weights, IGNORE_INDEX).expect("rows");
@@ -164,7 +207,7 @@ impl Inputs {
             }
             FusedDpo => {
                 let rows = Rows::of_batch(labels, &weights.abs(), IGNORE_INDEX).expect("rows");
-                let (pairs, reference) = (Pairs::alternating(B / 2), weights.zeros_like());
+                let (pairs, reference) = (Pairs::alternating(labels.size()[0] / 2), weights.zeros_like());
                 let batch = PreferenceBatch::new(&rows, &pairs).with_reference(&reference);
                 let output = Dpo::new().on((hidden, lm_head), batch).expect("a loss");
                 backward(output.loss, &[hidden, lm_head])
@@ -177,7 +220,7 @@ impl Inputs {
 /// The loss without this crate, the gate included.
 fn flat(logits: &Tensor, labels: &Tensor, weights: &Tensor) -> Tensor {
     let steps = logits.size()[1] - 1;
-    let logits = logits.narrow(1, 0, steps).reshape([-1, V]);
+    let logits = logits.narrow(1, 0, steps).flatten(0, 1).to_kind(Kind::Float);
     let (labels, weights) = (labels.narrow(1, 1, steps).reshape([-1]), weights.narrow(1, 1, steps).reshape([-1]));
     let nll = logits.cross_entropy_loss::<Tensor>(&labels, None, Reduction::None, IGNORE_INDEX, 0.0);
     let gated = weights.lt(0).logical_and(&nll.detach().gt(GATE));
@@ -207,9 +250,7 @@ fn median(mut times: Vec<f64>) -> f64 {
 }
 
 /// The memory that one run adds to the inputs in this process, in MiB.
-fn own_peak(name: &str, case: (i64, i64)) -> Option<f64> {
-    let (variant, ..) = VARIANTS.into_iter().find(|&(_, other, _)| other == name)?;
-    let inputs = Inputs::new(case, matches!(variant, FromLogits | Flat));
+fn own_peak(inputs: &Inputs, variant: Variant) -> Option<f64> {
     // Threads and libraries allocate memory at their first use, which is not to be counted.
     black_box(inputs.run(Products));
     black_box(inputs.first_tokens(WARM_UP_TOKENS).run(variant));
@@ -224,89 +265,112 @@ fn own_peak(name: &str, case: (i64, i64)) -> Option<f64> {
     Some((peak()? - before) / 1024.0)
 }
 
-fn peak_in_own_process(name: &str, (active, negative): (i64, i64)) -> String {
+/// Prints what [`own_peak`] measures.
+fn print_peak(inputs: &Inputs, name: &str) {
+    if let Some(peak) = own_peak(inputs, Variant::named(name).expect("a variant")) {
+        println!("{peak}");
+    }
+}
+
+fn peak_in_own_process(group: usize, (active, negative): Case, variant: Variant) -> String {
     let run = || {
         let program = std::env::current_exe().ok()?;
-        let output =
-            Command::new(program).args(["peak", name, &active.to_string(), &negative.to_string()]).output().ok()?;
+        let numbers = [group as i64, active, negative].map(|number| number.to_string());
+        let output = Command::new(program).arg("peak").args(numbers).arg(variant.name()).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         Some(format!("{:.0}", text.trim().parse::<f64>().ok()?))
     };
     run().unwrap_or("?".into())
 }
 
-/// Times the fused loss and the matrix products on the tensors of a safetensors file, on the GPU if there is one.
-fn on_file(file: &str) {
-    let device = Device::cuda_if_available();
+/// The tensors of a safetensors file, on the GPU if there is one. Labels and weights stay on the host.
+fn read(file: &str, device: Device) -> Inputs {
     let tensors: HashMap<_, _> = Tensor::read_safetensors(file).expect("a safetensors file").into_iter().collect();
     let free = |name: &str| tensors[name].to_device(device).set_requires_grad(true);
     let (labels, weights) = (tensors["labels"].shallow_clone(), tensors["weights"].shallow_clone());
     let steps = weights.size()[1] - 1;
     let active = weights.narrow(1, 1, steps).ne(0).logical_and(&labels.narrow(1, 1, steps).ne(IGNORE_INDEX));
     let active = active.constant_pad_nd([0, 1]).reshape([-1]).nonzero().squeeze_dim(1).to_device(device);
-    let inputs = Inputs { hidden: free("hidden"), lm_head: free("lm_head"), logits: None, labels, weights, active };
-    let loss = fused_linear_figa_loss(&inputs.hidden, &inputs.lm_head, &inputs.labels, &inputs.weights);
-    println!("loss\t{}", loss.expect("a loss").double_value(&[]));
+    Inputs { hidden: free("hidden"), lm_head: free("lm_head"), logits: None, labels, weights, active }
+}
+
+/// Prints the device, then answers each line of standard input, the name of a variant, with the time of a run in ms and
+/// the loss.
+fn answer(inputs: &Inputs) {
+    let device = inputs.hidden.device();
     let finish = || {
         if let Device::Cuda(index) = device {
             Cuda::synchronize(index as i64);
         }
     };
-    let mut times = [(Fused, FUSED, vec![]), (Products, PRODUCTS, vec![])];
-    for _ in 0..WARM_UP + FILE_ROUNDS {
-        for (variant, _, times) in &mut times {
-            finish();
-            let begin = Instant::now();
-            black_box(inputs.run(*variant));
-            finish();
-            times.push(begin.elapsed().as_secs_f64());
-        }
-    }
-    for (_, name, times) in times {
-        println!("{name}\t{}", median(times[WARM_UP..].to_vec()) * 1e3);
+    let answer = |text: String| {
+        println!("{text}");
+        stdout().flush().expect("a reader");
+    };
+    answer(format!("{device:?}"));
+    for line in stdin().lines() {
+        let variant = Variant::named(&line.expect("a line")).expect("a variant");
+        finish();
+        let begin = Instant::now();
+        let (loss, gradients) = inputs.run(variant);
+        finish();
+        let ms = begin.elapsed().as_secs_f64() * 1e3;
+        drop(gradients);
+        answer(format!("{ms}\t{}", loss.map_or(f64::NAN, |loss| loss.double_value(&[]))));
     }
 }
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [command, name, active, negative] = &arguments[..]
-        && command == "peak"
-    {
-        let percent = |text: &str| text.parse().expect("a number");
-        if let Some(peak) = own_peak(name, (percent(active), percent(negative))) {
-            println!("{peak}");
-        }
-        return;
-    }
-    if let [command, file, ..] = &arguments[..]
-        && command == "on"
-    {
-        return on_file(file);
-    }
-    let mib = |floats: i64| (size_of::<f32>() as f64 * floats as f64 / MIB).round();
-    println!("B = {B}, S = {S}, V = {V}, H = {H}, f32, {} threads", figa_loss::tch::get_num_threads());
-    println!("logits {} MiB, hidden {} MiB, head {} MiB\n", mib(B * S * V), mib(B * S * H), mib(V * H));
+fn print_group(index: usize, group: &Group) {
+    let &Group { kind, sequences, cases, variants } = group;
+    let mib = |numbers: i64| (kind.elt_size_in_bytes() as f64 * numbers as f64 / MIB).round();
+    let (logits, hidden, head) = (mib(sequences * S * V), mib(sequences * S * H), mib(V * H));
+    println!(
+        "\nB = {sequences}, S = {S}, V = {V}, H = {H}, {kind:?}: logits {logits} MiB, hidden {hidden} MiB, head {head} MiB"
+    );
     println!("{:>6} {:>8}  {:<28} {:>8} {:>8} {:>10}", "active", "negative", "variant", "ms", "ratio", "peak, MiB");
-    for case in CASES {
-        let inputs = Inputs::new(case, true);
-        let mut times = VARIANTS.map(|_| vec![]);
+    for &case in cases {
+        let inputs = Inputs::new(group, case);
+        let mut times: Vec<_> = variants.iter().map(|_| vec![]).collect();
         for _ in 0..ROUNDS {
-            for (times, (variant, ..)) in times.iter_mut().zip(VARIANTS) {
+            for (times, &(variant, _)) in times.iter_mut().zip(variants) {
                 // The first run is not timed: the system is still reclaiming the memory of the previous variant.
                 black_box(inputs.run(variant));
                 times.push(seconds(&inputs, variant));
             }
         }
         drop(inputs);
-        let times = times.map(median);
-        let of = |wanted| times[VARIANTS.iter().position(|&(variant, ..)| variant == wanted).expect("a variant")];
-        for (time, (_, name, compared)) in times.iter().zip(VARIANTS) {
-            let (ms, ratio, peak) = (time * 1e3, time / of(compared), peak_in_own_process(name, case));
+        let times: Vec<f64> = times.into_iter().map(median).collect();
+        let of = |wanted| Some(times[variants.iter().position(|&(variant, _)| variant == wanted)?]);
+        for (time, &(variant, compared)) in times.iter().zip(variants) {
+            let ratio = time / of(compared).expect("a variant of the group");
+            let (ms, peak) = (time * 1e3, peak_in_own_process(index, case, variant));
             let [active, negative] = [case.0, case.1].map(|percent| format!("{percent} %"));
-            println!("{active:>6} {negative:>8}  {name:<28} {ms:>8.1} {ratio:>8.2} {peak:>10}");
+            println!("{active:>6} {negative:>8}  {:<28} {ms:>8.1} {ratio:>8.2} {peak:>10}", variant.name());
         }
-        for (ours, name, bare) in [(Fused, FUSED, Products), (Closure, CLOSURE, FourProducts)] {
-            println!("{:>17}{name} takes {:.2} times as long as the matrix products", "", of(ours) / of(bare));
+        for (ours, bare) in BARE {
+            if let (Some(time), Some(bare)) = (of(ours), of(bare)) {
+                println!("{:>17}{} takes {:.2} times as long as the matrix products", "", ours.name(), time / bare);
+            }
+        }
+    }
+}
+
+fn main() {
+    // cargo adds an argument of its own.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["peak", group, active, negative, name] => {
+            let number = |text: &str| text.parse::<i64>().expect("a number");
+            let inputs = Inputs::new(&GROUPS[number(group) as usize], (number(active), number(negative)));
+            print_peak(&inputs, name);
+        }
+        ["on", file, "peak", name] => print_peak(&read(file, Device::Cpu), name),
+        ["on", file] => answer(&read(file, Device::cuda_if_available())),
+        _ => {
+            println!("{} threads", figa_loss::tch::get_num_threads());
+            for (index, group) in GROUPS.iter().enumerate() {
+                print_group(index, group);
+            }
         }
     }
 }

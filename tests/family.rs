@@ -5,8 +5,8 @@ mod common;
 mod grid;
 mod twins;
 
-use common::{F64, I64, number};
-use figa_loss::tch::{Kind, Tensor, manual_seed};
+use common::{F64, I64, device, number};
+use figa_loss::tch::{Device, Kind, Tensor, manual_seed};
 use figa_loss::{IGNORE_INDEX, LmHead, ModelOutput, Reduction, Rows};
 use grid::{KINDS, REDUCTIONS, assert_no_less_exact};
 use twins::{Dense, Twin, losses};
@@ -76,14 +76,14 @@ impl Data {
         }
     }
 
-    /// The same numbers, rounded to `kind` and back: what every computation in that kind starts from.
-    fn rounded(&self, kind: Kind) -> Self {
-        let round = |tensor: &Tensor| tensor.to_kind(kind).to_kind(Kind::Double);
+    /// The same numbers on a device, rounded to `kind` and back: what every computation in that kind starts from.
+    fn rounded(&self, kind: Kind, device: Device) -> Self {
+        let round = |tensor: &Tensor| tensor.to_kind(kind).to_kind(Kind::Double).to_device(device);
         Self {
             hidden: round(&self.hidden),
             weight: round(&self.weight),
             bias: round(&self.bias),
-            labels: self.labels.shallow_clone(),
+            labels: self.labels.to_device(device),
             weights: round(&self.weights),
             advantages: round(&self.advantages),
             old: round(&self.old),
@@ -91,8 +91,8 @@ impl Data {
             supervised: round(&self.supervised),
             teacher_hidden: round(&self.teacher_hidden),
             teacher_weight: round(&self.teacher_weight),
-            columns: self.columns.shallow_clone(),
-            top: (self.top.0.shallow_clone(), round(&self.top.1)),
+            columns: self.columns.to_device(device),
+            top: (self.top.0.to_device(device), round(&self.top.1)),
         }
     }
 }
@@ -200,9 +200,14 @@ fn reduced(twin: Twin, dense: &Dense, data: &Data, reduction: Reduction, of: fn(
     }
 }
 
+/// With weights of both signs, and without negative ones.
+fn data() -> [Data; 2] {
+    [Data::new(1, [7, 5, 13], true), Data::new(2, [11, 8, 33], false)]
+}
+
 #[test]
 fn no_loss_is_less_exact_than_its_dense_expression() {
-    let sets = [Data::new(1, [7, 5, 13], true), Data::new(2, [11, 8, 33], false)];
+    let (sets, device) = (data(), device());
     let mut count = 0;
     for loss in losses() {
         for (set, data) in sets.iter().enumerate() {
@@ -210,7 +215,7 @@ fn no_loss_is_less_exact_than_its_dense_expression() {
                 continue;
             }
             for (kind, setting) in KINDS.iter().flat_map(|&kind| SETTINGS.iter().map(move |setting| (kind, setting))) {
-                let data = &data.rounded(kind);
+                let data = &data.rounded(kind, device);
                 let rows = Rows::of_batch(&data.labels, &data.weights, IGNORE_INDEX).unwrap();
                 // The reductions take turns: each meets each dtype and each setting with some of the losses.
                 let turns = if loss.reduces { [0, 3] } else { [0, REDUCTIONS.len()] };
@@ -234,11 +239,65 @@ fn no_loss_is_less_exact_than_its_dense_expression() {
                     };
                     let (plain, truth) = (dense(kind, |values| values), dense(Kind::Double, |values| values));
                     let size = number(&dense(Kind::Double, |values| values.abs())[0].norm());
-                    assert_no_less_exact(&name, size, &ours, &plain, &truth);
+                    assert_no_less_exact(&name, kind, size, &ours, &plain, &truth);
                     count += 1;
                 }
             }
         }
     }
     assert!(count > 1000, "{count}");
+}
+
+/// How many calls have waited for the GPU, if `waits.c` is preloaded.
+fn waits() -> Option<u64> {
+    // SAFETY: the name is a valid C string, and what has it is the function of `waits.c`.
+    unsafe {
+        let function = libc::dlsym(libc::RTLD_DEFAULT, c"figa_loss_waits".as_ptr());
+        (!function.is_null()).then(|| std::mem::transmute::<*mut libc::c_void, extern "C" fn() -> u64>(function)())
+    }
+}
+
+#[test]
+fn with_rows_on_the_host_no_loss_waits_for_the_gpu() {
+    let (device, kind) = (device(), Kind::BFloat16);
+    if waits().is_none() {
+        return println!("waits.c is not preloaded: nothing is counted");
+    }
+    let [_, host] = data().map(|data| data.rounded(kind, Device::Cpu));
+    let rows = Rows::of_batch(&host.labels, &host.weights, IGNORE_INDEX).unwrap();
+    let model = |tensor: &Tensor| tensor.to_device(device);
+    // Numbers of tokens stay on the host as well.
+    let data = Data {
+        hidden: model(&host.hidden),
+        weight: model(&host.weight),
+        bias: model(&host.bias),
+        teacher_hidden: model(&host.teacher_hidden),
+        teacher_weight: model(&host.teacher_weight),
+        ..host
+    };
+    let mut count = 0;
+    for loss in losses() {
+        for setting in &SETTINGS {
+            for reduction in if loss.reduces { &REDUCTIONS[..] } else { &REDUCTIONS[..1] } {
+                let leaves = Leaves::new(&data, setting, kind, kind);
+                let run = || {
+                    let settings = (*reduction, setting.chunk_rows, kind);
+                    let loss = (loss.ours)(leaves.output(setting), &rows, &data, settings).unwrap();
+                    loss.sum(Kind::Float).backward();
+                    loss
+                };
+                // The first call may wait while libtorch prepares itself.
+                let _ = run();
+                let before = waits();
+                let value = run();
+                assert_eq!(waits(), before, "{} {setting:?} {reduction:?}", loss.name);
+                count += 1;
+                if count == 1 && device != Device::Cpu {
+                    let _ = value.to_device(Device::Cpu);
+                    assert!(waits() > before, "reading a number waits");
+                }
+            }
+        }
+    }
+    println!("waits counted in {count} calls");
 }

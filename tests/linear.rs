@@ -6,8 +6,8 @@ mod dense;
 mod grid;
 
 use approx::assert_abs_diff_eq;
-use common::{F32, F64, I64, ROUNDING, number, values};
-use figa_loss::tch::{Kind, Tensor, manual_seed, no_grad_guard};
+use common::{F32, F64, I64, ROUNDING, device, number, values};
+use figa_loss::tch::{Device, Kind, Tensor, manual_seed, no_grad_guard};
 use figa_loss::{Error, FigaLoss, Gate, LmHead, Penalty, Reduction, fused_linear_figa_loss};
 use grid::{KINDS, REDUCTIONS, assert_no_less_exact, results};
 
@@ -36,6 +36,16 @@ impl Batch {
             - drawn.lt(0.35).to_kind(Kind::Double) * 1.25;
         let labels = labels.masked_fill(&Tensor::rand([b, s], F64).lt(0.2), -100);
         Self { hidden, weight, bias: Tensor::randn([v], F64) * 0.1, labels, weights }
+    }
+
+    fn to_device(&self, device: Device) -> Self {
+        Self {
+            hidden: self.hidden.to_device(device),
+            weight: self.weight.to_device(device),
+            bias: self.bias.to_device(device),
+            labels: self.labels.to_device(device),
+            weights: self.weights.to_device(device),
+        }
     }
 
     /// Copies of the inputs, rounded to `kind`.
@@ -193,7 +203,7 @@ impl Case<'_> {
         let leaves = self.leaves().upcast();
         let logits = self.dense_logits(&leaves);
         let truth = results(&self.dense_loss(&logits), &leaves.all());
-        assert_no_less_exact(&self.name(), self.size(&logits), &ours, &plain, &truth);
+        assert_no_less_exact(&self.name(), self.kind, self.size(&logits), &ours, &plain, &truth);
     }
 
     /// From the logits of the same batch.
@@ -207,13 +217,14 @@ impl Case<'_> {
         let ours = results(&output.loss, &[&ours]);
         let plain = results(&self.dense_loss(&plain), &[&plain]);
         let truth = results(&self.dense_loss(&truth), &[&truth]);
-        assert_no_less_exact(&format!("logits, {}", self.name()), size, &ours, &plain, &truth);
+        assert_no_less_exact(&format!("logits, {}", self.name()), self.kind, size, &ours, &plain, &truth);
     }
 }
 
 #[test]
 fn no_path_is_less_exact_than_the_dense_expression() {
-    let batches = BATCHES.map(|(seed, shape)| Batch::new(seed, shape));
+    let device = device();
+    let batches = BATCHES.map(|(seed, shape)| Batch::new(seed, shape).to_device(device));
     let mut count = 0;
     for case in cases(&batches) {
         case.check();

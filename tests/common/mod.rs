@@ -10,6 +10,13 @@ pub const I64: (Kind, Device) = (Kind::Int64, Device::Cpu);
 /// The tolerance for results that differ only by rounding in f64.
 pub const ROUNDING: f64 = 1e-12;
 
+/// Where the grids run: on the GPU, if there is one and `FIGA_LOSS_CUDA=0` does not hide it.
+pub fn device() -> Device {
+    let device = Device::cuda_if_available();
+    println!("on {device:?}");
+    device
+}
+
 /// The elements in row-major order.
 pub fn values(tensor: &Tensor) -> Vec<f64> {
     Vec::<f64>::try_from(tensor.to_kind(Kind::Double).reshape([-1])).unwrap()

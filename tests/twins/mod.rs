@@ -20,12 +20,15 @@ pub struct Dense {
     places: Tensor,
     sequences: Tensor,
     shape: Vec<i64>,
+    /// The dtype of the inputs.
+    given: Kind,
+    /// That of the loss.
     kind: Kind,
 }
 
 impl Dense {
-    pub fn new(logits: &Tensor, data: &Data, kind: Kind) -> Self {
-        let kind = if kind == Kind::Double { Kind::Double } else { Kind::Float };
+    pub fn new(logits: &Tensor, data: &Data, given: Kind) -> Self {
+        let kind = if given == Kind::Double { Kind::Double } else { Kind::Float };
         let steps = data.labels.size()[1];
         let active = data.labels.ne(IGNORE_INDEX).logical_and(&data.weights.ne(0.0));
         let _ = active.narrow(1, 0, 1).fill_(0);
@@ -39,6 +42,7 @@ impl Dense {
             sequences: places.divide_scalar_mode(steps, "floor"),
             shape: data.labels.size(),
             places,
+            given,
             kind,
         }
     }
@@ -67,7 +71,8 @@ impl Dense {
     }
 
     fn teacher(&self, data: &Data) -> Tensor {
-        let logits = data.teacher_hidden.matmul(&data.teacher_weight.tr()).flatten(0, 1);
+        let given = |tensor: &Tensor| tensor.to_kind(self.given);
+        let logits = given(&data.teacher_hidden).matmul(&given(&data.teacher_weight).tr()).flatten(0, 1);
         logits.index_select(0, &(&self.places - 1)).to_kind(self.kind)
     }
 

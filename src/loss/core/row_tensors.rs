@@ -1,6 +1,6 @@
 //! Rows on the device of the model's output.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::inputs::check_tokens;
 use super::rows::Batch;
@@ -30,7 +30,7 @@ impl RowTensors {
         if size.len() != dimensions + 1 || size[..dimensions] != **shape {
             check_tokens(argument, tokens, shape)?;
         }
-        let tokens = tokens.f_to_device(self.tokens.device())?;
+        let tokens = send(tokens, self.tokens.device())?;
         let flat = if dimensions == 2 { tokens.f_flatten(0, 1)? } else { tokens };
         Ok(flat.f_index_select(0, &self.tokens)?)
     }
@@ -64,4 +64,11 @@ impl RowTensors {
             batch: self.batch.clone(),
         })
     }
+}
+
+/// Sends a tensor to a device, without waiting for it if the tensor is on the host.
+pub(in crate::loss) fn send(tensor: &Tensor, device: Device) -> Result<Tensor> {
+    // A copy to the host that is not waited for would be read before it is complete.
+    let non_blocking = tensor.device() == Device::Cpu;
+    Ok(tensor.f_to_device_(device, tensor.f_kind()?, non_blocking, false)?)
 }

@@ -1,8 +1,9 @@
 //! Which answers belong together.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::error::{Error, Result};
+use crate::loss::core::row_tensors::send;
 use crate::loss::core::rows::{Rows, Sequence};
 
 /// Pairs of sequences: a chosen and a rejected answer to the same prompt each. A sequence may be in several pairs.
@@ -62,8 +63,8 @@ impl Pairs {
     }
 
     pub(super) fn to_device(&self, device: Device) -> Result<(Tensor, Tensor)> {
-        let send = |list: &[i64]| Tensor::f_from_slice(list)?.f_to_device_(device, Kind::Int64, true, false);
-        Ok((send(&self.chosen)?, send(&self.rejected)?))
+        let send_list = |list: &[i64]| send(&Tensor::f_from_slice(list)?, device);
+        Ok((send_list(&self.chosen)?, send_list(&self.rejected)?))
     }
 
     /// The rows without those that both answers of a pair begin with: in front of the first label or weight that differs.
