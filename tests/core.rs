@@ -168,6 +168,25 @@ fn a_closure_must_return_one_number_and_ask_for_what_it_reads() {
     assert_relative_eq!(number(&each.sum(Kind::Double)), -4.0 * 5f64.ln(), epsilon = 1e-6);
 }
 
+/// Positions in 32 bits would be those of other logits. Memory that is never written to takes no room.
+#[test]
+fn a_row_behind_2_to_the_31_logits_is_found() {
+    const VOCAB: i64 = 1 << 15;
+    const POSITIONS: i64 = (1 << 16) + 2;
+    let logits = Tensor::empty([POSITIONS, VOCAB], (Kind::Half, F64.1));
+    let (labels, weights) = (Tensor::zeros([POSITIONS], I64), Tensor::zeros([POSITIONS], F32));
+    for (at, label, logit) in [(1, 5, 1.0), (POSITIONS - 1, VOCAB - 1, 2.0)] {
+        let _ = (labels.get(at).fill_(label), weights.get(at).fill_(1.0));
+        let _ = logits.get(at).fill_(0.0).get(label).fill_(logit);
+    }
+    let rows = Rows::of_flat(&labels, &weights, &labels.zeros_like(), IGNORE_INDEX).unwrap();
+    let log_probs = log_probs(&logits, &rows).unwrap();
+    for (at, logit) in [(1, 1.0), (POSITIONS - 1, 2.0)] {
+        let expected = logit - (f64::exp(logit) + (VOCAB - 1) as f64).ln();
+        assert_relative_eq!(log_probs.double_value(&[at]), expected, epsilon = 1e-5);
+    }
+}
+
 #[test]
 fn unlikelihood_of_a_certain_candidate_is_exact() {
     for gap in [1.0, 20.0, 60.0] {

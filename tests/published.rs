@@ -61,7 +61,7 @@ fn given<T>(values: &Option<T>) -> &T {
 
 impl Case {
     fn tokens(&self, values: &Option<Vec<f64>>) -> Tensor {
-        Tensor::from_slice(given(values)).reshape(&self.shape[..2])
+        Tensor::from_slice(given(values).as_slice()).reshape(&self.shape[..2])
     }
 
     /// The weight of each token.
@@ -93,7 +93,7 @@ impl Case {
                 token(TokenLoss::of(loss), logits, &rows)
             }
             "unlikelihood of candidates" => {
-                let candidates = Tensor::from_slice(given(&self.candidates)).reshape([b, s, -1]);
+                let candidates = Tensor::from_slice(given(&self.candidates).as_slice()).reshape([b, s, -1]);
                 let nll = TokenLoss::of(WeightedNll::new()).with_reduction(Reduction::Sum);
                 let penalty = TokenLoss::of(CandidateUnlikelihood::new(&candidates)).with_reduction(Reduction::Sum);
                 Ok(token(nll, logits, &rows)? + token(penalty, logits, &rows)? * *given(&self.factor))
