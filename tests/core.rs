@@ -166,6 +166,8 @@ fn a_closure_must_return_one_number_and_ask_for_what_it_reads() {
     let loss = logits_loss(&logits, &rows, |_| Ok(Tensor::from(1.5f32))).unwrap();
     loss.backward();
     assert_eq!((number(&loss), values(&logits.grad())), (1.5, vec![0.0; 40]));
+    let loss = logits_loss(&logits, &rows, |scores| Ok(scores.scatter(scores.labels())?.sum(Kind::Float))).unwrap();
+    assert_eq!(number(&loss), 3.0 + 0.0 + 2.0 + 4.0);
     let each = log_probs(&logits, &rows).unwrap();
     assert_relative_eq!(number(&each.sum(Kind::Double)), -4.0 * 5f64.ln(), epsilon = 1e-6);
 }

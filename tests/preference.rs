@@ -180,6 +180,20 @@ fn a_factor_of_all_weights_is_a_factor_of_beta_for_sums_and_nothing_for_averages
 }
 
 #[test]
+fn an_answer_without_rows_has_sums_and_means_of_0() {
+    let mut batch = Batch::new();
+    batch.labels = batch.labels.full_like(IGNORE_INDEX);
+    let mut average = Dpo::new();
+    average.average = true;
+    let mut simpo = SimPo::new();
+    simpo.gamma_beta_ratio = 0.0;
+    for (loss, gradients) in [batch.preference(&Dpo::new()), batch.preference(&average), batch.preference(&simpo)] {
+        assert_relative_eq!(loss, 2f64.ln(), epsilon = ROUNDING);
+        assert!(gradients.iter().all(|&gradient| gradient == 0.0));
+    }
+}
+
+#[test]
 fn a_small_beta_leaves_the_gradient_of_the_sums() {
     let batch = Batch::new();
     const BETA: f64 = 1e-7;
