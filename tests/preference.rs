@@ -183,14 +183,21 @@ fn a_factor_of_all_weights_is_a_factor_of_beta_for_sums_and_nothing_for_averages
 fn an_answer_without_rows_has_sums_and_means_of_0() {
     let mut batch = Batch::new();
     batch.labels = batch.labels.full_like(IGNORE_INDEX);
-    let mut average = Dpo::new();
-    average.average = true;
-    let mut simpo = SimPo::new();
-    simpo.gamma_beta_ratio = 0.0;
-    for (loss, gradients) in [batch.preference(&Dpo::new()), batch.preference(&average), batch.preference(&simpo)] {
-        assert_relative_eq!(loss, 2f64.ln(), epsilon = ROUNDING);
-        assert!(gradients.iter().all(|&gradient| gradient == 0.0));
+    let (rows, pairs, reference) = (batch.rows(), Pairs::alternating(2), Tensor::zeros([4, 8], F64));
+    let (mut average, mut simpo) = (Dpo::new(), SimPo::new());
+    (average.average, simpo.gamma_beta_ratio) = (true, 0.0);
+    for kind in [Kind::Double, Kind::Float] {
+        let (hidden, head) = (batch.hidden().to_kind(kind), batch.head.to_kind(kind));
+        let all = PreferenceBatch::new(&rows, &pairs).with_reference(&reference);
+        for output in
+            [Dpo::new().on((&hidden, &head), all), average.on((&hidden, &head), all), simpo.on((&hidden, &head), all)]
+        {
+            let loss = output.unwrap().loss;
+            assert_relative_eq!(number(&loss), 2f64.ln(), epsilon = 1e-6);
+            loss.backward();
+        }
     }
+    assert!(values(&batch.head.grad()).iter().all(|&gradient| gradient == 0.0));
 }
 
 #[test]

@@ -252,7 +252,7 @@ fn top_entropy(x: &Tensor, k: i64) -> Result<Tensor> {
     for (start, len) in pieces(rows, rows_at_a_time(x.device(), vocab)) {
         let x = x.f_narrow(0, start, len)?;
         let top = if k < vocab { x.f_topk(k, 1, true, false)?.0 } else { x.shallow_clone() };
-        let log_p = top.f_log_softmax(-1, None)?;
+        let log_p = top.f_log_softmax(1, None)?;
         let p = log_p.f_exp()?;
         parts.push(p.f_mul(&log_p.f_clamp_min(least(x.f_kind()?))?)?.f_sum_dim_intlist(1, false, None)?.f_neg()?);
     }
