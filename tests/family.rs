@@ -5,11 +5,13 @@ mod common;
 mod grid;
 mod twins;
 
+use std::sync::Mutex;
+
 use common::{F64, I64, device, number};
 use figa_loss::tch::{Device, Kind, Tensor, manual_seed};
 use figa_loss::{IGNORE_INDEX, LmHead, ModelOutput, Reduction, Rows};
 use grid::{KINDS, REDUCTIONS, assert_no_less_exact};
-use twins::{Dense, Twin, losses};
+use twins::{Dense, Loss, Twin, losses};
 
 /// Everything that a loss of the family may read, in f64.
 #[allow(missing_docs)]
@@ -34,9 +36,20 @@ pub struct Data {
 
 const SEQUENCES: i64 = 4;
 
+/// Random numbers that are the same in each run, though tests run at the same time and share the generator.
+fn seeded<T>(seed: i64, draw: impl FnOnce() -> T) -> T {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    let _guard = GENERATOR.lock();
+    manual_seed(seed);
+    draw()
+}
+
 impl Data {
-    fn new(seed: i64, [s, h, v]: [i64; 3], is_signed: bool) -> Self {
-        manual_seed(seed);
+    fn new(seed: i64, sizes: [i64; 3], is_signed: bool) -> Self {
+        seeded(seed, || Self::draw(sizes, is_signed))
+    }
+
+    fn draw([s, h, v]: [i64; 3], is_signed: bool) -> Self {
         let b = SEQUENCES;
         let weight = Tensor::randn([v, h], F64);
         let labels = Tensor::randint(v, [b, s], I64);
@@ -300,4 +313,134 @@ fn with_rows_on_the_host_no_loss_waits_for_the_gpu() {
         }
     }
     println!("waits counted in {count} calls");
+}
+
+impl Data {
+    /// Something else in place of all that a position or a token has.
+    fn map(&self, of: impl Fn(&Tensor) -> Tensor) -> Self {
+        Self {
+            hidden: of(&self.hidden),
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+            labels: of(&self.labels),
+            weights: of(&self.weights),
+            advantages: of(&self.advantages),
+            old: of(&self.old),
+            reference: of(&self.reference),
+            supervised: of(&self.supervised),
+            teacher_hidden: of(&self.teacher_hidden),
+            teacher_weight: self.teacher_weight.shallow_clone(),
+            columns: of(&self.columns),
+            top: (of(&self.top.0), of(&self.top.1)),
+        }
+    }
+
+    /// More positions, whose tokens have no label and anything else.
+    fn padded(&self, more: i64) -> Self {
+        let with_noise = |tensor: &Tensor| {
+            let mut size = tensor.size();
+            size[1] = more;
+            Tensor::cat(&[tensor, &Tensor::randn(&*size, F64).to_kind(tensor.kind())], 1)
+        };
+        let padded = seeded(4, || self.map(with_noise));
+        let _ = padded.labels.narrow(1, self.labels.size()[1], more).fill_(IGNORE_INDEX);
+        padded
+    }
+
+    /// The loss in f64, fused, and its gradients by hidden states and head.
+    fn run(&self, loss: &Loss, reduction: Reduction) -> (f64, [Tensor; 2]) {
+        let rows = Rows::of_batch(&self.labels, &self.weights, IGNORE_INDEX).unwrap();
+        let leaves = [&self.hidden, &self.weight].map(|leaf| leaf.copy().set_requires_grad(true));
+        let settings = (reduction, Some(4), Kind::Double);
+        let value = (loss.ours)((&leaves[0], &leaves[1]).into(), &rows, self, settings).unwrap();
+        value.backward();
+        (number(&value), leaves.map(|leaf| leaf.grad()))
+    }
+}
+
+/// The losses, each with data that it accepts.
+fn losses_with_data() -> impl Iterator<Item = (Loss, Data)> {
+    losses().into_iter().map(|loss| {
+        let data = Data::new(3, [7, 5, 13], loss.accepts_signed);
+        (loss, data)
+    })
+}
+
+fn assert_same(name: &str, ours: &(f64, [Tensor; 2]), expected: &(f64, [Tensor; 2])) {
+    const TOLERANCE: f64 = 1e-10;
+    let size = expected.0.abs().max(1.0);
+    assert!((ours.0 - expected.0).abs() < TOLERANCE * size, "{name}: {} but {}", ours.0, expected.0);
+    for (ours, expected) in ours.1.iter().zip(&expected.1) {
+        let error = number(&(ours - expected).norm()) / number(&expected.norm()).max(1.0);
+        assert!(error < TOLERANCE, "{name}: {error:e}");
+    }
+}
+
+#[test]
+fn padding_and_the_order_of_answers_do_not_matter() {
+    let order = Tensor::from_slice(&[2i64, 3, 0, 1]);
+    for (loss, data) in losses_with_data() {
+        let steps = data.labels.size()[1];
+        for reduction in [Reduction::ActiveTokens, Reduction::LabelledTokens, Reduction::SequenceMeans] {
+            let expected = data.run(&loss, reduction);
+            let (value, [hidden, head]) = data.padded(3).run(&loss, reduction);
+            assert_eq!(number(&hidden.narrow(1, steps, 3).abs().max()), 0.0, "{}", loss.name);
+            assert_same(loss.name, &(value, [hidden.narrow(1, 0, steps), head]), &expected);
+            // Pairs stay pairs.
+            let (value, [hidden, head]) = data.map(|tensor| tensor.index_select(0, &order)).run(&loss, reduction);
+            assert_same(loss.name, &(value, [hidden.index_select(0, &order), head]), &expected);
+        }
+    }
+}
+
+/// Sums over tokens, also those whose ratio is that of an answer.
+fn is_sum(loss: &Loss) -> bool {
+    loss.reduces || loss.name == "Gspo"
+}
+
+#[test]
+fn micro_batches_with_the_external_denominator_add_up() {
+    for (loss, data) in losses_with_data().filter(|(loss, _)| is_sum(loss)) {
+        let shared = Reduction::External(17.0);
+        let [(a, [hidden_a, head_a]), (b, [hidden_b, head_b])] =
+            [0, 2].map(|start| data.map(|tensor| tensor.narrow(0, start, 2)).run(&loss, shared));
+        let sum = (a + b, [Tensor::cat(&[hidden_a, hidden_b], 0), head_a + head_b]);
+        assert_same(loss.name, &sum, &data.run(&loss, shared));
+    }
+}
+
+#[test]
+fn scaling_the_weights_scales_losses_of_tokens() {
+    for (loss, mut data) in losses_with_data().filter(|(loss, _)| is_sum(loss)) {
+        let (value, gradients) = data.run(&loss, Reduction::SequenceMeans);
+        data.weights = &data.weights * 3.0;
+        let scaled = (value * 3.0, gradients.map(|gradient| gradient * 3.0));
+        assert_same(loss.name, &data.run(&loss, Reduction::SequenceMeans), &scaled);
+    }
+}
+
+/// Losses with a factor that is a constant for the gradient.
+const WITH_CONSTANTS: [&str; 7] = ["Dft", "Chord", "Eaft", "Cispo", "Asft", "Rlmec", "Tdpo2"];
+
+#[test]
+fn gradients_equal_finite_differences() {
+    const STEP: f64 = 1e-6;
+    for (loss, data) in losses_with_data() {
+        let (_, [hidden, head]) = data.run(&loss, Reduction::Sum);
+        for seed in 0..3 {
+            let towards = seeded(seed, || [&data.hidden, &data.weight].map(|leaf| leaf.randn_like()));
+            let at = |step: f64| {
+                let mut moved = data.map(Tensor::shallow_clone);
+                moved.hidden = &data.hidden + &towards[0] * step;
+                moved.weight = &data.weight + &towards[1] * step;
+                moved.run(&loss, Reduction::Sum).0
+            };
+            let numeric = (at(STEP) - at(-STEP)) / (2.0 * STEP);
+            let ours = number(&((&hidden * &towards[0]).sum(Kind::Double) + (&head * &towards[1]).sum(Kind::Double)));
+            let size = number(&(hidden.norm() * towards[0].norm() + head.norm() * towards[1].norm()));
+            let error = (ours - numeric).abs() / size;
+            let is_same = error < 1e-7;
+            assert_eq!(is_same, !WITH_CONSTANTS.contains(&loss.name), "{}: {ours} and {numeric}", loss.name);
+        }
+    }
 }

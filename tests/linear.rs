@@ -273,6 +273,26 @@ fn micro_batches_and_repeated_calls_add_up() {
     assert_abs_diff_eq!(*values(&(leaves.weight.grad() / denominator)), *expected[1], epsilon = ROUNDING);
 }
 
+/// Another library's fused loss of single tokens, multiplied by weights, ends in a wrong gradient of the head.
+#[test]
+fn single_losses_times_weights_are_the_weighted_loss() {
+    let mut batch = Batch::new(8, [2, 6, 5, 9]);
+    let weights = std::mem::replace(&mut batch.weights, Tensor::ones([2, 6], F64));
+    let run = |weights: &Tensor, reduction: Reduction, factor: &Tensor| {
+        let leaves = batch.tracked_leaves();
+        let loss = FigaLoss::new().with_gate(None).with_reduction(reduction);
+        let loss = loss.forward_linear(&leaves.hidden, &leaves.weight, &batch.labels, weights).unwrap().loss;
+        let loss = (loss * factor).sum(Kind::Double);
+        (number(&loss), leaves.gradients(&loss))
+    };
+    let (single, single_gradients) = run(&batch.weights, Reduction::None, &weights);
+    let (weighted, gradients) = run(&weights, Reduction::Sum, &Tensor::from(1.0));
+    assert_abs_diff_eq!(single, weighted, epsilon = ROUNDING);
+    for (single, weighted) in single_gradients.iter().zip(&gradients) {
+        assert_abs_diff_eq!(**single, **weighted, epsilon = ROUNDING);
+    }
+}
+
 #[test]
 fn an_embedding_tied_to_the_head_gets_both_gradients() {
     let batch = Batch::new(4, [2, 6, 5, 9]);

@@ -252,6 +252,29 @@ fn numerators_and_denominators_of_micro_batches_add_up() {
     }
 }
 
+/// Other libraries round the sum of weights to an integer, or divide by a sum whose signs cancel.
+#[test]
+fn fractions_count_and_signs_do_not_cancel_in_denominators() {
+    let logits = Tensor::zeros([1, 5, 2], F64);
+    let labels = tensor(&[-100i64, 0, 1, 0, 1], &[1, 5]);
+    for (weights, sizes) in [([0.25, 0.25, 0.25, 0.0], 0.75), ([1.0, -1.0, 0.5, -0.5], 3.0)] {
+        let weights = Tensor::from_slice(&weights).constant_pad_nd([1, 0]).reshape([1, 5]);
+        let active = number(&weights.ne(0.0).sum(Kind::Double));
+        let numerator = number(&weights.sum(Kind::Double)) * 2f64.ln();
+        for (reduction, denominator) in [
+            (Reduction::ActiveTokens, active),
+            (Reduction::LabelledTokens, 4.0),
+            (Reduction::AbsWeights, sizes),
+            (Reduction::SequenceMeans, 1.0),
+        ] {
+            let output = UNGATED.with_reduction(reduction).forward(&logits, &labels, &weights).unwrap();
+            assert_eq!(number(&output.denominator), denominator, "{reduction:?}");
+            let count = if reduction == Reduction::SequenceMeans { active } else { denominator };
+            assert_abs_diff_eq!(number(&output.loss), numerator / count, epsilon = ROUNDING);
+        }
+    }
+}
+
 #[test]
 fn nothing_active_is_zero_with_a_gradient_of_zeros() {
     let logits = || Tensor::randn([2, 3, 5], F32);

@@ -7,8 +7,8 @@ use approx::{assert_abs_diff_eq, assert_relative_eq};
 use common::{F64, I64, ROUNDING, number, values};
 use figa_loss::tch::{Kind, Tensor, manual_seed};
 use figa_loss::{
-    Answers, Cispo, Dpo, Error, Grpo, IGNORE_INDEX, ImportanceSampling, Ipo, Npo, Pairs, PreferenceBatch,
-    PreferenceLoss, PreferenceOutput, Ratio, Reduction, Result, Rollout, Rows, SimPo, log_probs,
+    Answers, Cispo, Dpo, Dro, Error, Grpo, IGNORE_INDEX, ImportanceSampling, Ipo, Npo, Pairs, PreferenceBatch,
+    PreferenceLoss, PreferenceOutput, Ratio, Reduction, Result, Rollout, Rows, Sapo, SimNpo, SimPo, log_probs,
 };
 
 const VOCAB: i64 = 9;
@@ -148,22 +148,88 @@ fn equal_answers_have_a_loss_of_ln_2_and_no_gradient() {
 }
 
 #[test]
-fn a_small_beta_makes_npo_gradient_ascent() {
+fn the_loss_of_several_answers_is_the_mean_over_their_pairs() {
     let batch = Batch::new();
-    let mut npo = Npo::new();
-    npo.beta = 1e-7;
-    let pairs = Pairs::rejected(4);
     let reference = batch.reference();
-    let (_, ours) = batch.run(|hidden, rows| {
-        let all = PreferenceBatch::new(rows, &pairs).with_reference(&reference);
-        Ok(npo.on((hidden, &batch.head), all)?.loss)
-    });
-    let (_, ascent) = batch.run(|hidden, rows| {
-        figa_loss::linear_loss(hidden, &batch.head, rows, |scores| {
-            Ok((scores.logp()? * scores.weights()).sum(Kind::Double) / 4.0)
+    let run = |pairs: &[(i64, i64)]| {
+        let pairs = Pairs::new(pairs);
+        batch.run(|hidden, rows| {
+            let all = PreferenceBatch::new(rows, &pairs).with_reference(&reference);
+            Ok(Dpo::new().on((hidden, &batch.head), all)?.loss)
         })
-    });
-    assert_abs_diff_eq!(*ours, *ascent, epsilon = 1e-5);
+    };
+    let single = [(1, 0), (1, 2), (1, 3)].map(|pair| run(&[pair]));
+    let loss = single.iter().map(|(loss, _)| loss).sum::<f64>() / 3.0;
+    let gradient = |at: usize| single.iter().map(|(_, gradients)| gradients[at]).sum::<f64>() / 3.0;
+    let gradients = (0..single[0].1.len()).map(gradient).collect();
+    assert_same(&run(&[(1, 0), (1, 2), (1, 3)]), &(loss, gradients));
+}
+
+#[test]
+fn a_factor_of_all_weights_is_a_factor_of_beta_for_sums_and_nothing_for_averages() {
+    let mut batch = Batch::new();
+    let (mut dpo, simpo) = (Dpo::new(), SimPo::new());
+    dpo.beta *= 3.0;
+    let sharper = batch.preference(&dpo);
+    (dpo.beta, dpo.average) = (0.1, true);
+    let averages = [batch.preference(&dpo), batch.preference(&simpo)];
+    batch.weights = &batch.weights * 3.0;
+    assert_same(&batch.preference(&Dpo::new()), &sharper);
+    assert_same(&batch.preference(&dpo), &averages[0]);
+    assert_same(&batch.preference(&simpo), &averages[1]);
+}
+
+#[test]
+fn an_answer_without_rows_has_sums_and_means_of_0() {
+    let mut batch = Batch::new();
+    batch.labels = batch.labels.full_like(IGNORE_INDEX);
+    let (rows, pairs, reference) = (batch.rows(), Pairs::alternating(2), Tensor::zeros([4, 8], F64));
+    let (mut average, mut simpo) = (Dpo::new(), SimPo::new());
+    (average.average, simpo.gamma_beta_ratio) = (true, 0.0);
+    for kind in [Kind::Double, Kind::Float] {
+        let (hidden, head) = (batch.hidden().to_kind(kind), batch.head.to_kind(kind));
+        let all = PreferenceBatch::new(&rows, &pairs).with_reference(&reference);
+        for output in
+            [Dpo::new().on((&hidden, &head), all), average.on((&hidden, &head), all), simpo.on((&hidden, &head), all)]
+        {
+            let loss = output.unwrap().loss;
+            assert_relative_eq!(number(&loss), 2f64.ln(), epsilon = 1e-6);
+            loss.backward();
+        }
+    }
+    assert!(values(&batch.head.grad()).iter().all(|&gradient| gradient == 0.0));
+}
+
+#[test]
+fn a_small_beta_leaves_the_gradient_of_the_sums() {
+    let batch = Batch::new();
+    const BETA: f64 = 1e-7;
+    let (mut dpo, mut npo, mut simnpo) = (Dpo::new(), Npo::new(), SimNpo::new());
+    (dpo.beta, npo.beta, simnpo.beta) = (BETA, BETA, BETA);
+    // What the gradient is taken of: a factor for each sequence's sum or mean.
+    let sums = |factors: [f64; 4], is_mean: bool| {
+        batch.run(|hidden, rows| {
+            figa_loss::linear_loss(hidden, &batch.head, rows, |scores| {
+                let sums = scores.sequence_sums(&(scores.logp()? * scores.weights()))?;
+                let sizes = scores.sequence_sums(scores.weights())?;
+                let values = if is_mean { sums / sizes } else { sums };
+                Ok((values * Tensor::from_slice(&factors)).sum(Kind::Double))
+            })
+        })
+    };
+    let assert_limit = |ours: (f64, Vec<f64>), factor: f64, (_, limit): (f64, Vec<f64>)| {
+        let ours: Vec<f64> = ours.1.iter().map(|gradient| gradient * factor).collect();
+        assert_abs_diff_eq!(*ours, *limit, epsilon = 1e-5);
+        assert!(limit.iter().any(|gradient| gradient.abs() > 1e-3));
+    };
+    assert_limit(batch.preference(&dpo), 1.0 / BETA, sums([0.25, -0.25, 0.25, -0.25], false));
+    let (forget, reference) = (Pairs::rejected(4), batch.reference());
+    let ascent = [0.25; 4];
+    let run = |loss: &dyn Fn(&Tensor, PreferenceBatch<'_>) -> Result<PreferenceOutput>| {
+        batch.run(|hidden, rows| Ok(loss(hidden, PreferenceBatch::new(rows, &forget).with_reference(&reference))?.loss))
+    };
+    assert_limit(run(&|hidden, all| npo.on((hidden, &batch.head), all)), 1.0, sums(ascent, false));
+    assert_limit(run(&|hidden, all| simnpo.on((hidden, &batch.head), all)), 1.0, sums(ascent, true));
 }
 
 #[test]
@@ -211,6 +277,10 @@ fn a_ratio_of_1_gives_the_policy_gradient() {
             Ok(Grpo::new().on_rollout(rollout).with_reduction(mean).on((hidden, &batch.head), rows)?.loss)
         }),
         gradient(&|hidden, rows| Ok(Cispo::new().on_rollout(rollout).on((hidden, &batch.head), rows)?.loss)),
+        gradient(&|hidden, rows| {
+            Ok(Sapo::new().on_rollout(rollout).with_reduction(mean).on((hidden, &batch.head), rows)?.loss)
+        }),
+        gradient(&|hidden, rows| Ok(Dro::new().on_rollout(rollout).on((hidden, &batch.head), rows)?.loss)),
     ] {
         assert_abs_diff_eq!(*gradient, *expected, epsilon = ROUNDING);
     }
@@ -226,6 +296,30 @@ fn a_ratio_of_1_gives_the_policy_gradient() {
     assert_eq!(output.stats.read().unwrap().rewarded.count as usize, rows.len());
     let each = ImportanceSampling::new().on_rollout(rollout).with_reduction(Reduction::None);
     assert!(matches!(each.on((&hidden, &batch.head), &rows), Err(Error::Value { argument: "reduction", .. })));
+}
+
+/// Advantages of single tokens, many rows at a time: a library multiplies each answer's ratios by all answers' advantages.
+#[test]
+fn an_answer_sees_no_advantage_of_another() {
+    let batch = Batch::new();
+    let (advantages, hidden) = (Tensor::randn([4, 8], F64), batch.hidden().detach());
+    let (old, reference) = (batch.reference() + Tensor::randn([4, 8], F64) * 0.2, batch.reference());
+    for ratio in [Ratio::Token, Ratio::Sequence] {
+        let run = |start: i64, len: i64| {
+            let of = |tensor: &Tensor| tensor.narrow(0, start, len);
+            let rows = Rows::of_batch(&of(&batch.labels), &of(&batch.weights), IGNORE_INDEX).unwrap();
+            let hidden = of(&hidden).copy().set_requires_grad(true);
+            let (old, advantages, reference) = (of(&old), of(&advantages), of(&reference));
+            let rollout = Rollout::new(&old, &advantages).with_reference(&reference, 0.04).with_ratio(ratio);
+            let loss = Grpo::new().on_rollout(rollout).with_reduction(Reduction::Sum);
+            let loss = loss.on((&hidden, &batch.head), &rows).unwrap().loss;
+            loss.backward();
+            (number(&loss), values(&hidden.grad()))
+        };
+        let each: Vec<_> = (0..4).map(|answer| run(answer, 1)).collect();
+        let gradients = each.iter().flat_map(|(_, gradient)| gradient.clone()).collect();
+        assert_same(&run(0, 4), &(each.iter().map(|(loss, _)| loss).sum(), gradients));
+    }
 }
 
 #[test]

@@ -8,7 +8,8 @@ use xtask::rust::identifiers;
 use xtask::workspace::{manifest, packages};
 
 /// The words of `cargo mutants`, and keywords.
-const DESCRIPTION: [&str; 9] = ["arm", "delete", "false", "guard", "in", "match", "replace", "true", "with"];
+const DESCRIPTION: [&str; 12] =
+    ["arm", "delete", "false", "field", "from", "guard", "in", "match", "replace", "struct", "true", "with"];
 
 #[test]
 fn accepted_mutants_are_in_functions_that_exist() {

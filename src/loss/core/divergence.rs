@@ -81,7 +81,7 @@ impl Distributions {
         let log_softmax = |logits: &Tensor| -> Result<Tensor> {
             let shared = logits.f_narrow(1, 0, columns)?;
             let shared = if temperature == 1.0 { shared } else { shared.f_div_scalar(temperature)? };
-            Ok(shared.f_log_softmax(-1, None)?)
+            Ok(shared.f_log_softmax(1, None)?)
         };
         let divergence = match divergence {
             Divergence::JensenShannon(0.0) => Divergence::Forward,

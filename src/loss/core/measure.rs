@@ -14,7 +14,7 @@
 use tch::Tensor;
 
 use super::divergence::{Distributions, Reference};
-use super::odds::{Odds, least, pieces, rows_at_a_time, tiny};
+use super::odds::{Odds, least, pieces, rows_at_a_time};
 use super::scores::{Slopes, Stats};
 use crate::error::{Error, Result};
 
@@ -204,12 +204,14 @@ impl<'a> Wide<'a> {
         let part = |tensor: &Tensor| tensor.f_narrow(0, start, len);
         let (ids, log_odds, greatest) = (part(&self.ids)?, part(&self.log_odds)?, part(&self.greatest)?);
         let sum = |tensor: &Tensor| tensor.f_sum_dim_intlist(1, true, None);
-        let over_rest = slopes.f_div(&log_odds.f_neg()?.f_sigmoid()?.f_clamp_min(tiny(x.f_kind()?))?)?;
-        let _ = x.f_exp_()?;
-        let greatest_p = x.f_gather(1, &greatest, false)?;
-        let _ = x.f_mul_(&sum(&over_rest)?.f_neg()?)?;
-        let own = slopes.f_add(&log_odds.f_sigmoid()?.f_mul(&over_rest)?)?;
-        let _ = x.f_scatter_add_(1, &ids, &own)?;
+        // log(1 - p_k). Only the likeliest column makes it small, and p is then as small in all others: both relative to it.
+        let log_rest = log_odds.f_neg()?.f_log_sigmoid()?.f_clamp_min(least(x.f_kind()?))?;
+        let shift = log_rest.f_amin([1], true)?;
+        let greatest_p = x.f_gather(1, &greatest, false)?.f_exp()?;
+        let relative = slopes.f_mul(&shift.f_sub(&log_rest)?.f_exp_()?)?;
+        let _ = x.f_sub_(&shift)?.f_exp_()?.f_mul_(&sum(&relative)?.f_neg()?)?;
+        let over_rest = slopes.f_div(&log_rest.f_exp()?)?;
+        let _ = x.f_scatter_add_(1, &ids, &over_rest)?;
         // In the likeliest column, p may be almost 1 and these sums cancel out: without its own part they do not.
         let is_greatest = ids.f_eq_tensor(&greatest)?;
         let own = sum(&slopes.f_masked_fill(&is_greatest.f_logical_not()?, 0)?)?;
@@ -250,7 +252,7 @@ fn top_entropy(x: &Tensor, k: i64) -> Result<Tensor> {
     for (start, len) in pieces(rows, rows_at_a_time(x.device(), vocab)) {
         let x = x.f_narrow(0, start, len)?;
         let top = if k < vocab { x.f_topk(k, 1, true, false)?.0 } else { x.shallow_clone() };
-        let log_p = top.f_log_softmax(-1, None)?;
+        let log_p = top.f_log_softmax(1, None)?;
         let p = log_p.f_exp()?;
         parts.push(p.f_mul(&log_p.f_clamp_min(least(x.f_kind()?))?)?.f_sum_dim_intlist(1, false, None)?.f_neg()?);
     }

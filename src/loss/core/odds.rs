@@ -49,11 +49,8 @@ impl Odds {
             let _ = x.f_sub_(&greatest)?.f_exp_()?;
             let total = x.f_sum_dim_intlist(1, true, None)?;
             let _ = x.f_scatter_add_(1, &labels, &total.f_neg()?)?;
-            // A label of plus infinity is as wrong as any other column of that size, and with no column left there is
-            // nothing to predict.
-            let nan = label.f_full_like(f64::NAN)?;
-            let is_empty = label.f_isneginf()?.f_logical_and(&total.f_eq(0)?)?;
-            let label = nan.f_where_self(&label.f_isposinf()?.f_logical_or(&is_empty)?, &label)?;
+            // A label of plus infinity is as wrong as any other column of that size.
+            let label = label.f_masked_fill(&label.f_isposinf()?, f64::NAN)?;
             log_odds.push(label.f_sub(&greatest)?.f_sub(&total.f_log()?)?.f_squeeze_dim(1)?);
             totals.push(total);
         }

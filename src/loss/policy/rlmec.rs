@@ -18,7 +18,8 @@ use crate::loss::token_loss::TokenLoss;
 /// ```
 ///
 /// * **Shapes**: the reward `R` is the rollout's advantage; `v`, the weight of supervised learning, has the shape of the
-///   labels. Weights are the mask of the answers' tokens and multiply both terms.
+///   labels. Weights are the mask of the answers' tokens and multiply both terms. Text to learn that is not sampled, as in the
+///   authors' code, is a sequence of its own, with rewards of 0; samples then have a `v` of 0.
 /// * **Default**: ratios between 0.7 and 1.3. The loss has its denominators, so its reduction is
 ///   [`Reduction::Sum`]; micro-batches cannot share them.
 /// * **Bounded**: no.
