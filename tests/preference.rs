@@ -187,7 +187,7 @@ fn an_answer_without_rows_has_sums_and_means_of_0() {
     let (mut average, mut simpo) = (Dpo::new(), SimPo::new());
     (average.average, simpo.gamma_beta_ratio) = (true, 0.0);
     for kind in [Kind::Double, Kind::Float] {
-        let (hidden, head) = (batch.hidden().to_kind(kind), batch.head.to_kind(kind));
+        let (hidden, head) = (batch.hidden().detach().to_kind(kind), batch.head.to_kind(kind));
         let all = PreferenceBatch::new(&rows, &pairs).with_reference(&reference);
         for output in
             [Dpo::new().on((&hidden, &head), all), average.on((&hidden, &head), all), simpo.on((&hidden, &head), all)]
