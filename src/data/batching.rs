@@ -87,8 +87,8 @@ impl Batching {
             let pair = pair?;
             let tokens = self.rows() * self.len(&pair);
             if tokens > self.max_tokens {
-                let (rows, most) = (self.rows(), self.max_tokens);
-                let actual = format!("{most} for a pair of {rows} row(s), together {tokens} tokens");
+                let rows = if self.packed { "1 packed row of" } else { "2 rows, together" };
+                let actual = format!("{} for a pair of {rows} {tokens} tokens", self.max_tokens);
                 return Err(Error::Value { argument: "max_tokens", expected: "room for every pair", actual });
             }
             window.push(pair);
