@@ -1,4 +1,5 @@
 //! Packed answers: losses, gradients and statistics are those of rows of their own.
+#![cfg(all(feature = "data", feature = "torch"))]
 
 use figa_loss::tch::{Device, Kind, Tensor, manual_seed, no_grad};
 use figa_loss::{
