@@ -151,7 +151,7 @@ impl Objective for TopKDistillation<'_> {
         let sum = |values: &Tensor| values.f_sum_dim_intlist(1, false, None);
         let k = match self.tail {
             Tail::Ignored => sum(&kl_terms(&t, &p)?)?,
-            Tail::Renormalised => sum(&kl_terms(&t.f_log_softmax(1, None)?, &p.f_log_softmax(-1, None)?)?)?,
+            Tail::Renormalised => sum(&kl_terms(&t.f_log_softmax(1, None)?, &p.f_log_softmax(1, None)?)?)?,
             Tail::Bucket => {
                 // Rounding may leave a little less than nothing.
                 let least = 1e-12;
