@@ -24,11 +24,13 @@ bench: libtorch ## time alignment, losses and labelling
 	cargo bench --workspace
 
 PYTHON := python3
+BATCHES := 3
 bench-step: libtorch ## compare training steps with those of transformers (Python with torch and transformers)
 	python3 examples/finetune/fetch_model.py $(FINETUNE)/model
 	python3 examples/finetune/fetch_pairs.py $(FINETUNE)/pairs
 	cargo build --release -p figa-cli -p figa-finetune
-	$(PYTHON) benches/step.py $(FINETUNE)/model $(FINETUNE)/pairs/train.jsonl --figa target/release/figa --finetune target/release/finetune
+	$(PYTHON) benches/step.py $(FINETUNE)/model $(FINETUNE)/pairs/train.jsonl --batches $(BATCHES) \
+		--figa target/release/figa --finetune target/release/finetune
 
 gpu: ## run all that needs a GPU, or the same on the CPU with small sizes
 	@python3 scripts/gpu.py
