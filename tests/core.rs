@@ -7,7 +7,7 @@ use approx::{assert_abs_diff_eq, assert_relative_eq};
 use common::{F32, F64, I64, ROUNDING, number, values};
 use figa_loss::tch::{Kind, Tensor, manual_seed, no_grad_guard};
 use figa_loss::{
-    Anchored, CandidateUnlikelihood, Distillation, Divergence, Eaft, FigaLoss, Focal, Grpo, IGNORE_INDEX, Needs,
+    Anchored, Asft, CandidateUnlikelihood, Distillation, Divergence, Eaft, FigaLoss, Focal, Grpo, IGNORE_INDEX, Needs,
     Reduction, Reference, Rollout, Rows, TokenLoss, TopKDistillation, WeightedNll, linear_loss, log_probs, logits_loss,
     rows_loss,
 };
@@ -330,4 +330,11 @@ fn settings_outside_of_their_domains_are_errors() {
     (reference.temperature, reference.divergence) = (1.0, Divergence::JensenShannon(1.5));
     let error = TokenLoss::of(Distillation::new(reference)).on(&logits, &rows).unwrap_err();
     assert_eq!(error.to_string(), "divergence: expected JensenShannon(a number from 0 to 1), got 1.5");
+    let mut asft = Asft::new(Reference::new(&logits));
+    asft.alpha = -1.0;
+    let error = TokenLoss::of(asft).on(&logits, &rows).unwrap_err();
+    assert_eq!(error.to_string(), "alpha: expected a finite number >= 0, got -1");
+    let anchor = TokenLoss::of(Distillation::new(Reference::new(&logits)));
+    let error = Anchored::new(FigaLoss::new(), anchor, -1.0).on(&logits, &rows, &rows).unwrap_err();
+    assert_eq!(error.to_string(), "factor: expected a finite number >= 0, got -1");
 }

@@ -7,8 +7,9 @@ use approx::{assert_abs_diff_eq, assert_relative_eq};
 use common::{F64, I64, ROUNDING, number, values};
 use figa_loss::tch::{Kind, Tensor, manual_seed};
 use figa_loss::{
-    Answers, Cispo, Dpo, Dro, Error, Grpo, IGNORE_INDEX, ImportanceSampling, Ipo, Npo, Pairs, PreferenceBatch,
-    PreferenceLoss, PreferenceOutput, Ratio, Reduction, Result, Rollout, Rows, Sapo, SimNpo, SimPo, log_probs,
+    Answers, Cispo, Cpo, Dpo, Dro, Error, Grpo, IGNORE_INDEX, ImportanceSampling, Ipo, Npo, Orpo, Pairs,
+    PreferenceBatch, PreferenceLoss, PreferenceOutput, Ratio, Reduction, Reference, Result, Rlmec, Rollout, Rows, Sapo,
+    SimNpo, SimPo, Tdpo, log_probs,
 };
 
 const VOCAB: i64 = 9;
@@ -236,7 +237,7 @@ fn a_small_beta_leaves_the_gradient_of_the_sums() {
 fn micro_batches_share_denominators() {
     let batch = Batch::new();
     let reference = batch.reference();
-    let all = batch.preference(&figa_loss::Cpo::new());
+    let all = batch.preference(&Cpo::new());
     let pairs = Pairs::alternating(1);
     let tokens = number(
         &(batch.weights.narrow(1, 2, 6) * batch.labels.narrow(1, 2, 6).ge(0)).slice(0, 1, None, 2).sum(Kind::Double),
@@ -247,7 +248,7 @@ fn micro_batches_share_denominators() {
             let rows = Rows::of_batch(&part(&batch.labels), &part(&batch.weights), IGNORE_INDEX)?;
             let (hidden, reference) = (part(hidden), part(&reference));
             let all = PreferenceBatch::new(&rows, &pairs).with_reference(&reference).with_denominators(2.0, tokens);
-            Ok(figa_loss::Cpo::new().on((&hidden, &batch.head), all)?.loss)
+            Ok(Cpo::new().on((&hidden, &batch.head), all)?.loss)
         };
         Ok(part(0)? + part(2)?)
     });
@@ -351,6 +352,59 @@ fn statistics_count_pairs_and_margins() {
         (none.pairs, none.accuracy, none.mean_margin, none.chosen_logp, none.rejected_logp),
         (0, None, None, None, None)
     );
+}
+
+#[test]
+fn settings_outside_of_their_domains_are_errors() {
+    macro_rules! assert_refused {
+        (|$loss:ident| $run:expr; $($new:expr, $field:ident = $value:expr;)+) => {$({
+            let mut $loss = $new;
+            $loss.$field = $value;
+            let error = $run.unwrap_err();
+            assert!(matches!(error, Error::Value { argument, .. } if argument == stringify!($field)), "{error}");
+        })+};
+    }
+    let batch = Batch::new();
+    let (rows, pairs, reference) = (batch.rows(), Pairs::alternating(2), batch.reference());
+    let logits = Tensor::zeros([4, 8, VOCAB], F64);
+    let all = PreferenceBatch::new(&rows, &pairs).with_reference(&reference);
+    let tdpo = || Tdpo::tdpo2(Reference::new(&logits));
+    assert_refused!(|loss| loss.on(&logits, all);
+        Ipo::new(), beta = 0.0;
+        SimPo::new(), beta = 0.0;
+        SimPo::new(), gamma_beta_ratio = -1.0;
+        SimPo::new(), label_smoothing = -0.1;
+        Cpo::new(), beta = 0.0;
+        Cpo::new(), alpha = -1.0;
+        Cpo::new(), label_smoothing = 0.5;
+        Orpo::new(), lambda = -1.0;
+        tdpo(), beta = 0.0;
+        tdpo(), alpha = Some(-1.0);
+        Npo::new(), beta = 0.0;
+        SimNpo::new(), beta = 0.0;
+        SimNpo::new(), gamma = -1.0;
+    );
+    let rollout = Rollout::new(&reference, &reference);
+    assert_refused!(|loss| loss.on_rollout(rollout).on(&logits, &rows);
+        Grpo::new(), clip_low = -0.1;
+        Grpo::new(), clip_high = -0.1;
+        Cispo::new(), ratio_max = 0.0;
+        Sapo::new(), tau_positive = 0.0;
+        Sapo::new(), tau_negative = 0.0;
+        Dro::new(), beta = -1.0;
+    );
+    assert_refused!(|loss| loss.on_rollout(rollout, &reference).on(&logits, &rows);
+        Rlmec::new(), clip_low = -0.1;
+        Rlmec::new(), clip_high = -0.1;
+    );
+    let error = Grpo::new().on_rollout(rollout.with_reference(&reference, -0.1)).on(&logits, &rows).unwrap_err();
+    assert_eq!(error.to_string(), "beta: expected a finite number >= 0, got -0.1");
+}
+
+#[test]
+fn pairs_are_what_their_names_say() {
+    assert_eq!(Pairs::halves(3), Pairs::new(&[(0, 3), (1, 4), (2, 5)]));
+    assert_eq!(Pairs::alternating(3), Pairs::new(&[(1, 0), (3, 2), (5, 4)]));
 }
 
 #[test]
