@@ -337,4 +337,12 @@ fn settings_outside_of_their_domains_are_errors() {
     let anchor = TokenLoss::of(Distillation::new(Reference::new(&logits)));
     let error = Anchored::new(FigaLoss::new(), anchor, -1.0).on(&logits, &rows, &rows).unwrap_err();
     assert_eq!(error.to_string(), "factor: expected a finite number >= 0, got -1");
+    let columns = Tensor::zeros([2, 4, 3], I64);
+    let top_k = |columns: &Tensor, log_probs: &Tensor| {
+        TokenLoss::of(TopKDistillation::new(columns, log_probs)).on(&logits, &rows).unwrap_err().to_string()
+    };
+    let expected = "log_probs: expected shape [2, 4, 3], that of columns, got ";
+    assert_eq!(top_k(&columns, &Tensor::zeros([2, 4, 2], F32)), format!("{expected}[2, 4, 2]"));
+    assert_eq!(top_k(&columns, &Tensor::new()), format!("{expected}[]"));
+    assert_eq!(top_k(&Tensor::new(), &Tensor::new()), "columns: expected a tensor, got an undefined tensor");
 }

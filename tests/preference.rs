@@ -101,15 +101,14 @@ fn the_rows_of_a_common_prefix_cancel() {
     assert!(all.1.iter().any(|gradient| gradient.abs() > 1e-3));
 
     // Fewer rows are computed, but not where two answers differ in their first token.
-    let logp = |dpo: &Dpo, pairs: &Pairs| {
-        let (rows, reference) = (batch.rows(), batch.reference());
-        let hidden = batch.hidden();
-        let batch_ = PreferenceBatch::new(&rows, pairs).with_reference(&reference);
-        dpo.on((&hidden, &batch.head), batch_).unwrap().stats.read().unwrap().chosen_logp.unwrap()
-    };
-    let (first, second) = (Pairs::new(&[(1, 0)]), Pairs::new(&[(3, 2)]));
-    assert!(logp(&dpo, &first) > logp(&Dpo::new(), &first));
-    assert_eq!(logp(&dpo, &second), logp(&Dpo::new(), &second));
+    fn logp(batch: &Batch, loss: &impl PreferenceLoss, pairs: &[(i64, i64)]) -> f64 {
+        let (rows, pairs, reference, hidden) = (batch.rows(), Pairs::new(pairs), batch.reference(), batch.hidden());
+        let all = PreferenceBatch::new(&rows, &pairs).with_reference(&reference);
+        loss.on((&hidden, &batch.head), all).unwrap().stats.read().unwrap().chosen_logp.unwrap()
+    }
+    assert!(logp(&batch, &dpo, &[(1, 0)]) > logp(&batch, &Dpo::new(), &[(1, 0)]));
+    assert!(logp(&batch, &ipo, &[(1, 0)]) > logp(&batch, &Ipo::new(), &[(1, 0)]));
+    assert_eq!(logp(&batch, &dpo, &[(3, 2)]), logp(&batch, &Dpo::new(), &[(3, 2)]));
     // A token of weight 0 that differs ends the prefix: what follows it has another context.
     let hidden_edit = Batch { weights: batch.weights.copy(), ..Batch::new() };
     let _ = hidden_edit.weights.narrow(1, 4, 1).fill_(0.0);
@@ -178,6 +177,19 @@ fn a_factor_of_all_weights_is_a_factor_of_beta_for_sums_and_nothing_for_averages
     assert_same(&batch.preference(&Dpo::new()), &sharper);
     assert_same(&batch.preference(&dpo), &averages[0]);
     assert_same(&batch.preference(&simpo), &averages[1]);
+}
+
+#[test]
+fn the_likelihood_of_the_chosen_answers_has_a_factor() {
+    let batch = Batch::new();
+    let [without, half, whole] = [0.0, 0.5, 1.0].map(|alpha| {
+        let mut cpo = Cpo::new();
+        cpo.alpha = alpha;
+        batch.preference(&cpo)
+    });
+    let middle = without.1.iter().zip(&whole.1).map(|(a, b)| (a + b) / 2.0).collect();
+    assert_same(&half, &((without.0 + whole.0) / 2.0, middle));
+    assert!(whole.0 > without.0 + 0.1);
 }
 
 #[test]

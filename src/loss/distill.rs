@@ -135,11 +135,13 @@ impl Objective for TopKDistillation<'_> {
     }
 
     fn validate(&self) -> Result<()> {
-        if self.log_probs.defined() && self.columns.defined() && self.log_probs.size() == self.columns.size() {
+        let actual = if self.log_probs.defined() { self.log_probs.size() } else { vec![] };
+        // Columns that are no tensor are found by what the loss needs.
+        if !self.columns.defined() || actual == self.columns.size() {
             return Ok(());
         }
         let (argument, expected) = ("log_probs", format!("{:?}, that of columns", self.columns.size()));
-        Err(Error::Shape { argument, expected, actual: self.log_probs.size() })
+        Err(Error::Shape { argument, expected, actual })
     }
 
     fn terms(&self, scores: &Scores) -> Result<Terms> {

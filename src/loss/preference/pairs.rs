@@ -4,7 +4,7 @@ use tch::{Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::loss::core::row_tensors::send;
-use crate::loss::core::rows::{Rows, Sequence};
+use crate::loss::core::rows::Rows;
 
 /// Pairs of sequences: a chosen and a rejected answer to the same prompt each. A sequence may be in several pairs.
 ///
@@ -87,11 +87,9 @@ impl Pairs {
             let least = skipped[chosen].min(skipped[rejected]);
             (skipped[chosen], skipped[rejected]) = (least, least);
         }
-        let mut kept: Vec<usize> = vec![];
-        for (sequence, Sequence { rows, .. }) in sequences.iter().enumerate() {
-            let is_paired = pairs().any(|(chosen, rejected)| chosen == sequence || rejected == sequence);
-            kept.extend(rows[if is_paired { skipped[sequence] } else { 0 }..].iter().map(|row| row.index));
-        }
+        // A sequence in no pair has no row in the loss.
+        let kept = sequences.iter().zip(&skipped).flat_map(|(sequence, &skipped)| &sequence.rows[skipped..]);
+        let mut kept: Vec<usize> = kept.map(|row| row.index).collect();
         kept.sort_unstable();
         rows.select(&kept)
     }
