@@ -103,6 +103,12 @@ fn rows_of(batch: &PackedTensors) -> Rows {
     Rows::of_targets(&batch.labels, &batch.weights, &batch.outputs, &batch.sequences, IGNORE_INDEX).unwrap()
 }
 
+/// A row in which every token has a label and the weight 1.
+fn example(ids: &[u32]) -> Example {
+    let labels = ids.iter().map(|&id| id.into()).collect();
+    Example::new(ids.to_vec(), labels, vec![1.0; ids.len()], vec![TokenLabel::Kept; ids.len()]).unwrap()
+}
+
 /// Groups of answers that share a prompt, and often more.
 fn groups(seed: u64, answers: std::ops::RangeInclusive<usize>) -> Vec<Vec<Example>> {
     let mut rng = StdRng::seed_from_u64(seed);
@@ -267,10 +273,6 @@ fn packing_loses_no_precision() {
 
 #[test]
 fn every_entry_of_the_mask_matters() {
-    let example = |ids: &[u32]| {
-        let labels = ids.iter().map(|&id| id.into()).collect();
-        Example::new(ids.to_vec(), labels, vec![1.0; ids.len()], vec![TokenLabel::Kept; ids.len()]).unwrap()
-    };
     // No answer has a token twice, as attention does not tell equal values apart. The second row has padding.
     let answers = [&[0, 1, 2, 3, 0][..], &[0, 1, 2, 4, 0], &[0, 1, 5, 3, 6, 0], &[2, 1, 0], &[2, 1, 3]];
     let (first, second) = answers.split_at(3);
@@ -298,10 +300,6 @@ fn every_entry_of_the_mask_matters() {
 
 #[test]
 fn a_window_is_measured_in_positions() {
-    let example = |ids: &[u32]| {
-        let labels = ids.iter().map(|&id| id.into()).collect();
-        Example::new(ids.to_vec(), labels, vec![1.0; ids.len()], vec![TokenLabel::Kept; ids.len()]).unwrap()
-    };
     // Columns 0 1 | 2 3 | 4 5: the third branch continues at position 2.
     let group = vec![example(&[1, 2, 3, 4, 0]), example(&[1, 2, 5, 6, 0])];
     let batch = packed(&[group], |_, _| true);

@@ -97,25 +97,27 @@ impl Batch {
     /// [`Error::Value`] if a list does not have `batch_size * seq_len` entries, [`Error::Torch`] if the device is
     /// out of memory.
     pub fn to_tensors(&self, device: tch::Device) -> Result<BatchTensors> {
+        let size = [self.batch_size, self.seq_len];
         Ok(BatchTensors {
-            input_ids: self.tensor("batch.input_ids", &self.input_ids, device)?,
-            attention_mask: self.tensor("batch.attention_mask", &self.attention_mask, device)?,
-            labels: self.tensor("batch.labels", &self.labels, tch::Device::Cpu)?,
-            weights: self.tensor("batch.weights", &self.weights, tch::Device::Cpu)?,
+            input_ids: padded("batch.input_ids", &self.input_ids, size, device)?,
+            attention_mask: padded("batch.attention_mask", &self.attention_mask, size, device)?,
+            labels: padded("batch.labels", &self.labels, size, tch::Device::Cpu)?,
+            weights: padded("batch.weights", &self.weights, size, tch::Device::Cpu)?,
         })
     }
+}
 
-    fn tensor<T: tch::kind::Element>(
-        &self,
-        argument: &'static str,
-        data: &[T],
-        device: tch::Device,
-    ) -> Result<tch::Tensor> {
-        if self.batch_size.checked_mul(self.seq_len) != Some(data.len()) {
-            let actual = format!("{} entries for {} x {}", data.len(), self.batch_size, self.seq_len);
-            return Err(Error::Value { argument, expected: "batch_size * seq_len entries", actual });
-        }
-        let shape = [self.batch_size as i64, self.seq_len as i64];
-        Ok(tch::Tensor::f_from_slice(data)?.f_reshape(shape)?.f_to_device(device)?)
+/// A list of padded rows as a tensor `[batch_size, seq_len]`.
+#[cfg(feature = "torch")]
+pub(super) fn padded<T: tch::kind::Element>(
+    argument: &'static str,
+    data: &[T],
+    [batch_size, seq_len]: [usize; 2],
+    device: tch::Device,
+) -> Result<tch::Tensor> {
+    if batch_size.checked_mul(seq_len) != Some(data.len()) {
+        let actual = format!("{} entries for {batch_size} x {seq_len}", data.len());
+        return Err(Error::Value { argument, expected: "batch_size * seq_len entries", actual });
     }
+    Ok(tch::Tensor::f_from_slice(data)?.f_reshape([batch_size as i64, seq_len as i64])?.f_to_device(device)?)
 }

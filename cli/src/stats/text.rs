@@ -5,13 +5,13 @@ use super::totals::{ComputedTokens, StatsTotals};
 
 /// All tables; `max_length` is marked in the last one.
 pub fn text(totals: &StatsTotals, max_length: Option<usize>) -> String {
-    let StatsTotals { records, pairs, rejected, blank_lines, unchanged, tokens, active_tokens, .. } = totals;
+    let StatsTotals { records, pairs, rejected, blank_lines, unchanged, active_tokens, .. } = totals;
     let ComputedTokens { separate, packed, revised } = totals.computed;
     format!(
         "{records} records and {blank_lines} blank lines read: {pairs} pairs, {rejected} rejected\n\
-         pairs without a change: {unchanged}; active: {} of {tokens} tokens\n\
+         pairs without a change: {unchanged}; active: {} of {separate} tokens\n\
          tokens to compute: {separate} in two rows a pair, {packed} packed ({}), {revised} in the revised rows alone\n\n{}{}{}",
-        share(*active_tokens, *tokens),
+        share(*active_tokens, separate),
         share(packed, separate),
         distributions(totals),
         labels(totals),
@@ -55,7 +55,7 @@ fn truncation(totals: &StatsTotals, max_length: Option<usize>) -> String {
             loss.rows_cut.to_string(),
             share(loss.rows_cut, 2 * totals.pairs),
             loss.tokens_lost.to_string(),
-            share(loss.tokens_lost, totals.tokens),
+            share(loss.tokens_lost, totals.computed.separate),
             loss.active_tokens_lost.to_string(),
             share(loss.active_tokens_lost, totals.active_tokens),
             loss.pairs_without_active_tokens.to_string(),

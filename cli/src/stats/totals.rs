@@ -41,8 +41,6 @@ pub struct StatsTotals {
     pub truncation: Vec<TruncationLoss>,
     pub computed: ComputedTokens,
     #[serde(skip)]
-    pub tokens: u64,
-    #[serde(skip)]
     pub active_tokens: u64,
 }
 
@@ -86,7 +84,6 @@ impl StatsTotals {
             labels: ANSWER_LABELS.map(label),
             truncation: max_lengths.iter().map(loss).collect(),
             computed: ComputedTokens::default(),
-            tokens: 0,
             active_tokens: 0,
         }
     }
@@ -94,7 +91,6 @@ impl StatsTotals {
     pub fn add(&mut self, pair: &PairMeasure) {
         self.pairs += 1;
         self.unchanged += u64::from(pair.changed_tokens() == 0);
-        self.tokens += pair.tokens() as u64;
         self.active_tokens += pair.active_tokens() as u64;
         self.computed.separate += pair.tokens() as u64;
         self.computed.packed += pair.packed as u64;

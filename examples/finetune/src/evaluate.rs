@@ -23,7 +23,8 @@ const SHOWN_ANSWERS: usize = 10;
 pub struct Evaluator {
     data: Dataset,
     pairs: Vec<EncodedPair>,
-    control: Vec<Example>,
+    /// Rows by themselves, each a group.
+    control: Vec<Vec<Example>>,
     /// The number of pairs to answer greedily.
     answers: usize,
     /// Pairs per forward pass.
@@ -37,7 +38,7 @@ pub struct Evaluator {
 impl Evaluator {
     /// An evaluator on the encoded pairs of `data` and the token ids of a control text.
     pub fn new(data: Dataset, pairs: Vec<EncodedPair>, control: &[u32], encoder: &Encoder, args: &Args) -> Self {
-        let control = text_rows(control, args.max_length);
+        let control = text_rows(control, args.max_length).into_iter().map(|row| vec![row]).collect();
         let answers = args.answers.min(pairs.len());
         let (pad_id, stop_ids) = (encoder.eos_id(), encoder.stop_ids(&pairs));
         Self { data, pairs, control, answers, batch: args.micro_batch, layout: args.layout(), pad_id, stop_ids }
@@ -76,11 +77,10 @@ impl Evaluator {
 
     fn control_nll(&self, model: &Llama) -> Result<Mean> {
         let mut mean = Mean::default();
-        for rows in self.control.chunks(2 * self.batch) {
+        for groups in self.control.chunks(2 * self.batch) {
             // Nothing predicts the first token of a row.
-            let tokens = rows.iter().map(|row| row.len() - 1).sum();
-            let groups: Vec<Vec<Example>> = rows.iter().map(|row| vec![row.clone()]).collect();
-            mean.add_many(self.token_nll(model, &groups)?.iter().flatten().sum(), tokens);
+            let tokens = groups.iter().flatten().map(|row| row.len() - 1).sum();
+            mean.add_many(self.token_nll(model, groups)?.iter().flatten().sum(), tokens);
         }
         Ok(mean)
     }

@@ -78,7 +78,10 @@ impl<'a> Experiment<'a> {
             evaluator = Some(Evaluator::new(data, pairs, &control, &encoder, args));
         }
         let model = Llama::load(&base, device, kind, args.freeze_below)?;
-        inputs.add_files("--model", &[model_files(&base)?, shards(&base)?].concat())?;
+        // A profile is never resumed.
+        if !args.profile {
+            inputs.add_files("--model", &[model_files(&base)?, shards(&base)?].concat())?;
+        }
         let base_kinds = model.source_kinds.clone();
         Ok((Self { args, base, base_kinds, device, kind, encoder, data, evaluator, inputs }, model))
     }
@@ -121,15 +124,15 @@ impl<'a> Experiment<'a> {
     /// `base_model` is loaded if it is `None`.
     pub fn add_reference(&self, rows: &mut [Vec<Row>], base_model: Option<&Llama>) -> Result<()> {
         let path = self.args.out()?.join(reference::FILE);
-        if !path.exists() {
-            let model = match base_model {
-                Some(model) => model,
-                None => &self.load(&self.base)?,
-            };
-            reference::compute(model, rows, self.args.micro_batch, self.args.layout(), self.encoder.eos_id())?;
-            reference::write(&path, rows)?;
+        if path.exists() {
+            return reference::read(&path, rows);
         }
-        reference::read(&path, rows)
+        let model = match base_model {
+            Some(model) => model,
+            None => &self.load(&self.base)?,
+        };
+        reference::compute(model, rows, self.args.micro_batch, self.args.layout(), self.encoder.eos_id())?;
+        reference::write(&path, rows)
     }
 
     /// The facts at the top of the report.

@@ -3,16 +3,15 @@
 use anyhow::{Context, Result};
 use figa_loss::tch::{self, Device, Kind, Tensor};
 use figa_loss::{
-    Anchored, Distillation, Example, FigaLoss, IGNORE_INDEX, LossOutput, LossStats, LossSummary, ModelOutput,
-    PackedTensors, PreferenceBatch, PreferenceStats, PreferenceSummary, Reduction, Reference, Rows, TokenLoss,
-    log_probs,
+    Anchored, Distillation, Example, FigaLoss, LossOutput, LossStats, LossSummary, ModelOutput, PreferenceBatch,
+    PreferenceStats, PreferenceSummary, Reduction, Reference, TokenLoss, log_probs,
 };
 
 use crate::adamw::AdamW;
 use crate::clock::{Clock, Seconds};
 use crate::llama::Llama;
 use crate::method::{Base, Loss, Method, Tokens};
-use crate::rows::{Batch, Layout, Row};
+use crate::rows::{Batch, Layout, Row, rows_of};
 
 /// Gradients with a larger norm are scaled down to it.
 const MAX_GRAD_NORM: f64 = 1.0;
@@ -32,8 +31,7 @@ pub fn token_log_probs(model: &Llama, groups: &[Vec<Example>], layout: Layout, p
     let mut lists: Vec<Vec<f32>> = groups.iter().flatten().map(|answer| vec![0.0; answer.len()]).collect();
     let batch = layout.pack(groups, pad_id, Example::is_active);
     let tensors = batch.to_tensors(model.device())?;
-    let PackedTensors { labels, weights, outputs, sequences, .. } = &tensors;
-    let rows = Rows::of_targets(labels, weights, outputs, sequences, IGNORE_INDEX)?;
+    let rows = rows_of(&tensors, &tensors.weights)?;
     if rows.is_empty() {
         return Ok(lists);
     }

@@ -1,7 +1,7 @@
 //! The rows of a method, and how they become a batch.
 
 use figa_loss::tch::{Device, Tensor};
-use figa_loss::{Example, IGNORE_INDEX, PackedBatch, PackedInputs, Pairs, Result, Rows, pack};
+use figa_loss::{Example, IGNORE_INDEX, PackedBatch, PackedInputs, PackedTensors, Pairs, Result, Rows, pack};
 
 /// A row to train on.
 #[derive(Debug, Clone)]
@@ -15,9 +15,9 @@ pub struct Row {
 }
 
 impl Row {
-    /// Whether a token has a weight, in the loss or in the anchor.
+    /// Whether any token has a weight, in the loss or in the anchor. Nothing predicts the first one.
     pub fn matters(&self) -> bool {
-        self.example.active().any(|active| active) || self.anchored().next().is_some()
+        (1..self.example.len()).any(|at| self.is_needed(at))
     }
 
     /// Whether a token has a weight, in the loss or in the anchor.
@@ -65,6 +65,11 @@ impl Layout {
     }
 }
 
+/// The targets of a batch as the rows of a loss.
+pub fn rows_of(batch: &PackedTensors, weights: &Tensor) -> Result<Rows> {
+    Rows::of_targets(&batch.labels, weights, &batch.outputs, &batch.sequences, IGNORE_INDEX)
+}
+
 /// Rows as tensors, and what a loss has to know of them.
 pub struct Batch {
     pub inputs: PackedInputs,
@@ -89,13 +94,11 @@ impl Batch {
         };
         let (anchor, reference) = (of_targets(|row| &row.anchor)?, of_targets(|row| &row.reference)?);
         let tensors = batch.to_tensors(device)?;
-        let rows =
-            |weights| Rows::of_targets(&tensors.labels, weights, &tensors.outputs, &tensors.sequences, IGNORE_INDEX);
         Ok(Self {
             inputs: tensors.inputs()?,
             computed: batch.input_ids.len(),
-            rows: rows(&tensors.weights)?,
-            anchor: rows(&anchor)?,
+            rows: rows_of(&tensors, &tensors.weights)?,
+            anchor: rows_of(&tensors, &anchor)?,
             pairs: Pairs::alternating(pairs.len() as i64),
             reference,
         })

@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::{PackedBatch, pack};
+use crate::data::collate::padded;
 use crate::data::example::Example;
 use crate::error::{Error, Result};
 use crate::weights::IGNORE_INDEX;
@@ -59,18 +60,11 @@ impl PackedBatch {
     /// # Errors
     /// [`Error::Value`] if a list does not have `batch_size * seq_len` entries, [`Error::Torch`] if the device is out of memory.
     pub fn to_tensors(&self, device: Device) -> Result<PackedTensors> {
-        let shape = [self.batch_size as i64, self.seq_len as i64];
-        let columns = |argument, list: &[i64]| {
-            if list.len() != self.batch_size * self.seq_len {
-                let actual = format!("{} entries for {} x {}", list.len(), self.batch_size, self.seq_len);
-                return Err(Error::Value { argument, expected: "batch_size * seq_len entries", actual });
-            }
-            Ok(Tensor::f_from_slice(list)?.f_reshape(shape)?.f_to_device(device)?)
-        };
+        let size = [self.batch_size, self.seq_len];
         Ok(PackedTensors {
-            input_ids: columns("batch.input_ids", &self.input_ids)?,
-            position_ids: columns("batch.position_ids", &self.position_ids)?,
-            visible_until: columns("batch.visible_until", &self.visible_until)?,
+            input_ids: padded("batch.input_ids", &self.input_ids, size, device)?,
+            position_ids: padded("batch.position_ids", &self.position_ids, size, device)?,
+            visible_until: padded("batch.visible_until", &self.visible_until, size, device)?,
             has_branches: self.has_branches,
             labels: Tensor::f_from_slice(&self.labels)?,
             weights: Tensor::f_from_slice(&self.weights)?,

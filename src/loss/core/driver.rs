@@ -19,7 +19,7 @@ use tch::{Device, Kind, Tensor};
 use super::autocast::{AutocastOff, autocast_kind};
 use super::objective::{Numbers, Objective};
 use super::pass::Pass;
-use super::row_tensors::{RowTensors, send};
+use super::row_tensors::{RowTensors, send_list};
 use super::rows::Rows;
 use super::scores::{Needs, Scores};
 use super::source::{ModelOutput, Source};
@@ -227,7 +227,7 @@ fn decide(prepared: &Prepared<'_>, objective: &dyn Objective, request: &Request<
         let scores = Scores::new(some, stats, false);
         let numbers = Numbers::new(&scores, objective.terms(&scores)?)?;
         let indices: Vec<i64> = undecided.iter().map(|&index| index as i64).collect();
-        let indices = send(&Tensor::f_from_slice(&indices)?, source.device())?;
+        let indices = send_list(&indices, source.device())?;
         counted = counted.f_index_copy_(0, &indices, &numbers.counted)?;
         if on_cpu {
             let mask = Vec::<bool>::try_from(&counted)?;

@@ -66,8 +66,13 @@ impl RowTensors {
     }
 }
 
+/// Sends a list to a device, without waiting for it.
+pub(in crate::loss) fn send_list(list: &[i64], device: Device) -> Result<Tensor> {
+    send(&Tensor::f_from_slice(list)?, device)
+}
+
 /// Sends a tensor to a device, without waiting for it if the tensor is on the host.
-pub(in crate::loss) fn send(tensor: &Tensor, device: Device) -> Result<Tensor> {
+pub(super) fn send(tensor: &Tensor, device: Device) -> Result<Tensor> {
     // A copy to the host that is not waited for would be read before it is complete.
     let non_blocking = tensor.device() == Device::Cpu;
     Ok(tensor.f_to_device_(device, tensor.f_kind()?, non_blocking, false)?)

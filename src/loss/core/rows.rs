@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 use super::inputs::{check_labels, check_numbers};
-use super::row_tensors::{RowTensors, send};
+use super::row_tensors::{RowTensors, send, send_list};
 use crate::error::{Error, Result};
 
 /// The rows of a loss: each predicts one token, the label, from the model's output at one position, and has a weight.
@@ -331,13 +331,12 @@ impl Rows {
 
     /// Sends the rows to a device, without waiting for it.
     pub(super) fn to_device(&self, device: Device, kind: Kind) -> Result<RowTensors> {
-        let send_list = |list: &[i64]| send(&Tensor::f_from_slice(list)?, device);
         Ok(RowTensors {
-            tokens: send_list(&self.tokens)?,
-            labels: send_list(&self.labels)?,
+            tokens: send_list(&self.tokens, device)?,
+            labels: send_list(&self.labels, device)?,
             weights: send(&Tensor::f_from_slice(&self.weights)?.f_to_kind(kind)?, device)?,
-            positions: send_list(&self.positions)?,
-            sequences: send_list(&self.sequences)?,
+            positions: send_list(&self.positions, device)?,
+            sequences: send_list(&self.sequences, device)?,
             batch: self.batch.clone(),
         })
     }

@@ -3,7 +3,7 @@
 use tch::{Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::loss::core::row_tensors::send;
+use crate::loss::core::row_tensors::send_list;
 use crate::loss::core::rows::Rows;
 
 /// Pairs of sequences: a chosen and a rejected answer to the same prompt each. A sequence may be in several pairs.
@@ -63,8 +63,7 @@ impl Pairs {
     }
 
     pub(super) fn to_device(&self, device: Device) -> Result<(Tensor, Tensor)> {
-        let send_list = |list: &[i64]| send(&Tensor::f_from_slice(list)?, device);
-        Ok((send_list(&self.chosen)?, send_list(&self.rejected)?))
+        Ok((send_list(&self.chosen, device)?, send_list(&self.rejected, device)?))
     }
 
     /// The rows without those that both answers of a pair begin with: in front of the first label or weight that differs.
