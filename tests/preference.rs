@@ -134,6 +134,54 @@ fn an_answer_in_several_pairs_skips_what_all_of_them_have_in_common() {
 }
 
 #[test]
+fn pairs_may_be_computed_together_or_apart() {
+    let batch = Batch::new();
+    let reference = batch.reference();
+    fn check(batch: &Batch, reference: &Tensor, loss: &impl PreferenceLoss, pairs: &Pairs) {
+        // All rows in one chunk, a pair a chunk, and chunks that are smaller than a pair.
+        let runs = [None, Some(24), Some(13), Some(12), Some(11), Some(1)].map(|chunk_rows| {
+            let mut stats = None;
+            let numbers = batch.run(|hidden, rows| {
+                let all = PreferenceBatch::new(rows, pairs).with_reference(reference);
+                let all = chunk_rows.map_or(all, |rows| all.with_chunk_rows(rows));
+                let output = loss.on((hidden, &batch.head), all)?;
+                stats = Some(output.stats.read()?);
+                Ok(output.loss)
+            });
+            (numbers, stats.unwrap())
+        });
+        let from_logits = batch.run(|hidden, rows| {
+            let all = PreferenceBatch::new(rows, pairs).with_reference(reference);
+            Ok(loss.on(&hidden.matmul(&batch.head.tr()), all)?.loss)
+        });
+        let [(first, first_stats), others @ ..] = runs;
+        assert_same(&from_logits, &first);
+        assert!(first.1.iter().any(|gradient| gradient.abs() > 1e-3));
+        for (numbers, stats) in others {
+            assert_same(&numbers, &first);
+            assert_eq!(stats.pairs, first_stats.pairs);
+            assert_relative_eq!(
+                stats.mean_margin.unwrap(),
+                first_stats.mean_margin.unwrap(),
+                max_relative = ROUNDING,
+                epsilon = ROUNDING
+            );
+        }
+    }
+    let (with_nll, tdpo_hidden) = (Cpo::new(), batch.hidden().detach() * 0.7);
+    let tdpo = Tdpo::tdpo2(Reference::new((&tdpo_hidden, &batch.head)));
+    // Of neighbours, of others, of some, and pairs that share an answer.
+    for pairs in [&[(1, 0), (3, 2)][..], &[(3, 0), (1, 2)], &[(2, 1)], &[(3, 0), (1, 2), (1, 0)], &[(1, 0), (1, 0)]] {
+        let pairs = Pairs::new(pairs);
+        check(&batch, &reference, &Dpo::new(), &pairs);
+        check(&batch, &reference, &with_nll, &pairs);
+        check(&batch, &reference, &tdpo, &pairs);
+    }
+    check(&batch, &reference, &Npo::new(), &Pairs::rejected(4));
+    check(&batch, &reference, &SimNpo::new(), &Pairs::rejected(2));
+}
+
+#[test]
 fn equal_answers_have_a_loss_of_ln_2_and_no_gradient() {
     let mut batch = Batch::new();
     batch.ids = batch.ids.narrow(0, 0, 1).expand([4, 8], false).contiguous();

@@ -10,11 +10,11 @@ use super::core::source::ModelOutput;
 use crate::error::Result;
 
 /// Any loss of the log-probabilities of the rows' labels, from hidden states and a head: the closure computes it by
-/// ordinary operations on [`Scores`], and the gradient reaches `hidden` and the head through a second pass over the rows.
+/// ordinary operations on [`Scores`], and the gradient reaches `hidden` and the head.
 ///
-/// Four matrix products on the rows, where a loss that is a sum over rows takes three ([`TokenLoss`](crate::TokenLoss)). Rows
-/// on which the loss does not depend are left out of the second pass (on a CPU). The memory is that of
-/// [`TokenLoss::forward_linear`](crate::TokenLoss::forward_linear).
+/// Logits of many rows are computed twice, in chunks: four matrix products on the rows, where a loss that is a sum over rows
+/// takes three ([`TokenLoss`](crate::TokenLoss)). Rows on which the loss does not depend are left out the second time (on a
+/// CPU). The memory is that of [`TokenLoss::forward_linear`](crate::TokenLoss::forward_linear).
 ///
 /// ```
 /// use figa_loss::{IGNORE_INDEX, Rows, linear_loss, tch::{Device, Kind, Tensor}};
@@ -71,7 +71,7 @@ pub fn rows_loss<'a>(
     needs: Needs<'_>,
     loss: impl FnOnce(&Scores) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    Ok(run_closure(output.into(), rows, &needs, None, |scores| Ok((loss(scores)?, ())))?.0)
+    Ok(run_closure(output.into(), rows, &needs, |scores| Ok((loss(scores)?, ())))?.0)
 }
 
 /// The log-probabilities of the rows' labels under a model, in the shape of the labels and 0 elsewhere: what a loss wants to
@@ -96,5 +96,5 @@ pub fn log_probs<'a>(output: impl Into<ModelOutput<'a>>, rows: &Rows) -> Result<
         let log_probs = scores.scatter(&scores.logp()?)?;
         Ok((log_probs.f_sum(None::<Kind>)?, log_probs))
     };
-    Ok(run_closure(output.into(), rows, &Needs::new(), None, all)?.1)
+    Ok(run_closure(output.into(), rows, &Needs::new(), all)?.1)
 }

@@ -59,7 +59,8 @@ pub enum Ratio {
     /// Each token.
     #[default]
     Token,
-    /// Each answer, as in GSPO (arXiv 2507.18071): the geometric mean over its tokens, weighted by the mask. It takes two passes.
+    /// Each answer, as in GSPO (arXiv 2507.18071): the geometric mean over its tokens, weighted by the mask. It takes
+    /// one pass if all logits fit into two chunks, else two.
     Sequence,
 }
 

@@ -24,7 +24,7 @@ pub use reference_free::{Cpo, Orpo, SimPo};
 pub use stats::{PreferenceStats, PreferenceSummary};
 pub use with_reference::{Dpo, Ipo, Tdpo};
 
-use super::core::driver::run_closure;
+use super::core::driver::run_groups;
 use super::core::inputs::greater_than_0;
 use super::core::odds::tiny;
 use super::core::rows::Rows;
@@ -127,7 +127,7 @@ pub struct Answers {
     pub rejected: AnswerSums,
 }
 
-/// A loss of pairs of answers, computed in two passes over the rows of both.
+/// A loss of pairs of answers, which depends on both answers of a pair and not on other pairs.
 ///
 /// ```
 /// use figa_loss::{AnswerSums, Answers, IGNORE_INDEX, Pairs, PreferenceBatch, PreferenceLoss, PreferenceOutput, Result, Rows};
@@ -240,26 +240,24 @@ fn run(loss: &impl PreferenceLoss, output: ModelOutput<'_>, batch: PreferenceBat
     }
     let remaining = loss.skips_common_prefix().then(|| pairs.without_common_prefix(rows));
     let rows = remaining.as_ref().unwrap_or(rows);
-    let (loss, stats) = run_closure(output, rows, &loss.needs(), chunk_rows, |scores| {
+    let sizes = rows.sizes();
+    let (pairs_of_step, tokens_of_step) = denominators.unwrap_or_else(|| pairs.denominators(&sizes));
+    let group_of = pairs.groups(sizes.len(), loss.is_paired());
+    let (sum, stats) = run_groups(output, rows, &loss.needs(), chunk_rows, &group_of, &mut |groups, scores| {
         let sums = Sums::new(scores, reference)?;
+        let pairs = pairs.of_groups(&group_of, &groups);
         let (chosen, rejected) = pairs.to_device(scores.weights().device())?;
         let answers = Answers { chosen: sums.of(&chosen)?, rejected: sums.of(&rejected)? };
         let losses = loss.losses(&answers)?;
         let kind = losses.f_kind()?;
-        let count = denominators.map_or(losses.numel().max(1) as f64, |(pairs, _)| pairs);
-        let mut sum = losses.f_sum(kind)?.f_div_scalar(count)?;
+        let mut sum = losses.f_sum(kind)?.f_div_scalar(pairs_of_step)?;
         if loss.nll_factor() != 0.0 {
-            let of_chosen = &answers.chosen;
-            let tokens = match denominators {
-                Some((_, tokens)) => Tensor::f_full([], tokens, (kind, sum.device()))?,
-                None => of_chosen.size.f_sum(kind)?,
-            };
-            sum = sum.f_sub(&of_chosen.logp.f_sum(kind)?.f_div(&tokens)?.f_mul_scalar(loss.nll_factor())?)?;
+            let nll = answers.chosen.logp.f_sum(kind)?.f_neg()?.f_div_scalar(tokens_of_step)?;
+            sum = sum.f_add(&nll.f_mul_scalar(loss.nll_factor())?)?;
         }
-        let margin = loss.margin(&answers)?;
-        Ok((sum, PreferenceStats::new(&margin, &answers)?))
+        Ok((sum, PreferenceStats::new(&loss.margin(&answers)?, &answers)?))
     })?;
-    Ok(PreferenceOutput { loss, stats })
+    Ok(PreferenceOutput { loss: sum, stats: PreferenceStats::sum(&stats)? })
 }
 
 /// The sums over each sequence.

@@ -5,14 +5,16 @@
 //! this gradient. How the loss changes with the few numbers of each row is taken by autograd, from the loss's own
 //! operations on them.
 //!
-//! An objective that is local to a row takes one pass over the logits: chunk by chunk, numbers, slopes, gradient. Where the
-//! loss needs all rows at once, a first pass computes the numbers, and a second one the gradient.
+//! An objective that is local to a row takes one pass over the logits: chunk by chunk, numbers, slopes, gradient. Where a
+//! loss needs several rows at once, such as all those of a pair of answers, they make a group. Groups that fit into a chunk
+//! take one pass as well; if one does not, a first pass computes the numbers of all rows, and a second one the gradient.
 //!
 //! Rows of slope 0 have no gradient. On a CPU they are left out of what follows; on a GPU, finding them would mean waiting
 //! for it. From logits on a CPU, and where a reduction has to know how many rows count, the rows that may be skipped are
 //! decided first.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
@@ -70,7 +72,7 @@ pub(in crate::loss) fn run(
     let factors = factors.map(|factors| factors.f_narrow(0, 0, computed)).transpose()?;
     let pass = prepared.pass(&narrowed)?;
     let mut parts = vec![];
-    let surrogates = pass.gradients(request.per_row, &mut |(start, len), stats, is_tracked| {
+    let surrogates = pass.gradients(request.per_row, &pass.pieces()?, &mut |(start, len), stats, is_tracked| {
         let scores = Scores::new(narrowed.narrow(start, len)?, stats, is_tracked);
         let mut terms = objective.terms(&scores)?;
         if let Some(factors) = &factors {
@@ -92,43 +94,74 @@ pub(in crate::loss) fn run(
     Ok(Outcome { rows, numbers, values, surrogate: surrogates.sum })
 }
 
-/// In two passes.
+/// With terms that depend on all rows.
 fn joint(prepared: &Prepared<'_>, objective: &dyn Objective, request: &Request<'_>) -> Result<Outcome> {
     if request.per_row {
         let expected = "a reduction to one number, for a loss whose terms depend on other rows";
         return Err(Error::Value { argument: "reduction", expected, actual: "None".into() });
     }
-    let (scores, is_tracked) = prepared.scores()?;
-    let rows = scores.rows().shallow_clone();
-    let mut terms = objective.terms(&scores)?;
-    if let Some(factors) = request.factors {
-        let counted = terms.counted_mask()?;
-        terms.value = terms.value.f_mul(&factors(&rows, &counted)?)?;
-    }
-    let surrogate = prepared.second_pass(is_tracked, &scores, &terms.value.f_sum(None)?)?;
-    let numbers = Numbers::new(&scores, terms)?;
+    let (parts, surrogate) = prepared.losses(&[prepared.rows.len() as i64], &mut |_, scores| {
+        let rows = scores.rows().shallow_clone();
+        let mut terms = objective.terms(scores)?;
+        if let Some(factors) = request.factors {
+            let counted = terms.counted_mask()?;
+            terms.value = terms.value.f_mul(&factors(&rows, &counted)?)?;
+        }
+        Ok((terms.value.f_sum(None)?, (rows, Numbers::new(scores, terms)?)))
+    })?;
+    let (_, (rows, numbers)) = parts.into_iter().next().expect("one group");
     Ok(Outcome { rows, values: numbers.value.shallow_clone(), numbers, surrogate })
 }
 
-/// The loss that a closure computes from what is known of the rows, in two passes.
+/// The loss that a closure computes from what is known of the rows.
 pub(in crate::loss) fn run_closure<T>(
     output: ModelOutput<'_>,
     rows: &Rows,
     needs: &Needs<'_>,
-    chunk_rows: Option<i64>,
     loss: impl FnOnce(&Scores) -> Result<(Tensor, T)>,
 ) -> Result<(Tensor, T)> {
-    let prepared = Prepared::new(output, rows, needs, &Request { chunk_rows, ..Request::default() })?;
+    let prepared = Prepared::new(output, rows, needs, &Request::default())?;
     let _autocast = AutocastOff::new(prepared.autocast);
-    let (scores, is_tracked) = prepared.scores()?;
-    let (loss, more) = loss(&scores)?;
-    if loss.numel() != 1 {
-        return Err(Error::Shape { argument: "loss", expected: "[], a single number".into(), actual: loss.size() });
-    }
-    let surrogate = prepared.second_pass(is_tracked, &scores, &loss)?;
+    let mut loss = Some(loss);
+    let (parts, surrogate) = prepared.losses(&[prepared.rows.len() as i64], &mut |_, scores| {
+        let loss = loss.take().expect("one group");
+        let (loss, more) = loss(scores)?;
+        if loss.numel() != 1 {
+            return Err(Error::Shape { argument: "loss", expected: "[], a single number".into(), actual: loss.size() });
+        }
+        Ok((loss, more))
+    })?;
+    let (loss, more) = parts.into_iter().next().expect("one group");
     // What else the closure used keeps its gradient.
     Ok((loss.f_add(&surrogate.f_reshape(loss.size())?)?, more))
 }
+
+/// The sum of the losses of groups of rows, each of which depends on the rows of its group alone. `group_of` says which group
+/// the rows of each sequence are in; those of other sequences have no part in the loss. The closure computes the sum over some
+/// groups from what is known of their rows, and something to know of each of these sums.
+pub(in crate::loss) fn run_groups<T>(
+    output: ModelOutput<'_>,
+    rows: &Rows,
+    needs: &Needs<'_>,
+    chunk_rows: Option<i64>,
+    group_of: &[Option<usize>],
+    loss: LossOfGroups<'_, T>,
+) -> Result<(Tensor, Vec<T>)> {
+    let mut prepared = Prepared::new(output, rows, needs, &Request { chunk_rows, ..Request::default() })?;
+    let _autocast = AutocastOff::new(prepared.autocast);
+    let (rows, sizes) = prepared.rows.by_group(group_of);
+    prepared.rows = Cow::Owned(rows);
+    let (parts, mut sum) = prepared.losses(&sizes, loss)?;
+    let mut all = vec![];
+    for (loss, more) in parts {
+        sum = sum.f_add(&loss)?;
+        all.push(more);
+    }
+    Ok((sum, all))
+}
+
+/// The sum over some groups, and something to know of it.
+type LossOfGroups<'a, T> = &'a mut dyn FnMut(Range<usize>, &Scores) -> Result<(Tensor, T)>;
 
 /// Arguments that have been checked.
 struct Prepared<'a> {
@@ -168,14 +201,30 @@ impl<'a> Prepared<'a> {
         rows.to_device(self.source.device(), self.source.compute_kind()?)
     }
 
-    /// What is known of all rows, and whether a gradient is wanted of them.
-    fn scores(&self) -> Result<(Scores, bool)> {
+    /// The losses of groups of rows, and a scalar of value 0 that has the gradient of their sum. The groups follow each other,
+    /// each with so many rows.
+    fn losses<T>(&self, groups: &[i64], loss: LossOfGroups<'_, T>) -> Result<(Vec<(Tensor, T)>, Tensor)> {
         let rows = self.to_device(&self.rows)?;
-        let (stats, is_tracked) = {
-            let pass = self.pass(&rows)?;
-            (pass.stats()?, pass.is_tracked()?)
+        let pass = self.pass(&rows)?;
+        let is_tracked = pass.is_tracked()?;
+        let chunks = if is_tracked { chunks_of_groups(groups, pass.rows_of_group()?) } else { None };
+        let Some(chunks) = chunks else {
+            let scores = Scores::new(rows.shallow_clone(), pass.stats()?, is_tracked);
+            let (loss, more) = loss(0..groups.len(), &scores)?;
+            let surrogate = self.second_pass(is_tracked, &scores, &loss)?;
+            return Ok((vec![(loss, more)], surrogate));
         };
-        Ok((Scores::new(rows, stats, is_tracked), is_tracked))
+        let pieces: Vec<(i64, i64)> = chunks.iter().map(|chunk| chunk.rows).collect();
+        let (mut chunks, mut parts) = (chunks.into_iter(), vec![]);
+        let surrogates = pass.gradients(false, &pieces, &mut |(start, len), stats, is_tracked| {
+            let scores = Scores::new(rows.narrow(start, len)?, stats, is_tracked);
+            let groups = chunks.next().expect("a chunk for each piece").groups;
+            let (loss, more) = loss(groups, &scores)?;
+            let slopes = is_tracked.then(|| scores.slopes(&loss, true)).transpose()?;
+            parts.push((loss, more));
+            Ok(slopes)
+        })?;
+        Ok((parts, surrogates.sum))
     }
 
     /// The gradient of a sum that was computed from the scores of all rows.
@@ -192,9 +241,34 @@ impl<'a> Prepared<'a> {
             }
         }
         let pass = self.pass(&rows)?;
-        let surrogates = pass.gradients(false, &mut |(start, len), _, _| Ok(Some(slopes.narrow(start, len)?)))?;
-        Ok(surrogates.sum)
+        let take = &mut |(start, len), _, _| Ok(Some(slopes.narrow(start, len)?));
+        Ok(pass.gradients(false, &pass.pieces()?, take)?.sum)
     }
+}
+
+/// Groups whose rows are computed together.
+struct Chunk {
+    groups: Range<usize>,
+    /// Start and length.
+    rows: (i64, i64),
+}
+
+/// Chunks of as many groups as fit into `most` rows; at least one. `None` if a group does not fit.
+fn chunks_of_groups(groups: &[i64], most: i64) -> Option<Vec<Chunk>> {
+    let mut chunks = vec![Chunk { groups: 0..0, rows: (0, 0) }];
+    for (group, &size) in groups.iter().enumerate() {
+        if size > most {
+            return None;
+        }
+        let last = chunks.last_mut().expect("at least one chunk");
+        let (start, len) = last.rows;
+        if len + size <= most {
+            *last = Chunk { groups: last.groups.start..group + 1, rows: (start, len + size) };
+        } else {
+            chunks.push(Chunk { groups: group..group + 1, rows: (start + len, size) });
+        }
+    }
+    Some(chunks)
 }
 
 /// The rows, after deciding which of them count as far as the request needs it.

@@ -1,8 +1,9 @@
 //! The head of a language model: from hidden states to logits, and gradients back.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, with_grad};
 
 use super::measure::{Factors, Gradient};
+use super::surrogate::surrogate;
 use crate::error::Result;
 
 /// The head of a language model: `logits = softcap(scale * (hidden @ weight^T + bias))`.
@@ -105,19 +106,25 @@ pub(super) struct Gradients {
     /// The sums over the chunks so far, for the parameters that get one.
     weight: Option<Sum>,
     bias: Option<Sum>,
+    /// Whether there is one chunk.
+    is_single: bool,
+    /// A scalar of value 0 with the gradient of the weight, in place of its sum.
+    deferred: Option<Tensor>,
 }
 
 /// `None` until the first chunk.
 type Sum = Option<Tensor>;
 
 impl Gradients {
-    /// Those that the hidden rows and the head require.
-    pub(super) fn wanted_by(rows: &Tensor, head: &LmHead<'_>) -> Result<Self> {
+    /// Those that the hidden rows and the head require, in one chunk or in several.
+    pub(super) fn wanted_by(rows: &Tensor, head: &LmHead<'_>, is_single: bool) -> Result<Self> {
         let wants = |tensor| Ok::<_, crate::Error>(is_tracked(tensor)?.then_some(None));
         Ok(Self {
             hidden: rows.requires_grad(),
             weight: wants(head.weight)?,
             bias: head.bias.map(wants).transpose()?.flatten(),
+            is_single,
+            deferred: None,
         })
     }
 
@@ -130,9 +137,9 @@ impl Gradients {
         self.hidden
     }
 
-    /// The sums by weight and bias.
-    pub(super) fn into_sums(self) -> [Option<Tensor>; 2] {
-        [self.weight.flatten(), self.bias.flatten()]
+    /// The sums by weight and bias, and a scalar that has the gradient of the weight if the sum is missing.
+    pub(super) fn into_sums(self) -> ([Option<Tensor>; 2], Option<Tensor>) {
+        ([self.weight.flatten(), self.bias.flatten()], self.deferred)
     }
 
     /// Adds a chunk of hidden rows `[n, H]` whose gradient with respect to the products of hidden states and weight is given,
@@ -156,8 +163,16 @@ impl Gradients {
             return self.add_rounded(x, factors.as_ref(), scale, hidden, weight);
         }
         // Scaling the narrow side is cheaper than scaling x.
+        let scaled = hidden.f_mul(&product)?;
+        if self.is_single && self.hidden && self.weight.is_some() {
+            // The gradient of the weight, x^T scaled, is left to autograd: that of `x weight`, which is needed anyway, times
+            // `scaled`. Computed here, it would be copied in the backward pass.
+            let product_with_weight = with_grad(|| x.f_mm(weight))?;
+            self.deferred = Some(with_grad(|| surrogate(&product_with_weight, &scaled))?);
+            return Ok(Some(product_with_weight.f_detach()?.f_mul(&product)?));
+        }
         if let Some(sum) = &mut self.weight {
-            add_product(sum, &x.f_tr()?, &hidden.f_mul(&product)?)?;
+            add_product(sum, &x.f_tr()?, &scaled)?;
         }
         self.hidden.then(|| Ok(x.f_mm(weight)?.f_mul_(&product)?)).transpose()
     }
@@ -236,12 +251,12 @@ mod tests {
                 let column = |number: f64| Tensor::full([ROWS, 1], number, float);
                 let factors = factors.then(|| Factors { normal: column(1.0 / total), slope: column(1e-7) });
                 let rows = hidden.shallow_clone().set_requires_grad(true);
-                let mut gradients = Gradients::wanted_by(&rows, &LmHead::new(&weight)).unwrap();
+                let mut gradients = Gradients::wanted_by(&rows, &LmHead::new(&weight), false).unwrap();
                 let _no_grad = tch::no_grad_guard();
                 let dx = &x * factors.as_ref().map_or(column(1.0), |factors| factors.product().unwrap()) * 3.0;
                 let ours =
                     gradients.add(&Gradient { x, factors }, 3.0, &hidden.detach(), &weight.detach()).unwrap().unwrap();
-                let [of_weight, _] = gradients.into_sums();
+                let ([of_weight, _], _) = gradients.into_sums();
                 let near = |ours: &Tensor, exact: Tensor| {
                     let error = f64::try_from((ours - &exact).norm() / exact.norm()).unwrap();
                     assert!(error < 1e-2, "{kind:?}: {error}");

@@ -48,9 +48,26 @@ impl<'a> Pass<'a> {
         Ok(Self { source, reference, rows, needs, positions, chunk_rows, kind })
     }
 
-    /// How many rows of logits to hold at a time.
-    fn step(&self) -> Result<i64> {
-        self.source.rows_at_a_time(self.chunk_rows)
+    /// The rows `(start, len)` of each chunk.
+    pub(super) fn pieces(&self) -> Result<Vec<(i64, i64)>> {
+        let rows = self.positions.size1()?;
+        // From logits, everything is there already, but what more than log-odds needs should be small.
+        let step = match self.source.head() {
+            None if !self.needs.is_wide() => i64::MAX,
+            _ => self.source.rows_at_a_time(self.chunk_rows)?,
+        };
+        Ok(pieces(rows, step).collect())
+    }
+
+    /// How many rows of a group may be computed at a time, to save a second pass. Unless the number is chosen, these are two
+    /// chunks.
+    pub(super) fn rows_of_group(&self) -> Result<i64> {
+        let step = self.source.rows_at_a_time(self.chunk_rows)?;
+        Ok(match (self.source.head(), self.needs.is_wide()) {
+            (None, false) => i64::MAX,
+            (Some(_), false) if self.chunk_rows.is_none() => step.saturating_mul(2),
+            _ => step,
+        })
     }
 
     /// Whether the model should get a gradient.
@@ -80,7 +97,8 @@ impl<'a> Pass<'a> {
     pub(super) fn stats(&self) -> Result<Stats> {
         let _no_grad = no_grad_guard();
         let mut parts = vec![];
-        for piece @ (start, len) in pieces(self.positions.size1()?, self.step()?) {
+        let step = self.source.rows_at_a_time(self.chunk_rows)?;
+        for piece @ (start, len) in pieces(self.positions.size1()?, step) {
             let x = self.source.constant_logits(&self.positions.f_narrow(0, start, len)?, self.kind)?;
             parts.push(self.measure(x, piece)?.1);
         }
@@ -88,27 +106,31 @@ impl<'a> Pass<'a> {
     }
 
     /// What is known of all rows, and the gradient of a sum whose slopes are given chunk by chunk.
-    pub(super) fn gradients(&self, per_row: bool, slopes: SlopesOf<'_>) -> Result<Surrogates> {
+    pub(super) fn gradients(&self, per_row: bool, pieces: &[(i64, i64)], slopes: SlopesOf<'_>) -> Result<Surrogates> {
         let input = self.source.select(&self.positions)?;
         match self.source.head() {
-            None => self.on_logits(&input, per_row, slopes),
+            None => self.on_logits(&input, per_row, pieces, slopes),
             // The head's gradient cannot be summed before `backward` brings a factor for each row.
             Some(head) if per_row && head.is_tracked()? => {
-                self.on_logits(&head.logits(&input, self.kind)?, per_row, slopes)
+                self.on_logits(&head.logits(&input, self.kind)?, per_row, pieces, slopes)
             }
-            Some(head) => self.on_hidden(&input, &head, per_row, slopes),
+            Some(head) => self.on_hidden(&input, &head, per_row, pieces, slopes),
         }
     }
 
     /// From rows of logits `[n, V]`, which are overwritten.
-    fn on_logits(&self, logits: &Tensor, per_row: bool, slopes: SlopesOf<'_>) -> Result<Surrogates> {
+    fn on_logits(
+        &self,
+        logits: &Tensor,
+        per_row: bool,
+        pieces: &[(i64, i64)],
+        slopes: SlopesOf<'_>,
+    ) -> Result<Surrogates> {
         let is_tracked = logits.requires_grad();
         // In f32 and f64 the gradient overwrites the logits.
         let x = logits.f_detach()?.f_to_kind(self.kind)?;
         let rows = logits.size2()?.0;
-        // What more than log-odds needs beside the logits should be small.
-        let step = if self.needs.is_wide() { self.step()? } else { i64::MAX };
-        for piece @ (start, len) in pieces(rows, step) {
+        for &piece @ (start, len) in pieces {
             let mut part = x.f_narrow(0, start, len)?;
             let (measured, stats) = self.measure(part.shallow_clone(), piece)?;
             let slopes = slopes(piece, stats, is_tracked)?;
@@ -133,11 +155,18 @@ impl<'a> Pass<'a> {
     }
 
     /// From rows of hidden states `[n, H]`, which are overwritten.
-    fn on_hidden(&self, rows: &Tensor, head: &LmHead<'_>, per_row: bool, slopes: SlopesOf<'_>) -> Result<Surrogates> {
-        let mut gradients = Gradients::wanted_by(rows, head)?;
+    fn on_hidden(
+        &self,
+        rows: &Tensor,
+        head: &LmHead<'_>,
+        per_row: bool,
+        pieces: &[(i64, i64)],
+        slopes: SlopesOf<'_>,
+    ) -> Result<Surrogates> {
+        let mut gradients = Gradients::wanted_by(rows, head, pieces.len() == 1)?;
         // The gradient of each chunk overwrites its rows.
         let (hidden, hidden_gradient) = (rows.f_detach()?, rows.f_detach()?.f_to_kind(self.kind)?);
-        for piece @ (start, len) in pieces(rows.size2()?.0, self.step()?) {
+        for &piece @ (start, len) in pieces {
             let hidden = hidden.f_narrow(0, start, len)?;
             let no_grad = no_grad_guard();
             let (x, cap_slope) = head.logits_and_slope(&hidden, self.kind, gradients.any())?;
@@ -162,7 +191,10 @@ impl<'a> Pass<'a> {
                 false => sum = sum.f_add(&surrogate(rows, &hidden_gradient)?)?,
             }
         }
-        let [weight_gradient, bias_gradient] = gradients.into_sums();
+        let ([weight_gradient, bias_gradient], deferred) = gradients.into_sums();
+        if let Some(deferred) = deferred {
+            sum = sum.f_add(&deferred)?;
+        }
         for (parameter, gradient) in [(Some(head.weight), weight_gradient), (head.bias, bias_gradient)] {
             if let (Some(parameter), Some(gradient)) = (parameter, gradient) {
                 sum = sum.f_add(&surrogate(parameter, &gradient)?)?;

@@ -314,6 +314,29 @@ impl Rows {
         }
     }
 
+    /// The rows of the sequences in each group, one group after the other, and how many rows each group has. Rows of sequences in
+    /// no group are left out.
+    pub(super) fn by_group(&self, group_of: &[Option<usize>]) -> (Self, Vec<i64>) {
+        let groups = group_of.iter().flatten().max().map_or(0, |last| last + 1);
+        let mut members = vec![vec![]; groups];
+        for (index, &sequence) in self.sequences.iter().enumerate() {
+            if let Some(group) = group_of[sequence as usize] {
+                members[group].push(index);
+            }
+        }
+        let sizes = members.iter().map(|rows| rows.len() as i64).collect();
+        (self.select(&members.concat()), sizes)
+    }
+
+    /// `sum |w|` over the rows of each sequence.
+    pub(in crate::loss) fn sizes(&self) -> Vec<f64> {
+        let mut sizes = vec![0.0; self.batch.sequences as usize];
+        for (&sequence, weight) in self.sequences.iter().zip(&self.weights) {
+            sizes[sequence as usize] += weight.abs();
+        }
+        sizes
+    }
+
     /// The tokens and rows of each sequence. The rows are in the order of their tokens.
     pub(in crate::loss) fn by_sequence(&self) -> Vec<Sequence> {
         let mut sequences: Vec<Sequence> = vec![];

@@ -23,7 +23,7 @@ use crate::loss::token_loss::TokenLoss;
 /// * **Default**: ratios between 0.7 and 1.3. The loss has its denominators, so its reduction is
 ///   [`Reduction::Sum`]; micro-batches cannot share them.
 /// * **Bounded**: no.
-/// * **Cost**: two passes: the denominators have to be known.
+/// * **Cost**: one pass if all logits fit into two chunks, else two: the denominators have to be known.
 /// * **Reference**: Chen et al., *Improving Large Language Models via Fine-grained Reinforcement Learning with Minimum Editing
 ///   Constraint*, arXiv 2401.06081, by the authors of FIGA.
 /// * **See also**: [`FigaLoss`](crate::FigaLoss), [`Cispo`](crate::Cispo).

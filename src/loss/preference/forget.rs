@@ -14,7 +14,7 @@ use crate::loss::core::inputs::{at_least_0, greater_than_0};
 ///
 /// * **Default**: `beta` 0.1. Chosen answers are not read: [`Pairs::rejected`](crate::Pairs::rejected).
 /// * **Bounded**: below by 0.
-/// * **Cost**: two passes.
+/// * **Cost**: one pass if each answer's logits fit into two chunks, else two.
 /// * **Reference**: Zhang et al., arXiv 2404.05868.
 /// * **See also**: [`SimNpo`] without a reference, [`Unlikelihood`](crate::Unlikelihood) for tokens.
 ///
@@ -82,7 +82,7 @@ impl PreferenceLoss for Npo {
 /// * **Default**: `beta` 0.1, `gamma` 0. As in the authors' code, `gamma` is in nats per token; the `gamma` of their paper, which is
 ///   outside of the parentheses, is `beta` times as much. Chosen answers are not read.
 /// * **Bounded**: below by 0.
-/// * **Cost**: two passes.
+/// * **Cost**: one pass if each answer's logits fit into two chunks, else two.
 /// * **Reference**: Fan et al., *Simplicity Prevails*, arXiv 2410.07163. Their experiments take a `beta` from 0.7 to 4.5.
 /// * **See also**: [`Npo`].
 ///

@@ -1,8 +1,11 @@
 //! Which answers belong together.
 
-use tch::{Device, Tensor};
+use std::ops::Range;
+
+use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
+use crate::loss::core::odds::tiny;
 use crate::loss::core::row_tensors::send_list;
 use crate::loss::core::rows::Rows;
 
@@ -64,6 +67,51 @@ impl Pairs {
 
     pub(super) fn to_device(&self, device: Device) -> Result<(Tensor, Tensor)> {
         Ok((send_list(&self.chosen, device)?, send_list(&self.rejected, device)?))
+    }
+
+    /// What the sums over pairs and over tokens of chosen answers are divided by, given `sum |w|` of each sequence: at least
+    /// numbers that divide 0.
+    pub(super) fn denominators(&self, sizes: &[f64]) -> (f64, f64) {
+        let tokens: f64 = self.chosen.iter().map(|&sequence| sizes[sequence as usize]).sum();
+        (self.rejected.len().max(1) as f64, tokens.max(tiny(Kind::Float)))
+    }
+
+    /// For each of so many sequences, which group it is in: those of a pair are in the same, and so are pairs that share a
+    /// sequence. `None` for a sequence in no pair.
+    pub(super) fn groups(&self, sequences: usize, is_paired: bool) -> Vec<Option<usize>> {
+        // The least sequence of each group, found from any other through sequences between them.
+        let mut least: Vec<usize> = (0..sequences).collect();
+        fn find(least: &mut [usize], mut sequence: usize) -> usize {
+            while least[sequence] != sequence {
+                least[sequence] = least[least[sequence]];
+                sequence = least[sequence];
+            }
+            sequence
+        }
+        for (&chosen, &rejected) in self.chosen.iter().zip(&self.rejected).filter(|_| is_paired) {
+            let (a, b) = (find(&mut least, chosen as usize), find(&mut least, rejected as usize));
+            least[a.max(b)] = a.min(b);
+        }
+        let (mut group_of, mut number_of) = (vec![None; sequences], vec![None; sequences]);
+        let mut groups = 0;
+        let mut members: Vec<usize> = self.chosen.iter().chain(&self.rejected).map(|&n| n as usize).collect();
+        members.sort_unstable();
+        for sequence in members {
+            let number = &mut number_of[find(&mut least, sequence)];
+            if number.is_none() {
+                *number = Some(groups);
+                groups += 1;
+            }
+            group_of[sequence] = *number;
+        }
+        group_of
+    }
+
+    /// The pairs of some groups.
+    pub(super) fn of_groups(&self, group_of: &[Option<usize>], groups: &Range<usize>) -> Self {
+        let is_inside = |&sequence: &i64| group_of[sequence as usize].is_some_and(|group| groups.contains(&group));
+        let inside = |list: &[i64]| list.iter().copied().filter(is_inside).collect();
+        Self { chosen: inside(&self.chosen), rejected: inside(&self.rejected) }
     }
 
     /// The rows without those that both answers of a pair begin with: in front of the first label or weight that differs.

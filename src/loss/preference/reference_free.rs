@@ -14,7 +14,7 @@ use crate::loss::core::inputs::{at_least_0, greater_than_0};
 ///
 /// * **Default**: `beta` 2, `gamma_beta_ratio` 0.25, no label smoothing.
 /// * **Bounded**: below by 0.
-/// * **Cost**: two passes.
+/// * **Cost**: one pass if each pair's logits fit into two chunks, else two.
 /// * **Reference**: Meng et al., arXiv 2405.14734; Liger-Kernel's SimPO.
 ///
 /// ```
@@ -78,7 +78,7 @@ impl PreferenceLoss for SimPo {
 ///
 /// * **Default**: `beta` 0.1, `alpha` 1, no label smoothing.
 /// * **Bounded**: below by 0 for weights of at least 0.
-/// * **Cost**: two passes.
+/// * **Cost**: one pass if each pair's logits fit into two chunks, else two.
 /// * **Reference**: Xu et al., arXiv 2401.08417; Liger-Kernel's CPO.
 ///
 /// ```
@@ -145,7 +145,7 @@ impl PreferenceLoss for Cpo {
 ///
 /// * **Default**: `lambda` 0.1.
 /// * **Bounded**: below by 0 for weights of at least 0.
-/// * **Cost**: two passes.
+/// * **Cost**: one pass if each pair's logits fit into two chunks, else two.
 /// * **Reference**: Hong et al., arXiv 2403.07691; Liger-Kernel's ORPO.
 ///
 /// ```

@@ -55,6 +55,12 @@ impl PreferenceStats {
         Ok(Self { sums: Tensor::f_stack(&numbers, 0)? })
     }
 
+    /// The sum of all parts, of which there is at least one.
+    pub(super) fn sum(parts: &[Self]) -> Result<Self> {
+        let sums: Vec<&Tensor> = parts.iter().map(|part| &part.sums).collect();
+        Ok(Self { sums: Tensor::f_stack(&sums, 0)?.f_sum_dim_intlist(0, false, None)? })
+    }
+
     /// The sum of two, on the device and without waiting for it.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use crate::loss::core::scores::Needs;
 ///   [`skip_common_prefix`](Self::skip_common_prefix) leaves them out. It takes answers to the same prompt, at the same
 ///   positions. Statistics of the log-probabilities then start at the first difference.
 /// * **Bounded**: below by 0.
-/// * **Cost**: two passes.
+/// * **Cost**: one pass if each pair's logits fit into two chunks, else two.
 /// * **Reference**: Rafailov et al., arXiv 2305.18290; Yu et al., *RLHF-V*, arXiv 2312.00849.
 /// * **See also**: [`Ipo`], [`SimPo`](crate::SimPo) without a reference, [`Tdpo`].
 ///
@@ -114,7 +114,7 @@ impl PreferenceLoss for Dpo {
 /// * **Default**: `beta` 0.1, sums as in the paper. TRL divides each `D` by the answer's tokens: [`average`](Self::average).
 /// * **Common prefix**: as for [`Dpo`].
 /// * **Bounded**: below by 0.
-/// * **Cost**: two passes.
+/// * **Cost**: one pass if each pair's logits fit into two chunks, else two.
 /// * **Reference**: Azar et al., arXiv 2310.12036.
 ///
 /// ```
@@ -186,7 +186,7 @@ impl PreferenceLoss for Ipo {
 /// * **Default**: `beta` 0.1; [`tdpo2`](Self::tdpo2) with `alpha` 0.5. The reference's logits are given here, its
 ///   log-probabilities to the batch.
 /// * **Bounded**: below by 0.
-/// * **Cost**: two passes, over the reference's logits as well.
+/// * **Cost**: one pass if each pair's logits fit into a chunk, else two; over the reference's logits as well.
 /// * **Reference**: Zeng et al., *Token-level Direct Preference Optimization*, arXiv 2404.11999.
 /// * **See also**: [`Dpo`].
 ///
