@@ -1,6 +1,6 @@
 # The commands of the README and of CI. Each does the set-up it needs; after one of them, plain cargo works as well.
 
-.PHONY: help demo finetune test bench bench-step gpu gpu-pack lint cli doc versions audit mutants release libtorch
+.PHONY: help demo finetune test bench bench-step bench-memory gpu gpu-pack lint cli doc versions audit mutants release libtorch
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -31,6 +31,10 @@ bench-step: libtorch ## compare training steps with those of transformers (Pytho
 	cargo build --release -p figa-cli -p figa-finetune
 	$(PYTHON) benches/step.py $(FINETUNE)/model $(FINETUNE)/pairs/train.jsonl --batches $(BATCHES) \
 		--figa target/release/figa --finetune target/release/finetune
+
+bench-memory: libtorch ## compare the memory of training steps with that of transformers, on a model of 1.1 billion parameters (24 GiB)
+	cargo build --release -p figa-cli -p figa-finetune
+	$(PYTHON) benches/memory.py --finetune target/release/finetune --figa target/release/figa --tokens 512 --batch 1
 
 gpu: ## run all that needs a GPU, or the same on the CPU with small sizes
 	@python3 scripts/gpu.py

@@ -106,7 +106,7 @@ def main():
     if sys.argv[1:2] == ["transformers"]:
         return transformers_steps(sys.argv[2], sys.argv[3])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="folder of a Llama or Qwen2 model")
+    parser.add_argument("model", help="folder of a model")
     parser.add_argument("pairs", help="records in JSON lines")
     parser.add_argument("--finetune", required=True, help="the built program")
     parser.add_argument("--figa", required=True, help="the built program")

@@ -319,7 +319,7 @@ fn a_window_is_measured_in_positions() {
 fn a_model_can_be_checked() {
     let (model, groups) = (Model::new(6), groups(11, 2..=4));
     let check = |forward: &dyn Fn(&PackedInputs) -> Tensor| {
-        packing_error(&groups, Device::Cpu, |inputs| Ok(forward(inputs))).unwrap()
+        packing_error(&groups, Device::Cpu, |batch| Ok(forward(&batch.inputs()?))).unwrap()
     };
     let right =
         |inputs: &PackedInputs| model.forward(&inputs.input_ids, &inputs.position_ids, inputs.attention_mask.as_ref());
@@ -332,7 +332,7 @@ fn a_model_can_be_checked() {
     };
     assert!(check(&no_positions) > 1e-3);
     let none: [[&Example; 0]; 0] = [];
-    assert!(matches!(packing_error(none, Device::Cpu, |inputs| Ok(right(inputs))), Err(Error::Value { .. })));
+    assert!(matches!(packing_error(none, Device::Cpu, |batch| Ok(right(&batch.inputs()?))), Err(Error::Value { .. })));
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn pairs_share_what_they_begin_with() {
     assert_eq!(batch.input_ids, [1, 2, 3, 7]);
     // Targets are those of the separate rows, also behind the end and in pairs without a row.
     assert_eq!(batch.labels, [3, 4, 5, 6, 3, 7, 8, 6, 3, 3]);
-    assert_eq!(batch.outputs, [1, 2, -1, -1, 1, 2, 3, -1, -1, -1]);
+    assert_eq!(batch.outputs, [-1, 2, -1, -1, -1, 2, 3, -1, -1, -1]);
     assert_eq!(batch.sequences, [0, 0, 0, 0, 1, 1, 1, 1, 2, 3]);
     assert_eq!(batch.tokens, [2, 3, 4, 5, 2, 3, 4, 5, 2, 2]);
     let whole: PackedBatch = pack([pair.rows()], PAD_ID, |_, _| true);

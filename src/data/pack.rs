@@ -16,8 +16,8 @@ use crate::weights::IGNORE_INDEX;
 /// positions it continues, so every token has the hidden state that it has in a row of its own. The page
 /// [`training`](crate::docs::training) shows what a model must support for that.
 ///
-/// The targets are the tokens that have a label, answer by answer, as they stand in rows of their own. Behind the last
-/// token that is needed nothing is computed: what follows is in the targets, without an output.
+/// The targets are the tokens that have a label, answer by answer, as they stand in rows of their own. Only those that are needed
+/// have an output, and behind the last of them nothing is computed.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct PackedBatch {
@@ -37,7 +37,7 @@ pub struct PackedBatch {
     pub labels: Vec<i64>,
     /// `[N]`: their weights.
     pub weights: Vec<f32>,
-    /// `[N]`: where the output that predicts each of them is among the `B * S` positions; -1 if it is not computed.
+    /// `[N]`: where the output that predicts each of them is among the `B * S` positions; -1 if it is not needed.
     pub outputs: Vec<i64>,
     /// `[N]`: the answer of each of them, counted from 0 over the whole batch.
     pub sequences: Vec<i64>,
@@ -66,7 +66,7 @@ pub struct PackedBatch {
 /// assert_eq!(batch.input_ids, [7, 1, 2]);
 /// assert_eq!(batch.position_ids, [0, 1, 2]);
 /// assert_eq!(batch.labels, [1, 2, 3, 1, 4, 3]);
-/// assert_eq!(batch.outputs, [0, 1, 2, 0, 1, -1]);
+/// assert_eq!(batch.outputs, [-1, 1, 2, -1, 1, -1]);
 /// assert_eq!(batch.sequences, [0, 0, 0, 1, 1, 1]);
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
@@ -99,7 +99,7 @@ where
     let mut sequence = 0;
     for (answers, tree) in groups.iter().zip(&trees) {
         for (answer, columns) in answers.iter().zip(&tree.columns) {
-            batch.push_targets(answer.example, columns, sequence);
+            batch.push_targets(answer, columns, sequence);
             sequence += 1;
         }
         if !tree.ids.is_empty() {
@@ -118,18 +118,22 @@ pub(super) fn packed_len<'a>(
     Tree::new(&answers).ids.len()
 }
 
-/// A row of its own, and the ids of it that are inputs.
+/// A row of its own.
 struct Answer<'a> {
     example: &'a Example,
+    /// For each token, whether it is predicted.
+    needed: Vec<bool>,
+    /// The tokens in front of the last one that is predicted.
     inputs: &'a [u32],
 }
 
 impl<'a> Answer<'a> {
     fn new<A: AsRef<Example>>(answer: &'a A, is_needed: impl Fn(&A, usize) -> bool) -> Self {
         let example = answer.as_ref();
-        // The token at `last` is predicted from those in front of it.
-        let last = (1..example.len()).rfind(|&at| example.labels()[at] != IGNORE_INDEX && is_needed(answer, at));
-        Self { example, inputs: &example.input_ids()[..last.unwrap_or(0)] }
+        let is_needed = |at| at > 0 && example.labels()[at] != IGNORE_INDEX && is_needed(answer, at);
+        let needed: Vec<bool> = (0..example.len()).map(is_needed).collect();
+        let last = needed.iter().rposition(|&needed| needed);
+        Self { example, needed, inputs: &example.input_ids()[..last.unwrap_or(0)] }
     }
 }
 
@@ -199,10 +203,11 @@ impl PackedBatch {
         places.map(|place| entry(place).unwrap_or_default()).collect()
     }
 
-    fn push_targets(&mut self, example: &Example, columns: &[usize], sequence: i64) {
+    fn push_targets(&mut self, Answer { example, needed, .. }: &Answer, columns: &[usize], sequence: i64) {
         let first = (self.batch_size * self.seq_len) as i64;
         let mut push = |token: Option<usize>| {
-            let output = token.and_then(|at| columns.get(at - 1)).map_or(-1, |&column| first + column as i64);
+            let predicted = token.filter(|&at| needed[at]);
+            let output = predicted.map_or(-1, |at| first + columns[at - 1] as i64);
             self.labels.push(token.map_or(IGNORE_INDEX, |at| example.labels()[at]));
             self.weights.push(token.map_or(0.0, |at| example.weights()[at]));
             self.outputs.push(output);

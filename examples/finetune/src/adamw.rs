@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use figa_loss::tch::{self, Device, Kind, Tensor};
 
+use crate::gradients::Gradients;
+
 const BETAS: (f64, f64) = (0.9, 0.999);
 const EPS: f64 = 1e-8;
 
 /// A step computes this many elements at a time, so that what it reads and writes several times stays in the cache of a CPU.
 const PIECE: i64 = 1 << 17;
 
-/// AdamW without weight decay, as is usual in fine-tuning.
+/// AdamW without weight decay, as is usual in fine-tuning. Moments are f32; updates of bf16 parameters are rounded
+/// stochastically.
 pub struct AdamW {
     parameters: Vec<Parameter>,
     /// Steps taken.
@@ -32,32 +35,23 @@ impl AdamW {
         let parameters = trainable.map(|(name, value)| Parameter {
             name: name.clone(),
             value: value.shallow_clone(),
-            mean: value.detach().zeros_like(),
-            square: value.detach().zeros_like(),
+            mean: zeros(value),
+            square: zeros(value),
         });
         Self { parameters: parameters.collect(), steps: 0 }
     }
 
-    /// Clears all gradients.
-    pub fn zero_grad(&mut self) {
-        for parameter in &mut self.parameters {
-            parameter.value.zero_grad();
-        }
-    }
-
-    /// The norm of all gradients together.
-    pub fn grad_norm(&self) -> f64 {
-        let _no_grad = tch::no_grad_guard();
-        let norms: Vec<Tensor> = self.gradients().map(|(_, grad)| grad.norm()).collect();
-        if norms.is_empty() { 0.0 } else { Tensor::stack(&norms, 0).norm().double_value(&[]) }
-    }
-
-    /// Takes a step along the gradients times `scale`.
-    pub fn step(&mut self, lr: f64, scale: f64) {
+    /// Takes a step along the gradients times `scale`, and frees each of them.
+    ///
+    /// A parameter without a gradient has one of 0.
+    pub fn step(&mut self, gradients: &mut Gradients, lr: f64, scale: f64) {
         let _no_grad = tch::no_grad_guard();
         self.steps += 1;
+        // Random numbers are for rounding. A resumed run has the same.
+        tch::manual_seed(self.steps.into());
         let (mean_bias, square_bias) = (1.0 - BETAS.0.powi(self.steps), 1.0 - BETAS.1.powi(self.steps));
-        for (parameter, grad) in self.gradients() {
+        for parameter in &self.parameters {
+            let grad = gradients.take(&parameter.name).unwrap_or_else(|| parameter.mean.zeros_like());
             // Views of what is written: parameters are contiguous, as they were read from a file.
             let [value, mean, square] = [&parameter.value, &parameter.mean, &parameter.square].map(|t| t.view([-1]));
             let step = if value.device() == Device::Cpu { PIECE } else { value.numel() as i64 };
@@ -69,19 +63,15 @@ impl AdamW {
                 let _ = square.lerp_(&grad.square_(), 1.0 - BETAS.1);
                 let mut root = square / square_bias;
                 let _ = root.sqrt_().g_add_scalar_(EPS);
-                let _ = value.subtract_(&(mean * (lr / mean_bias)).g_div_(&root));
+                let update = (mean * (lr / mean_bias)).g_div_(&root);
+                match value.kind() {
+                    Kind::BFloat16 => value.copy_(&round_stochastically(&(value.to_kind(Kind::Float) - update))),
+                    _ => {
+                        let _ = value.subtract_(&update);
+                    }
+                }
             }
         }
-    }
-
-    /// The parameters with their gradients. Before the first backward pass of a process there are none. They count as 0,
-    /// as they are after [`zero_grad`](Self::zero_grad), so the moments of a resumed run continue like those of an unbroken
-    /// one.
-    fn gradients(&self) -> impl Iterator<Item = (&Parameter, Tensor)> {
-        self.parameters.iter().map(|parameter| {
-            let grad = parameter.value.grad();
-            (parameter, if grad.defined() { grad } else { parameter.mean.zeros_like() })
-        })
     }
 
     /// The moments, with the names to save them under.
@@ -113,4 +103,20 @@ impl AdamW {
         self.steps = steps;
         Ok(())
     }
+}
+
+fn zeros(like: &Tensor) -> Tensor {
+    Tensor::zeros(like.size(), (Kind::Float, like.device()))
+}
+
+/// Rounds f32 to bf16, up or down with the probabilities that keep the mean: small updates are not lost.
+fn round_stochastically(x: &Tensor) -> Tensor {
+    // bf16 is the upper half of the bits. What is added to the lower half carries with its probability.
+    const LOWER: i64 = 1 << 16;
+    let bits = x.view_dtype(Kind::Int);
+    // A random number of 63 bits is enough for two.
+    let count = bits.size1().expect("one dimension");
+    let noise = Tensor::empty([(count + 1) / 2], (Kind::Int64, x.device())).random_().view_dtype(Kind::Int);
+    let bits = bits + noise.narrow(0, 0, count).bitwise_and(LOWER - 1);
+    bits.bitwise_and(-LOWER).view_dtype(Kind::Float).to_kind(Kind::BFloat16)
 }

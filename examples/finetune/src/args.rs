@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use figa_cli::{FieldArgs, PromptArgs};
+use figa_loss::tch::{Device, Kind};
 use serde::{Deserialize, Serialize};
 
 use crate::json;
@@ -15,6 +16,25 @@ use crate::rows::Layout;
 const RUN_FILE: &str = "run.json";
 
 /// Fine-tune a pretrained language model on pairs of an original and a revised answer.
+#[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct CommandLine {
+    /// What to do other than training.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// What to train.
+    #[command(flatten)]
+    pub train: Args,
+}
+
+/// A command other than training.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measure a model, without training it.
+    Evaluate(EvaluateArgs),
+}
+
+/// The arguments of a run.
 #[derive(Debug, Clone, Parser, Serialize, Deserialize)]
 pub struct Args {
     /// Folder with config.json, model.safetensors (or its shards) and tokenizer.json, or a hub id (owner/name)
@@ -33,12 +53,10 @@ pub struct Args {
     /// Records to evaluate on before and after training (.jsonl or .json, also compressed; .parquet)
     #[arg(long)]
     pub eval: Option<PathBuf>,
-    /// Control text, unrelated to the pairs, whose perplexity is measured [default: a page about a lighthouse]
-    #[arg(long)]
-    pub text: Option<PathBuf>,
-    /// Number of evaluation records to generate greedy answers for
-    #[arg(long, default_value_t = 100)]
-    pub answers: usize,
+    /// What is measured.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub measure: MeasureArgs,
     /// Also evaluate every STEPS steps
     #[arg(long, value_name = "STEPS")]
     pub eval_every: Option<usize>,
@@ -55,18 +73,9 @@ pub struct Args {
     /// Pairs per step
     #[arg(long, value_name = "PAIRS", default_value_t = 8)]
     pub batch: usize,
-    /// Pairs per forward pass; gradients accumulate over the passes of a step
-    #[arg(long, value_name = "PAIRS", default_value_t = 4)]
-    pub micro_batch: usize,
-    /// Compute both answers of a pair in rows of their own, instead of one row that shares what they begin with
-    #[arg(long)]
-    pub separate_rows: bool,
     /// Peak learning rate, reached after a tenth of the steps
     #[arg(long, default_value_t = 1e-5)]
     pub lr: f64,
-    /// Maximum number of tokens per row; longer rows are truncated
-    #[arg(long, value_name = "TOKENS", default_value_t = 256)]
-    pub max_length: usize,
     /// Freeze the embeddings and the layers below this one, to save memory and time
     #[arg(long, value_name = "LAYER", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
     pub freeze_below: i64,
@@ -79,15 +88,79 @@ pub struct Args {
     /// Number of seeds to train each method with, starting at --seed
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seeds: u64,
+    /// Hold trainable parameters in bf16 as well and round their updates stochastically: 12 bytes a parameter in place of 16
+    #[arg(long, requires = "bf16")]
+    pub bf16_weights: bool,
+    /// Compute each layer once more in the backward pass, in place of keeping what it has computed: less memory, more time
+    #[arg(long)]
+    pub checkpoint_activations: bool,
+    /// Measure where the time of a step goes, and what packed rows and the fused loss save, without training
+    #[arg(long)]
+    pub profile: bool,
+    /// What the model computes.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub rows: RowArgs,
+}
+
+/// Measure a model on pairs of an original and a revised answer, without training it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct EvaluateArgs {
+    /// Folder with config.json, model.safetensors (or its shards) and tokenizer.json, or a hub id (owner/name)
+    #[arg(long)]
+    pub model: String,
+    /// Records to evaluate on (.jsonl or .json, also compressed; .parquet)
+    #[arg(long)]
+    pub eval: PathBuf,
+    /// Also write scores and answers to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Seed of sampled answers
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// What is measured.
+    #[command(flatten)]
+    pub measure: MeasureArgs,
+    /// What the model computes.
+    #[command(flatten)]
+    pub rows: RowArgs,
+}
+
+/// What an evaluation measures.
+#[derive(Debug, Clone, clap::Args, Serialize, Deserialize)]
+pub struct MeasureArgs {
+    /// Control text, unrelated to the pairs, whose perplexity is measured [default: a page about a lighthouse]
+    #[arg(long)]
+    pub text: Option<PathBuf>,
+    /// Number of evaluation records to generate answers for
+    #[arg(long, default_value_t = 100)]
+    pub answers: usize,
+    /// Sample the answers at this temperature; 0 for greedy answers
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Sample from the likeliest tokens that have this probability together
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f64,
+}
+
+/// How records become rows that a model computes.
+#[derive(Debug, Clone, clap::Args, Serialize, Deserialize)]
+pub struct RowArgs {
+    /// Pairs per forward pass; gradients accumulate over the passes of a step
+    #[arg(long, value_name = "PAIRS", default_value_t = 4)]
+    pub micro_batch: usize,
+    /// Compute both answers of a pair in rows of their own, instead of one row that shares what they begin with
+    #[arg(long)]
+    pub separate_rows: bool,
+    /// Maximum number of tokens per row; longer rows are truncated
+    #[arg(long, value_name = "TOKENS", default_value_t = 256)]
+    pub max_length: usize,
     /// Compute in bf16; trainable parameters stay in f32
     #[arg(long)]
     pub bf16: bool,
     /// Use the CPU even if there is a GPU
     #[arg(long)]
     pub cpu: bool,
-    /// Measure where the time of a step goes, and what packed rows and the fused loss save, without training
-    #[arg(long)]
-    pub profile: bool,
     /// The names of the records' fields.
     #[command(flatten)]
     #[serde(flatten)]
@@ -96,6 +169,39 @@ pub struct Args {
     #[command(flatten)]
     #[serde(flatten)]
     pub prompt: PromptArgs,
+}
+
+impl MeasureArgs {
+    pub(crate) fn check(&self) -> Result<()> {
+        let Self { temperature, top_p, .. } = self;
+        ensure!(
+            temperature.is_finite() && *temperature >= 0.0,
+            "--temperature: expected a number of at least 0, got {temperature}"
+        );
+        ensure!(*top_p > 0.0 && *top_p <= 1.0, "--top-p: expected a number above 0 and at most 1, got {top_p}");
+        Ok(())
+    }
+}
+
+impl RowArgs {
+    pub(crate) fn check(&self) -> Result<()> {
+        ensure!(self.micro_batch > 0, "--micro-batch: expected at least 1, got 0");
+        ensure!(self.max_length > 1, "--max-length: expected at least 2, got {}", self.max_length);
+        Ok(())
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        if self.separate_rows { Layout::Separate } else { Layout::Packed }
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        if self.cpu { Device::Cpu } else { Device::cuda_if_available() }
+    }
+
+    /// The dtype of the computation.
+    pub(crate) fn kind(&self) -> Kind {
+        if self.bf16 { Kind::BFloat16 } else { Kind::Float }
+    }
 }
 
 impl Args {
@@ -113,7 +219,6 @@ impl Args {
     fn check(&self) -> Result<()> {
         for (name, number) in [
             ("batch", self.batch),
-            ("micro-batch", self.micro_batch),
             ("steps", self.steps),
             ("save-every", self.save_every),
             ("seeds", self.seeds as usize),
@@ -121,7 +226,8 @@ impl Args {
         ] {
             ensure!(number > 0, "--{name}: expected at least 1, got 0");
         }
-        ensure!(self.max_length > 1, "--max-length: expected at least 2, got {}", self.max_length);
+        self.measure.check()?;
+        self.rows.check()?;
         ensure!(self.lr.is_finite() && self.lr > 0.0, "--lr: expected a number > 0, got {}", self.lr);
         if let Some(out) = self.out.as_deref().filter(|_| !self.profile) {
             let occupied = out.join(RUN_FILE).exists();
@@ -134,10 +240,6 @@ impl Args {
     /// Saves the arguments for [`resume`](Self::resume).
     pub(crate) fn save(&self) -> Result<()> {
         json::write(&self.out()?.join(RUN_FILE), self)
-    }
-
-    pub(crate) fn layout(&self) -> Layout {
-        if self.separate_rows { Layout::Separate } else { Layout::Packed }
     }
 
     pub(crate) fn model(&self) -> Result<&str> {

@@ -12,7 +12,7 @@ use safetensors::tensor::{Dtype, View, serialize_to_file};
 use serde::{Deserialize, Serialize};
 
 use crate::adamw::AdamW;
-use crate::llama::Llama;
+use crate::decoder::Decoder;
 use crate::log::Log;
 use crate::{inputs, json, reference};
 
@@ -52,7 +52,7 @@ const COMPANIONS: [&str; 6] = [
 ];
 
 /// Writes a checkpoint of a run and returns its folder. `base` is the folder of the base model.
-pub fn save(run: &Path, base: &Path, model: &Llama, optimizer: &AdamW, state: &State, log: &Log) -> Result<PathBuf> {
+pub fn save(run: &Path, base: &Path, model: &Decoder, optimizer: &AdamW, state: &State, log: &Log) -> Result<PathBuf> {
     let folder = run.join(format!("{FOLDER_PREFIX}{}", state.step));
     let fill = |folder: &Path| {
         // In the dtypes of training: a conversion would change the numbers of a resumed run.
@@ -66,7 +66,7 @@ pub fn save(run: &Path, base: &Path, model: &Llama, optimizer: &AdamW, state: &S
 }
 
 /// Writes a model in Hugging Face layout, each parameter in the given dtype. `base` is the folder of the base model.
-pub fn save_model(folder: &Path, base: &Path, model: &Llama, kinds: &BTreeMap<String, Kind>) -> Result<()> {
+pub fn save_model(folder: &Path, base: &Path, model: &Decoder, kinds: &BTreeMap<String, Kind>) -> Result<()> {
     let convert = |name: &str, tensor: &Tensor| tensor.to_kind(kinds.get(name).copied().unwrap_or(tensor.kind()));
     write_folder(folder, |folder| write_model(folder, base, model, convert))
         .with_context(|| format!("writing {}", folder.display()))
@@ -124,7 +124,7 @@ pub fn remove_partial(run: &Path) -> Result<()> {
 }
 
 /// Checks that the disk has room for two checkpoints: the old one is removed after the new one is complete.
-pub fn check_free_space(run: &Path, model: &Llama) -> Result<()> {
+pub fn check_free_space(run: &Path, model: &Decoder) -> Result<()> {
     let moments = |tensor: &Tensor| if tensor.requires_grad() { 2 } else { 0 };
     let bytes = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes() * (1 + moments(tensor));
     let need = 2 * model.parameters.values().map(bytes).sum::<usize>() as u64;
@@ -138,7 +138,7 @@ pub fn check_free_space(run: &Path, model: &Llama) -> Result<()> {
     Ok(())
 }
 
-fn write_model(folder: &Path, base: &Path, model: &Llama, convert: impl Fn(&str, &Tensor) -> Tensor) -> Result<()> {
+fn write_model(folder: &Path, base: &Path, model: &Decoder, convert: impl Fn(&str, &Tensor) -> Tensor) -> Result<()> {
     let tensors = model.parameters.iter().map(|(name, tensor)| (name.clone(), convert(name, tensor)));
     write_tensors(&folder.join("model.safetensors"), tensors.collect())?;
     for file in COMPANIONS.map(|name| base.join(name)).iter().filter(|file| file.exists()) {

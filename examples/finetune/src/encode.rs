@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, ensure};
 use figa_loss::{EncodedPair, Fields, PairEncoder, RecordReader, SpaRecord};
 
-use crate::args::Args;
-use crate::llama::Config;
+use crate::args::RowArgs;
+use crate::decoder::Config;
 use crate::method::Method;
 use crate::rows::Row;
 
@@ -26,6 +26,12 @@ impl Dataset {
         ensure!(!records.is_empty(), "{}: expected at least one record, found none", path.display());
         Ok(Self { path: path.into(), records })
     }
+
+    /// How many pairs there are, and how many of their rows are truncated.
+    pub fn summary(&self, pairs: &[EncodedPair], encoder: &Encoder, args: &RowArgs) -> String {
+        let (path, truncated) = (self.path.display(), encoder.truncated(pairs));
+        format!("{path}: {} pairs, {truncated} rows truncated to {} tokens", pairs.len(), args.max_length)
+    }
 }
 
 /// Encodes texts and records for one model.
@@ -36,7 +42,7 @@ pub struct Encoder {
 impl Encoder {
     /// Reads the tokenizer, the prompt and the EOS token from the folder of a model. The arguments may override prompt
     /// and EOS, and set the maximum length of a row.
-    pub fn new(folder: &Path, config: &Config, args: &Args) -> Result<Self> {
+    pub fn new(folder: &Path, config: &Config, args: &RowArgs) -> Result<Self> {
         let mut encoder = args.prompt.encoder("--model", folder)?;
         let largest_id = encoder.tokenizer().get_vocab(true).into_values().max().unwrap_or(0);
         let vocab_size = config.vocab_size;

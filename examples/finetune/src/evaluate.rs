@@ -1,17 +1,23 @@
 //! The evaluation of a model: on pairs that it does not train on, and on a control text unrelated to them.
 
-use anyhow::Result;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
 use figa_loss::tch;
 use figa_loss::{EncodedPair, Example, IGNORE_INDEX, Side, SpaRecord, TokenLabel, distance};
+use serde::Serialize;
 
-use crate::args::Args;
+use crate::args::{EvaluateArgs, MeasureArgs, RowArgs};
+use crate::decoder::{Config, Decoder, Load};
 use crate::encode::{Dataset, Encoder};
-use crate::generate::greedy;
-use crate::llama::Llama;
+use crate::generate::{Limits, Prompt, Sampling, generate};
 use crate::loss::token_log_probs;
 use crate::method::with_equal_weights;
 use crate::metrics::{Answer, Scores};
 use crate::rows::Layout;
+use crate::table::Table;
+use crate::{hub, json};
 
 /// A greedy answer may be this many tokens longer than the longest revised one.
 const EXTRA_TOKENS: usize = 8;
@@ -19,33 +25,102 @@ const EXTRA_TOKENS: usize = 8;
 /// The number of answers that a report shows side by side.
 const SHOWN_ANSWERS: usize = 10;
 
+/// The control text without `--text`.
+const CONTROL_TEXT: &str = include_str!("control.txt");
+
+/// Measures a model, prints its scores and writes them if asked for.
+///
+/// # Errors
+/// One line that names the argument or file, and what to do.
+pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
+    args.measure.check()?;
+    args.rows.check()?;
+    let base = hub::folder(&args.model)?;
+    let encoder = Encoder::new(&base, &Config::read(&base)?, &args.rows)?;
+    let evaluator = Evaluator::read(&args.eval, &encoder, args.seed, &args.measure, &args.rows)?;
+    let (device, kind) = (args.rows.device(), args.rows.kind());
+    let load = Load { device, kind, weights: kind, freeze_below: 0 };
+    let model = Decoder::load(&base, load)?.frozen();
+    let mut scores = evaluator.scores(&model)?;
+    let answers = evaluator.answers(&model);
+    evaluator.score_answers(&answers, &mut scores);
+    print!("{}", Table::of_model(&scores));
+    if let Some(path) = &args.out {
+        json::write(path, &Measured { answers: evaluator.texts(&encoder, &answers)?, scores })?;
+    }
+    Ok(())
+}
+
+/// What `evaluate` writes.
+#[derive(Serialize)]
+struct Measured {
+    scores: Scores,
+    answers: Vec<GivenAnswer>,
+}
+
+/// A record with the answer of a model.
+#[derive(Serialize)]
+struct GivenAnswer {
+    prompt: String,
+    original: String,
+    revised: String,
+    answer: String,
+}
+
 /// Evaluates models on the same pairs and control text.
 pub struct Evaluator {
     data: Dataset,
     pairs: Vec<EncodedPair>,
-    /// Rows by themselves, each a group.
-    control: Vec<Vec<Example>>,
-    /// The number of pairs to answer greedily.
+    control: Vec<u32>,
+    /// The most tokens of a row.
+    max_length: usize,
+    /// The number of pairs to answer.
     answers: usize,
+    sampling: Sampling,
     /// Pairs per forward pass.
     batch: usize,
     layout: Layout,
     pad_id: u32,
-    /// What stops a greedy answer.
+    /// What stops an answer.
     stop_ids: Vec<u32>,
 }
 
 impl Evaluator {
-    /// An evaluator on the encoded pairs of `data` and the token ids of a control text.
-    pub fn new(data: Dataset, pairs: Vec<EncodedPair>, control: &[u32], encoder: &Encoder, args: &Args) -> Self {
-        let control = text_rows(control, args.max_length).into_iter().map(|row| vec![row]).collect();
-        let answers = args.answers.min(pairs.len());
-        let (pad_id, stop_ids) = (encoder.eos_id(), encoder.stop_ids(&pairs));
-        Self { data, pairs, control, answers, batch: args.micro_batch, layout: args.layout(), pad_id, stop_ids }
+    /// Reads the records to evaluate on and the control text.
+    pub fn read(path: &Path, encoder: &Encoder, seed: u64, measure: &MeasureArgs, rows: &RowArgs) -> Result<Self> {
+        let data = Dataset::read(path, &rows.fields.fields())?;
+        let pairs = encoder.pairs(&data)?;
+        println!("{}", data.summary(&pairs, encoder, rows));
+        let control = match &measure.text {
+            Some(path) => &fs::read_to_string(path).with_context(|| path.display().to_string())?,
+            None => CONTROL_TEXT,
+        };
+        Ok(Self {
+            data,
+            control: encoder.ids(control)?,
+            max_length: rows.max_length,
+            answers: measure.answers.min(pairs.len()),
+            sampling: Sampling { temperature: measure.temperature, top_p: measure.top_p, seed },
+            batch: rows.micro_batch,
+            layout: rows.layout(),
+            pad_id: encoder.eos_id(),
+            stop_ids: encoder.stop_ids(&pairs),
+            pairs,
+        })
+    }
+
+    /// The pairs to evaluate on.
+    pub fn pairs(&self) -> &[EncodedPair] {
+        &self.pairs
+    }
+
+    /// The token ids of the control text.
+    pub fn control(&self) -> &[u32] {
+        &self.control
     }
 
     /// All scores except those of greedy answers.
-    pub fn scores(&self, model: &Llama) -> Result<Scores> {
+    pub fn scores(&self, model: &Decoder) -> Result<Scores> {
         let _no_grad = tch::no_grad_guard();
         let pairs = self.pair_means(model)?;
         Ok(Scores {
@@ -59,7 +134,7 @@ impl Evaluator {
         })
     }
 
-    fn pair_means(&self, model: &Llama) -> Result<PairMeans> {
+    fn pair_means(&self, model: &Decoder) -> Result<PairMeans> {
         // Pairs of similar length need little padding.
         let mut by_length: Vec<&EncodedPair> = self.pairs.iter().collect();
         by_length.sort_by_key(|pair| pair.rows().map(Example::len).into_iter().max());
@@ -75,9 +150,12 @@ impl Evaluator {
         Ok(means)
     }
 
-    fn control_nll(&self, model: &Llama) -> Result<Mean> {
+    fn control_nll(&self, model: &Decoder) -> Result<Mean> {
         let mut mean = Mean::default();
-        for groups in self.control.chunks(2 * self.batch) {
+        // Rows by themselves, each a group.
+        let rows: Vec<Vec<Example>> =
+            text_rows(&self.control, self.max_length).into_iter().map(|row| vec![row]).collect();
+        for groups in rows.chunks(2 * self.batch) {
             // Nothing predicts the first token of a row.
             let tokens = groups.iter().flatten().map(|row| row.len() - 1).sum();
             mean.add_many(self.token_nll(model, groups)?.iter().flatten().sum(), tokens);
@@ -86,18 +164,21 @@ impl Evaluator {
     }
 
     /// The nll of each token that has a weight, and 0 for all others.
-    fn token_nll(&self, model: &Llama, groups: &[Vec<Example>]) -> Result<Vec<Vec<f64>>> {
+    fn token_nll(&self, model: &Decoder, groups: &[Vec<Example>]) -> Result<Vec<Vec<f64>>> {
         let log_probs = token_log_probs(model, groups, self.layout, self.pad_id)?;
         let nll = |list: Vec<f32>| list.into_iter().map(|log_prob| -f64::from(log_prob)).collect();
         Ok(log_probs.into_iter().map(nll).collect())
     }
 
-    /// Greedy answers to the prompts of the first pairs, as token ids.
-    pub fn answers(&self, model: &Llama) -> Vec<Vec<u32>> {
+    /// Answers to the prompts of the first pairs, as token ids.
+    pub fn answers(&self, model: &Decoder) -> Vec<Vec<u32>> {
         let rows = self.pairs[..self.answers].iter().map(|pair| split(&pair.revised));
         let (prompts, revised): (Vec<&[u32]>, Vec<&[u32]>) = rows.unzip();
+        let prompts: Vec<Prompt> = (0..).zip(prompts).map(|(number, ids)| Prompt { number, ids }).collect();
         let max_tokens = revised.iter().map(|answer| answer.len() + EXTRA_TOKENS).max().unwrap_or(0);
-        greedy(model, &prompts, &self.stop_ids, max_tokens, 4 * self.batch)
+        let (stop_ids, batch) = (&self.stop_ids[..], 4 * self.batch);
+        let answers = generate(model, &prompts, Limits { stop_ids, max_tokens, batch }, self.sampling);
+        answers.into_iter().map(|answer| answer.ids).collect()
     }
 
     /// Adds the scores of greedy answers.
@@ -112,6 +193,20 @@ impl Evaluator {
         scores.exact_match = exact.value();
         scores.copied = copied.value();
         scores.edit_distance = edits.value();
+    }
+
+    /// The texts of answers, with what they answer.
+    fn texts(&self, encoder: &Encoder, answers: &[Vec<u32>]) -> Result<Vec<GivenAnswer>> {
+        let records = self.data.records.iter().zip(answers);
+        let text = |(record, answer): (&SpaRecord, &Vec<u32>)| {
+            Ok(GivenAnswer {
+                prompt: prompt(record),
+                original: record.original_output.text().into_owned(),
+                revised: record.revised_output.text().into_owned(),
+                answer: encoder.text(answer)?,
+            })
+        };
+        records.map(text).collect()
     }
 
     /// The texts of the first answers, for the report.

@@ -4,17 +4,18 @@
 //! cargo run --release -p figa-finetune -- --model DIR --data pairs.jsonl --eval held_out.jsonl --out RUN
 //! cargo run --release -p figa-finetune -- --model DIR --data pairs.jsonl --eval held_out.jsonl --out RUN --compare
 //! cargo run --release -p figa-finetune -- --resume RUN
+//! cargo run --release -p figa-finetune -- evaluate --model DIR --eval held_out.jsonl
 //! ```
 //!
 //! # From arguments to report
 //!
 //! 1. `args` checks the command line, or reads that of the run to resume.
-//! 2. `experiment` reads everything that the runs share. [`hub`] finds the model, [`llama`] loads it, and [`encode`]
+//! 2. `experiment` reads everything that the runs share. [`hub`] finds the model, [`decoder`] loads it, and [`encode`]
 //!    turns records into rows. `inputs` is what a resumed run must find unchanged.
 //! 3. `train` is the loop, for each [`method`] and seed. `reference` holds what some methods need of the base model.
-//!    `schedule` selects the pairs of a step, `rows` makes batches of them, `loss` computes their gradient, [`adamw`] updates
+//!    `schedule` selects the pairs of a step, `rows` makes batches of them, `loss` computes their [`gradients`], [`adamw`] updates
 //!    the parameters, `log` and `progress` report, and `checkpoint` saves.
-//! 4. `evaluate` scores a model on held-out pairs, with greedy answers from [`generate`], and on a control text.
+//! 4. `evaluate` scores a model on held-out pairs, with answers from [`generate`], and on a control text.
 //!    `metrics` lists the scores.
 //! 5. `summary` groups the outcomes by method. `table`, `figures` with `plot`, and `report` show them.
 //!
@@ -42,15 +43,16 @@ pub mod adamw;
 mod args;
 mod checkpoint;
 mod clock;
+pub mod decoder;
 pub mod encode;
 mod evaluate;
 mod experiment;
 mod figures;
 pub mod generate;
+pub mod gradients;
 pub mod hub;
 mod inputs;
 mod json;
-pub mod llama;
 mod log;
 mod loss;
 pub mod method;
@@ -71,9 +73,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-pub use self::args::Args;
+pub use self::args::{Args, Command, CommandLine};
+use self::decoder::Decoder;
+pub use self::evaluate::evaluate;
 use self::experiment::Experiment;
-use self::llama::Llama;
 use self::table::Table;
 use self::train::Run;
 
@@ -96,7 +99,7 @@ pub fn run(args: Args, interrupted: &dyn Fn() -> bool) -> Result<bool> {
     checkpoint::remove_partial(out)?;
     let mut saved = args.clone();
     // A run that resumes this one has the same clock.
-    saved.prompt.date = experiment.encoder.date().map(str::to_owned);
+    saved.rows.prompt.date = experiment.encoder.date().map(str::to_owned);
     saved.save()?;
     experiment.inputs.keep(out)?;
     train_all(&experiment, base_model, out, interrupted)
@@ -110,7 +113,7 @@ fn lock(out: &Path) -> Result<File> {
     Ok(file)
 }
 
-fn train_all(experiment: &Experiment, base_model: Llama, out: &Path, interrupted: &dyn Fn() -> bool) -> Result<bool> {
+fn train_all(experiment: &Experiment, base_model: Decoder, out: &Path, interrupted: &dyn Fn() -> bool) -> Result<bool> {
     let mut base_model = Some(base_model);
     let mut outcomes = vec![];
     for run in runs(experiment.args, out) {

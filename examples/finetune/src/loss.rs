@@ -9,9 +9,10 @@ use figa_loss::{
 
 use crate::adamw::AdamW;
 use crate::clock::{Clock, Seconds};
-use crate::llama::Llama;
+use crate::decoder::{Decoder, Head};
+use crate::gradients::Gradients;
 use crate::method::{Base, Loss, Method, Tokens};
-use crate::rows::{Batch, Layout, Row, rows_of};
+use crate::rows::{Batch, Layout, Row};
 
 /// Gradients with a larger norm are scaled down to it.
 const MAX_GRAD_NORM: f64 = 1.0;
@@ -25,19 +26,26 @@ pub enum Logits {
     Dense,
 }
 
+impl Logits {
+    /// The positions whose hidden states are needed; `None` for all of them.
+    fn needed(self, batch: &Batch) -> Option<&Tensor> {
+        (self == Self::Fused).then_some(&batch.needed)
+    }
+}
+
 /// For each answer of some groups, the log-probability of each token that has a weight, and 0 for all others.
-pub fn token_log_probs(model: &Llama, groups: &[Vec<Example>], layout: Layout, pad_id: u32) -> Result<Vec<Vec<f32>>> {
+pub fn token_log_probs(model: &Decoder, groups: &[Vec<Example>], layout: Layout, pad_id: u32) -> Result<Vec<Vec<f32>>> {
     let _no_grad = tch::no_grad_guard();
     let mut lists: Vec<Vec<f32>> = groups.iter().flatten().map(|answer| vec![0.0; answer.len()]).collect();
-    let batch = layout.pack(groups, pad_id, Example::is_active);
-    let tensors = batch.to_tensors(model.device())?;
-    let rows = rows_of(&tensors, &tensors.weights)?;
+    let packed = layout.pack(groups, pad_id, Example::is_active, model.device())?;
+    let rows = packed.rows(&packed.tensors.weights)?;
     if rows.is_empty() {
         return Ok(lists);
     }
-    let hidden = model.forward_packed(&tensors.inputs()?);
-    let log_probs = log_probs((&hidden, &model.lm_head()), &rows)?.to_kind(Kind::Float).to_device(Device::Cpu);
-    let places = batch.sequences.iter().zip(&batch.tokens);
+    let hidden = model.forward_packed(&packed.tensors, Some(&packed.needed))?;
+    let head = model.head();
+    let log_probs = log_probs((&hidden, head.lm_head()), &rows)?.to_kind(Kind::Float).to_device(Device::Cpu);
+    let places = packed.batch.sequences.iter().zip(&packed.batch.tokens);
     for (log_prob, (&sequence, &token)) in Vec::<f32>::try_from(log_probs)?.into_iter().zip(places) {
         if let Ok(token) = usize::try_from(token) {
             lists[sequence as usize][token] = log_prob;
@@ -46,24 +54,26 @@ pub fn token_log_probs(model: &Llama, groups: &[Vec<Example>], layout: Layout, p
     Ok(lists)
 }
 
-/// What a model gives for a batch.
-struct Output {
-    hidden: Tensor,
-    head: Tensor,
+/// What a model gives for a batch, at the positions that are needed.
+struct Output<'a> {
+    hidden: &'a Tensor,
+    head: Head,
     logits: Option<Tensor>,
 }
 
-impl Output {
-    fn new(model: &Llama, hidden: Tensor, logits: Logits) -> Self {
-        let head = model.lm_head();
-        let logits = (logits == Logits::Dense).then(|| hidden.matmul(&head.tr()));
+impl<'a> Output<'a> {
+    /// From the hidden states at [`Logits::needed`].
+    fn new(model: &Decoder, hidden: &'a Tensor, batch: &Batch, logits: Logits) -> Self {
+        let head = model.head();
+        let dense = || head.logits(hidden).flatten(0, 1).index_select(0, &batch.needed);
+        let logits = (logits == Logits::Dense).then(dense);
         Self { hidden, head, logits }
     }
 
     fn get(&self) -> ModelOutput<'_> {
         match &self.logits {
             Some(logits) => logits.into(),
-            None => (&self.hidden, &self.head).into(),
+            None => (self.hidden, self.head.lm_head()).into(),
         }
     }
 }
@@ -109,31 +119,29 @@ impl Stats {
 pub struct GradientAccumulator {
     pub method: Method,
     /// The base model, for a method that needs it in memory.
-    pub base: Option<Llama>,
+    pub base: Option<Decoder>,
     /// Pairs per forward pass.
     pub micro_batch: usize,
     pub pad_id: u32,
     pub layout: Layout,
     pub logits: Logits,
+    /// Compute layers once more in the backward pass, instead of keeping what they have computed.
+    pub recompute: bool,
 }
 
 impl GradientAccumulator {
-    /// Leaves the gradient of the loss in the parameters, up to a divisor that is known only after the last pass.
-    /// [`Gradient::apply`] divides by it.
-    pub fn gradient(&self, model: &Llama, optimizer: &mut AdamW, pairs: &[&[Row]]) -> Result<Gradient> {
+    /// The gradient of the loss, up to a divisor that is known only after the last pass. [`Gradient::apply`] divides by it.
+    pub fn gradient(&self, model: &Decoder, pairs: &[&[Row]]) -> Result<Gradient> {
         let device = model.device();
         let mut seconds = Seconds::default();
         let passes = pairs.chunks(self.micro_batch).filter(|pairs| pairs.iter().any(|rows| !rows.is_empty()));
         let passes: Vec<&[&[Row]]> = passes.collect();
         let denominators = self.denominators(model, &passes, &mut seconds)?;
-        optimizer.zero_grad();
+        let mut gradients = Gradients::new(&model.parameters);
         let (mut loss, mut stats) = (0.0, Stats::default());
         for pairs in passes {
-            let mut clock = Clock::start(device);
-            let (sum, more) = self.forward(model, pairs, &denominators, &mut clock, &mut seconds)?;
-            sum.backward();
-            clock.lap(&mut seconds.backward);
-            loss += sum.double_value(&[]);
+            let (sum, more) = self.pass(model, pairs, &denominators, &mut seconds, Some(&mut gradients))?;
+            loss += sum;
             stats = stats.add(more)?;
         }
         let tokens: Option<LossSummary> = stats.tokens.map(|stats| stats.read()).transpose()?;
@@ -146,7 +154,7 @@ impl GradientAccumulator {
             Loss::Anchored(..) | Loss::Pairs(_) => 1.0,
         };
         let mut clock = Clock::start(device);
-        let norm = optimizer.grad_norm() / divisor;
+        let norm = gradients.norm() / divisor;
         clock.lap(&mut seconds.optimizer);
         Ok(Gradient {
             loss: loss / divisor,
@@ -159,21 +167,21 @@ impl GradientAccumulator {
             accuracy: preferences.and_then(|pairs| pairs.accuracy),
             margin: preferences.and_then(|pairs| pairs.mean_margin),
             divisor,
+            gradients,
             device,
             seconds,
         })
     }
 
     /// The loss of a pair by itself.
-    pub fn loss_of(&self, model: &Llama, pair: &[Row]) -> Result<f64> {
+    pub fn loss_of(&self, model: &Decoder, pair: &[Row]) -> Result<f64> {
         let _no_grad = tch::no_grad_guard();
         let mut seconds = Seconds::default();
         let denominators = self.denominators(model, &[&[pair]], &mut seconds)?;
-        let mut clock = Clock::start(model.device());
-        Ok(self.forward(model, &[pair], &denominators, &mut clock, &mut seconds)?.0.double_value(&[]))
+        Ok(self.pass(model, &[pair], &denominators, &mut seconds, None)?.0)
     }
 
-    fn denominators(&self, model: &Llama, passes: &[&[&[Row]]], seconds: &mut Seconds) -> Result<Denominators> {
+    fn denominators(&self, model: &Decoder, passes: &[&[&[Row]]], seconds: &mut Seconds) -> Result<Denominators> {
         let pairs = || passes.iter().copied().flatten();
         let (mut tokens, mut anchor) = (Reduction::ActiveTokens, Reduction::ActiveTokens);
         let rows = || pairs().copied().flatten();
@@ -189,45 +197,68 @@ impl GradientAccumulator {
 
     /// The number of tokens that the gate skips. Two sums with denominators of their own cannot wait for it until the last
     /// pass, as their gradients are added up in the same place.
-    fn count_gated(&self, model: &Llama, figa: FigaLoss, passes: &[&[&[Row]]], seconds: &mut Seconds) -> Result<usize> {
+    fn count_gated(
+        &self,
+        model: &Decoder,
+        figa: FigaLoss,
+        passes: &[&[&[Row]]],
+        seconds: &mut Seconds,
+    ) -> Result<usize> {
         let _no_grad = tch::no_grad_guard();
         let mut clock = Clock::start(model.device());
         let mut gated = 0;
         for pairs in passes {
             let batch = Batch::new(pairs, self.layout, self.pad_id, model.device())?;
-            let output = Output::new(model, model.forward_packed(&batch.inputs), self.logits);
+            let hidden = model.forward_packed(&batch.tensors, self.logits.needed(&batch))?;
+            let output = Output::new(model, &hidden, &batch, self.logits);
             gated += figa.on(output.get(), &batch.rows)?.stats.read()?.gated.count as usize;
         }
         clock.lap(&mut seconds.forward);
         Ok(gated)
     }
 
-    /// The part of some pairs in the loss of a step.
-    fn forward(
+    /// The part of some pairs in the loss of a step. Its gradient is added to `gradients`, if there are some.
+    fn pass(
         &self,
-        model: &Llama,
+        model: &Decoder,
         pairs: &[&[Row]],
         denominators: &Denominators,
-        clock: &mut Clock,
         seconds: &mut Seconds,
-    ) -> Result<(Tensor, Stats)> {
+        gradients: Option<&mut Gradients>,
+    ) -> Result<(f64, Stats)> {
+        let mut clock = Clock::start(model.device());
         let batch = Batch::new(pairs, self.layout, self.pad_id, model.device())?;
-        let hidden = model.forward_packed(&batch.inputs);
+        let needed = self.logits.needed(&batch);
+        let recomputed = match self.recompute && gradients.is_some() {
+            true => Some(model.forward_recomputed(&batch.tensors, needed)?),
+            false => None,
+        };
+        let hidden = match &recomputed {
+            Some(recomputed) => recomputed.hidden.shallow_clone(),
+            None => model.forward_packed(&batch.tensors, needed)?,
+        };
         // The parameters of the base model require no gradient, so it leaves no graph.
-        let base = self.base.as_ref().map(|base| (base, base.forward_packed(&batch.inputs)));
+        let base_hidden = self.base.as_ref().map(|base| base.forward_packed(&batch.tensors, needed)).transpose()?;
         clock.lap(&mut seconds.forward);
-        let output = Output::new(model, hidden, self.logits);
-        let base = base.map(|(base, hidden)| Output::new(base, hidden, self.logits));
+        let output = Output::new(model, &hidden, &batch, self.logits);
+        let base = self.base.as_ref().zip(base_hidden.as_ref());
+        let base = base.map(|(base, hidden)| Output::new(base, hidden, &batch, self.logits));
         let (loss, stats) = self.apply(&output, base.as_ref(), &batch, denominators)?;
         clock.lap(&mut seconds.loss);
-        Ok((loss, Stats { computed: batch.computed, ..stats }))
+        match (recomputed, gradients) {
+            (Some(recomputed), Some(gradients)) => recomputed.backward(&loss, gradients),
+            (None, Some(gradients)) => gradients.add_all(&loss),
+            (_, None) => {}
+        }
+        clock.lap(&mut seconds.backward);
+        Ok((loss.double_value(&[]), Stats { computed: batch.computed, ..stats }))
     }
 
     /// Applies the loss of the method.
     fn apply(
         &self,
-        output: &Output,
-        base: Option<&Output>,
+        output: &Output<'_>,
+        base: Option<&Output<'_>>,
         batch: &Batch,
         denominators: &Denominators,
     ) -> Result<(Tensor, Stats)> {
@@ -282,8 +313,9 @@ pub struct Gradient {
     pub accuracy: Option<f64>,
     /// By how much it is ahead, on average.
     pub margin: Option<f64>,
-    /// What the gradient in the parameters has to be divided by.
+    /// What the gradients have to be divided by.
     divisor: f64,
+    gradients: Gradients,
     device: Device,
     pub seconds: Seconds,
 }
@@ -298,7 +330,8 @@ impl Gradient {
     /// Clips the gradient and takes a step along it.
     pub fn apply(&mut self, optimizer: &mut AdamW, lr: f64) {
         let mut clock = Clock::start(self.device);
-        optimizer.step(lr, (MAX_GRAD_NORM / self.norm).min(1.0) / self.divisor);
+        let scale = (MAX_GRAD_NORM / self.norm).min(1.0) / self.divisor;
+        optimizer.step(&mut self.gradients, lr, scale);
         clock.lap(&mut self.seconds.optimizer);
     }
 }

@@ -4,14 +4,14 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
-use figa_finetune::{Args, run};
+use figa_finetune::{Command, CommandLine, evaluate, run};
 
 /// The exit code of a program that Ctrl-C ends.
 const INTERRUPTED_CODE: u8 = 130;
 
 fn main() -> ExitCode {
     static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-    let args = Args::parse();
+    let CommandLine { command, train } = CommandLine::parse();
     let handler = ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
             std::process::exit(INTERRUPTED_CODE.into());
@@ -20,7 +20,11 @@ fn main() -> ExitCode {
             "\nstopping after this step; press Ctrl-C again to stop now and lose the steps since the last checkpoint"
         );
     });
-    match handler.map_err(Into::into).and_then(|()| run(args, &|| INTERRUPTED.load(Ordering::Relaxed))) {
+    let execute = || match command {
+        Some(Command::Evaluate(args)) => evaluate(&args).map(|()| true),
+        None => run(train, &|| INTERRUPTED.load(Ordering::Relaxed)),
+    };
+    match handler.map_err(Into::into).and_then(|()| execute()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => INTERRUPTED_CODE.into(),
         Err(error) => {

@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use crate::adamw::AdamW;
 use crate::clock::Seconds;
+use crate::decoder::Decoder;
 use crate::experiment::Experiment;
-use crate::llama::Llama;
 use crate::loss::Logits;
 use crate::method::{Base, Method};
 use crate::rows::{Layout, Row};
@@ -35,7 +35,7 @@ struct Measurements {
 
 /// Takes the same steps in all ways, in turn: packed rows, separate rows, and separate rows with a dense loss. Returns a table of
 /// the median times, the mean number of tokens and the peak memory. The learning rate is 0, so the model does not change.
-pub fn profile(experiment: &Experiment, model: &Llama, method: Method) -> Result<String> {
+pub fn profile(experiment: &Experiment, model: &Decoder, method: Method) -> Result<String> {
     let args = experiment.args;
     let mut optimizer = AdamW::new(&model.parameters);
     let mut rows = experiment.encoder.rows(&experiment.data, method)?;
@@ -43,7 +43,7 @@ pub fn profile(experiment: &Experiment, model: &Llama, method: Method) -> Result
         (0..=ROUNDS).map(|round| schedule::batch(args.seed, rows.len(), round, args.batch)).collect();
     if method.base == Base::LogProbs {
         for &pair in batches.iter().flatten() {
-            reference::compute(model, &mut rows[pair..=pair], 1, args.layout(), experiment.encoder.eos_id())?;
+            reference::compute(model, &mut rows[pair..=pair], 1, args.rows.layout(), experiment.encoder.eos_id())?;
         }
     }
     let mut accumulator = experiment.accumulator(method)?;
@@ -53,7 +53,7 @@ pub fn profile(experiment: &Experiment, model: &Llama, method: Method) -> Result
         for ((_, layout, logits), way) in WAYS.into_iter().zip(&mut ways) {
             let memory = Memory::reset();
             (accumulator.layout, accumulator.logits) = (layout, logits);
-            let mut gradient = accumulator.gradient(model, &mut optimizer, &pairs)?;
+            let mut gradient = accumulator.gradient(model, &pairs)?;
             if gradient.not_finite().is_some() {
                 continue;
             }

@@ -8,7 +8,7 @@ use figa_loss::Example;
 use figa_loss::tch::Tensor;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 
-use crate::llama::Llama;
+use crate::decoder::Decoder;
 use crate::loss::token_log_probs;
 use crate::method::with_equal_weights;
 use crate::rows::{Layout, Row};
@@ -20,7 +20,7 @@ pub const FILE: &str = "reference.safetensors";
 const TENSOR: &str = "log_probs";
 
 /// Computes the log-probabilities of the rows of some pairs, `batch` pairs at a time.
-pub fn compute(base: &Llama, pairs: &mut [Vec<Row>], batch: usize, layout: Layout, pad_id: u32) -> Result<()> {
+pub fn compute(base: &Decoder, pairs: &mut [Vec<Row>], batch: usize, layout: Layout, pad_id: u32) -> Result<()> {
     for pairs in pairs.chunks_mut(batch) {
         let answers = |rows: &Vec<Row>| rows.iter().map(|row| with_equal_weights(&row.example)).collect();
         let groups: Vec<Vec<Example>> = pairs.iter().map(answers).collect();

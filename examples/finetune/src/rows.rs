@@ -1,7 +1,7 @@
 //! The rows of a method, and how they become a batch.
 
 use figa_loss::tch::{Device, Tensor};
-use figa_loss::{Example, IGNORE_INDEX, PackedBatch, PackedInputs, PackedTensors, Pairs, Result, Rows, pack};
+use figa_loss::{Example, IGNORE_INDEX, PackedBatch, PackedTensors, Pairs, Result, Rows, pack};
 
 /// A row to train on.
 #[derive(Debug, Clone)]
@@ -47,32 +47,56 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// Groups of answers as the model's input.
+    /// Groups of answers as the model's input on a device.
     pub fn pack<'a, A, G>(
         self,
         groups: impl IntoIterator<Item = G>,
         pad_id: u32,
         is_needed: impl Fn(&A, usize) -> bool,
-    ) -> PackedBatch
+        device: Device,
+    ) -> Result<Packed>
     where
         A: AsRef<Example> + 'a,
         G: IntoIterator<Item = &'a A>,
     {
-        match self {
+        let mut batch = match self {
             Self::Packed => pack(groups, pad_id, is_needed),
             Self::Separate => pack(groups.into_iter().flatten().map(|answer| [answer]), pad_id, |_, _| true),
+        };
+        let mut needed: Vec<i64> = batch.outputs.iter().copied().filter(|&output| output >= 0).collect();
+        needed.sort_unstable();
+        needed.dedup();
+        for output in &mut batch.outputs {
+            if let Ok(place) = needed.binary_search(output) {
+                *output = place as i64;
+            }
         }
+        let needed = Tensor::f_from_slice(&needed)?.f_to_device(device)?;
+        Ok(Packed { tensors: batch.to_tensors(device)?, batch, needed })
     }
 }
 
-/// The targets of a batch as the rows of a loss.
-pub fn rows_of(batch: &PackedTensors, weights: &Tensor) -> Result<Rows> {
-    Rows::of_targets(&batch.labels, weights, &batch.outputs, &batch.sequences, IGNORE_INDEX)
+/// Answers as the model's input. Their `outputs` count those that are needed.
+pub struct Packed {
+    pub batch: PackedBatch,
+    pub tensors: PackedTensors,
+    /// The positions whose output some target needs, `[n]`, on the device.
+    pub needed: Tensor,
+}
+
+impl Packed {
+    /// The targets as the rows of a loss.
+    pub fn rows(&self, weights: &Tensor) -> Result<Rows> {
+        let PackedTensors { labels, outputs, sequences, .. } = &self.tensors;
+        Rows::of_targets(labels, weights, outputs, sequences, IGNORE_INDEX)
+    }
 }
 
 /// Rows as tensors, and what a loss has to know of them.
 pub struct Batch {
-    pub inputs: PackedInputs,
+    pub tensors: PackedTensors,
+    /// The positions whose output is needed.
+    pub needed: Tensor,
     /// Tokens that the model computes, padding included.
     pub computed: usize,
     pub rows: Rows,
@@ -87,18 +111,18 @@ pub struct Batch {
 impl Batch {
     /// The rows of some pairs.
     pub fn new(pairs: &[&[Row]], layout: Layout, pad_id: u32, device: Device) -> Result<Self> {
-        let batch = layout.pack(pairs.iter().copied(), pad_id, Row::is_needed);
+        let packed = layout.pack(pairs.iter().copied(), pad_id, Row::is_needed, device)?;
         let of_targets = |of: fn(&Row) -> &[f32]| {
             let lists: Vec<&[f32]> = pairs.iter().copied().flatten().map(of).collect();
-            Tensor::f_from_slice(&batch.of_targets(&lists))
+            Tensor::f_from_slice(&packed.batch.of_targets(&lists))
         };
         let (anchor, reference) = (of_targets(|row| &row.anchor)?, of_targets(|row| &row.reference)?);
-        let tensors = batch.to_tensors(device)?;
         Ok(Self {
-            inputs: tensors.inputs()?,
-            computed: batch.input_ids.len(),
-            rows: rows_of(&tensors, &tensors.weights)?,
-            anchor: rows_of(&tensors, &anchor)?,
+            computed: packed.batch.input_ids.len(),
+            rows: packed.rows(&packed.tensors.weights)?,
+            anchor: packed.rows(&anchor)?,
+            tensors: packed.tensors,
+            needed: packed.needed,
             pairs: Pairs::alternating(pairs.len() as i64),
             reference,
         })

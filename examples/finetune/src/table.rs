@@ -5,7 +5,7 @@ use std::iter;
 
 use serde::Serialize;
 
-use crate::metrics::{Better, Metric, Outcome};
+use crate::metrics::{Better, METRICS, Metric, Outcome, Scores};
 use crate::summary::{Summary, by_method, measured};
 
 /// The table as cells, for the terminal and the report. It displays as Markdown that is also readable as plain text.
@@ -45,6 +45,14 @@ impl Table {
         let seconds = methods.iter().map(|(_, runs)| Summary::of(runs.iter().map(|run| Some(run.seconds))));
         table.add_column("seconds".to_owned(), None, &Summary::of([]), &seconds.collect::<Vec<_>>());
         table
+    }
+
+    /// The scores of one model.
+    pub fn of_model(scores: &Scores) -> Self {
+        let measured = METRICS.iter().filter_map(|metric| Some((metric, (metric.score)(scores)?)));
+        let (header, cells) =
+            measured.map(|(metric, score)| (heading(metric), Cell::plain(number(score, score)))).unzip();
+        Self { header, rows: vec![cells] }
     }
 
     fn add_column(&mut self, heading: String, better: Option<Better>, baseline: &Summary, methods: &[Summary]) {
@@ -128,7 +136,7 @@ fn number(value: f64, scale: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Evaluation, Scores};
+    use crate::metrics::Evaluation;
 
     fn run(method: &str, seed: u64, p_added: Option<f64>, ppl_control: Option<f64>) -> Outcome {
         let baseline = Scores { p_added: Some(0.251), ppl_control: Some(49.25), ..Scores::default() };

@@ -8,8 +8,8 @@ use indicatif::ProgressBar;
 
 use crate::adamw::AdamW;
 use crate::checkpoint::{self, State};
+use crate::decoder::Decoder;
 use crate::experiment::{Baseline, Experiment};
-use crate::llama::Llama;
 use crate::log::Log;
 use crate::loss::GradientAccumulator;
 use crate::method::{Base, Method};
@@ -30,7 +30,7 @@ pub struct Run {
 pub fn train(
     experiment: &Experiment,
     run: &Run,
-    base_model: &mut Option<Llama>,
+    base_model: &mut Option<Decoder>,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Option<Outcome>> {
     let outcome = run.folder.join("outcome.json");
@@ -62,7 +62,7 @@ pub fn train(
 struct Trainer<'a> {
     experiment: &'a Experiment<'a>,
     run: &'a Run,
-    model: Llama,
+    model: Decoder,
     optimizer: AdamW,
     state: State,
     /// Present if there is an evaluator.
@@ -75,7 +75,7 @@ struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    fn start(experiment: &'a Experiment<'a>, run: &'a Run, base_model: Option<Llama>) -> Result<Self> {
+    fn start(experiment: &'a Experiment<'a>, run: &'a Run, base_model: Option<Decoder>) -> Result<Self> {
         let folder = &run.folder;
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         checkpoint::remove_partial(folder)?;
@@ -125,7 +125,7 @@ impl<'a> Trainer<'a> {
         let lr = args.lr * schedule::lr_factor(self.state.step, args.steps);
 
         let pairs: Vec<&[Row]> = batch.iter().map(|&pair| &self.rows[pair][..]).collect();
-        let mut gradient = self.accumulator.gradient(&self.model, &mut self.optimizer, &pairs)?;
+        let mut gradient = self.accumulator.gradient(&self.model, &pairs)?;
         if let Some(quantity) = gradient.not_finite() {
             return self.fail(quantity, &batch);
         }

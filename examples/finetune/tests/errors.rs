@@ -75,33 +75,63 @@ fn errors_of_tensors_name_the_file() {
     assert_errors("tensors", &errors);
 }
 
-#[test]
-fn errors_of_a_configuration_name_the_field() {
-    let sandbox = Sandbox::new("llama2");
+/// The errors for copies of a checkpoint's configuration in which one text is another.
+fn configuration_errors<const N: usize>(checkpoint: &str, changes: [(&str, &str); N]) -> [String; N] {
+    let sandbox = Sandbox::new(checkpoint);
     let path = sandbox.path("model/config.json");
     let config = fs::read_to_string(&path).unwrap();
-    let errors = [
-        ("\"llama\"", "\"mamba\""),
-        ("\"silu\"", "\"gelu\""),
-        ("\"vocab_size\": 40", "\"vocab_size\": 39"),
-        ("\"linear\"", "\"yarn\""),
-        ("\"linear\"", "\"llama3\""),
-        ("\"num_attention_heads\": 4", "\"num_attention_heads\": 0"),
-        ("\"num_attention_heads\": 4", "\"num_attention_heads\": -4"),
-        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1152921504606846976"),
-        ("\"head_dim\": 4", "\"head_dim\": 1152921504606846976"),
-        ("\"head_dim\": 4,\n  \"hidden_act\": \"silu\",\n  \"hidden_size\": 16", "\"hidden_size\": 18"),
-        ("\"vocab_size\": 40", "\"vocab_size\": 1e300"),
-        ("\"rope_theta\": 10000.0", "\"rope_theta\": 0"),
-        ("{", "{\"quantization_config\": {\"quant_method\": \"fp8\"},"),
-        ("{", ""),
-    ]
-    .map(|(from, to)| {
+    changes.map(|(from, to)| {
         assert!(config.contains(from), "{from}");
         fs::write(&path, config.replacen(from, to, 1)).unwrap();
         sandbox.error("out", &[])
-    });
+    })
+}
+
+#[test]
+fn errors_of_a_configuration_name_the_field() {
+    let errors = configuration_errors(
+        "llama2",
+        [
+            ("\"llama\"", "\"mamba\""),
+            ("\"llama\"", "\"mixtral\", \"num_local_experts\": 8"),
+            ("\"llama\"", "\"gemma3\", \"text_config\": {}"),
+            ("\"silu\"", "\"gelu\""),
+            ("\"vocab_size\": 40", "\"vocab_size\": 39"),
+            ("\"linear\"", "\"proportional\""),
+            ("\"linear\"", "\"llama3\""),
+            ("\"linear\"", "\"longrope\""),
+            ("\"rope_type\"", "\"partial_rotary_factor\": 0.5, \"rope_type\""),
+            ("\"num_attention_heads\": 4", "\"num_attention_heads\": 0"),
+            ("\"num_attention_heads\": 4", "\"num_attention_heads\": -4"),
+            ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1152921504606846976"),
+            ("\"head_dim\": 4", "\"head_dim\": 1152921504606846976"),
+            ("\"head_dim\": 4,\n  \"hidden_act\": \"silu\",\n  \"hidden_size\": 16", "\"hidden_size\": 18"),
+            ("\"vocab_size\": 40", "\"vocab_size\": 1e300"),
+            ("\"rope_theta\": 10000.0", "\"rope_theta\": 0"),
+            ("{", "{\"quantization_config\": {\"quant_method\": \"fp8\"},"),
+            ("{", ""),
+        ],
+    );
     assert_errors("configuration", &errors);
+}
+
+#[test]
+fn errors_of_layers_name_the_field() {
+    let mut errors = vec![];
+    errors.extend(configuration_errors(
+        "gemma2",
+        [
+            ("\"full_attention\"", "\"chunked_attention\""),
+            ("\"full_attention\",", ""),
+            ("\"sliding_window\": 7", "\"sliding_window\": 0"),
+            ("\"final_logit_softcapping\": 3.0", "\"final_logit_softcapping\": -3"),
+            ("\"use_bidirectional_attention\": null", "\"use_bidirectional_attention\": true"),
+        ],
+    ));
+    errors.extend(configuration_errors("smollm3", [("\"no_rope_layers\": [", "\"no_rope_layers\": [1,")]));
+    errors.extend(configuration_errors("granite", [("\"logits_scaling\":", "\"logits_scaling\": 0, \"x\":")]));
+    errors.extend(configuration_errors("phi3-longrope", [("\"short_factor\": [", "\"short_factor\": [1.5,")]));
+    assert_errors("layers", &errors);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::fs;
 
 use clap::ValueEnum;
 use common::Sandbox;
+use figa_finetune::decoder::Config;
 use figa_finetune::encode::{Dataset, Encoder};
-use figa_finetune::llama::Config;
 use figa_finetune::method::{METHODS, Method};
 use figa_loss::SpaRecord;
 use figa_loss::tch::{Kind, Tensor};
@@ -27,7 +27,7 @@ fn methods_weigh_tokens_differently() {
     let sandbox = Sandbox::new("qwen2");
     let model = sandbox.path("model");
     let config = Config::read(&model).unwrap();
-    let encoder = Encoder::new(&model, &config, &sandbox.args("out", &["--max-length=20"])).unwrap();
+    let encoder = Encoder::new(&model, &config, &sandbox.args("out", &["--max-length=20"]).rows).unwrap();
     let record = SpaRecord::new("w3", "w4 w5 w6 w7 w8", "w9 w5 w6 w10 w8");
     let data = Dataset { path: "pairs.jsonl".into(), records: vec![record] };
     let penalties = vec![-0.5, 0.0, 0.0, -0.5, 0.0, 0.0];

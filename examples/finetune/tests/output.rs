@@ -5,6 +5,7 @@ mod common;
 use std::process::{Command, Output};
 
 use common::Sandbox;
+use serde_json::Value;
 
 /// Numbers that depend on the machine.
 const NUMBER: (&str, &str) = (r"\d+\.\d+", "[number]");
@@ -68,4 +69,36 @@ fn a_run_prints_its_data_its_steps_and_a_table_and_writes_a_report() {
         NUMBER,
     ];
     insta::with_settings!({ filters => filters }, { insta::assert_snapshot!("report", report) });
+}
+
+#[test]
+fn evaluate_measures_a_model_like_a_run_does_before_training() {
+    let sandbox = Sandbox::new("gemma2");
+    let (model, pairs, out) =
+        (sandbox.text_path("model"), sandbox.text_path("pairs.jsonl"), sandbox.text_path("s.json"));
+    let evaluate = |more: &[&str]| {
+        let fixed = ["evaluate", "--model", &model, "--eval", &pairs, "--out", &out, "--cpu", "--prompt=plain"];
+        let arguments: Vec<String> = fixed.iter().chain(more).map(|&argument| argument.to_owned()).collect();
+        let output = finetune(&[&arguments[..], &["--max-length=12".to_owned(), "--answers=3".to_owned()]].concat());
+        assert!(output.status.success(), "{}", text(output.stderr));
+        let measured: Value = serde_json::from_slice(&sandbox.bytes("s.json")).unwrap();
+        (text(output.stdout), measured)
+    };
+    let (stdout, measured) = evaluate(&[]);
+    assert!(stdout.contains("| revised likelier ↑ |"), "{stdout}");
+    assert!(sandbox.run("run", &["--eval", &pairs, "--answers=3", "--steps=1"]).unwrap());
+    let baseline: Value = serde_json::from_slice(&sandbox.bytes("run/baseline.json")).unwrap();
+    assert_eq!(measured["scores"], baseline["evaluation"]["scores"]);
+    let answers = measured["answers"].as_array().unwrap();
+    assert_eq!(answers.len(), 3);
+    assert_eq!(answers[0]["original"], "w13 w18 w23");
+    // Sampled answers depend on the seed alone.
+    let sampled = |seed| evaluate(&["--temperature=2", "--top-p=0.9", "--seed", seed]).1["answers"].clone();
+    assert_eq!(sampled("1"), sampled("1"));
+    assert_ne!(sampled("1"), sampled("2"));
+    for (more, expected) in [("--temperature=-1", "--temperature: expected"), ("--top-p=0", "--top-p: expected")] {
+        let arguments = ["evaluate", "--model", &model, "--eval", &pairs, more].map(str::to_owned);
+        let error = text(finetune(&arguments).stderr);
+        assert!(error.contains(expected) && error.lines().count() == 1, "{error}");
+    }
 }

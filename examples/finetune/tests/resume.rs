@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
 
-use common::{Sandbox, load};
+use common::{CHECKPOINTS, Sandbox, load};
 use figa_finetune::run;
 use figa_loss::tch::{Kind, Tensor};
 use serde_json::Value;
@@ -42,6 +42,21 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
     assert!(sandbox.resume("resumed").unwrap());
     assert!(sandbox.trained("resumed") == sandbox.trained("uninterrupted"));
     assert!(sandbox.error("resumed", &[]).contains("contains a run"));
+}
+
+#[test]
+fn a_run_of_each_family_can_be_resumed() {
+    for name in CHECKPOINTS {
+        let sandbox = Sandbox::new(name);
+        let pairs = sandbox.text_path("pairs.jsonl");
+        let more = ["--eval", &pairs, "--answers=2", "--steps=3"];
+        assert!(sandbox.run("uninterrupted", &more).unwrap());
+        sandbox.run_interrupted("resumed", &more, 1);
+        assert!(sandbox.resume("resumed").unwrap());
+        assert!(sandbox.trained("resumed") == sandbox.trained("uninterrupted"), "{name}");
+        let trained = load(&sandbox.path("resumed/model"));
+        assert!(trained.parameters.values().all(|tensor| tensor.isfinite().all().int64_value(&[]) == 1), "{name}");
+    }
 }
 
 /// Zeroed gradients and those that do not exist yet move the moments alike.

@@ -141,11 +141,12 @@ pub struct PackedInputs {
 /// How far a model's outputs for packed answers are from those for rows of their own: the largest difference, divided by the
 /// largest output. Rounding gives about 1e-6 in f32 and 1e-2 in bf16; more says that the model does not support packing.
 ///
-/// The model is called twice, and returns logits or hidden states, `[B, S, _]`.
+/// The model is called twice, and returns logits or hidden states, `[B, S, _]`. It takes [`PackedTensors::inputs`], or masks of
+/// its own.
 ///
 /// ```
 /// use figa_loss::tch::{Device, Kind, Tensor};
-/// use figa_loss::{Example, PackedInputs, TokenLabel::Kept, packing_error};
+/// use figa_loss::{Example, PackedTensors, TokenLabel::Kept, packing_error};
 ///
 /// # let row = |ids: [u32; 3]| {
 /// #     Example::new(ids.to_vec(), ids.map(i64::from).to_vec(), vec![1.0; 3], vec![Kept; 3])
@@ -153,7 +154,7 @@ pub struct PackedInputs {
 /// let (original, revised) = (row([7, 1, 2])?, row([7, 4, 2])?);
 /// let embedding = Tensor::randn([8, 4], (Kind::Float, Device::Cpu));
 /// // A model that adds up the tokens it sees, but does not use the mask.
-/// let sums = |inputs: &PackedInputs| Ok(Tensor::embedding(&embedding, &inputs.input_ids, -1, false, false).cumsum(1, Kind::Float));
+/// let sums = |batch: &PackedTensors| Ok(Tensor::embedding(&embedding, &batch.input_ids, -1, false, false).cumsum(1, Kind::Float));
 /// assert!(packing_error([[&original, &revised]], Device::Cpu, sums)? > 0.1);
 /// # Ok::<(), figa_loss::Error>(())
 /// ```
@@ -163,7 +164,7 @@ pub struct PackedInputs {
 pub fn packing_error<'a, G>(
     groups: impl IntoIterator<Item = G>,
     device: Device,
-    model: impl Fn(&PackedInputs) -> Result<Tensor>,
+    model: impl Fn(&PackedTensors) -> Result<Tensor>,
 ) -> Result<f64>
 where
     G: IntoIterator<Item = &'a Example>,
@@ -174,7 +175,7 @@ where
     let packed = pack(groups.iter().map(|group| group.iter().copied()), PAD_ID, all).to_tensors(device)?;
     let each = pack(groups.iter().flatten().map(|&example| [example]), PAD_ID, all).to_tensors(device)?;
     let outputs = |batch: &PackedTensors| {
-        let outputs = model(&batch.inputs()?)?.f_detach()?.f_flatten(0, 1)?.f_to_kind(Kind::Double)?;
+        let outputs = model(batch)?.f_detach()?.f_flatten(0, 1)?.f_to_kind(Kind::Double)?;
         let places = batch.outputs.f_masked_select(&batch.labels.f_ne(IGNORE_INDEX)?)?;
         Ok::<_, Error>(outputs.f_index_select(0, &places.f_to_device(device)?)?)
     };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Parser;
-use figa_finetune::llama::Llama;
+use figa_finetune::decoder::{Decoder, Load};
 use figa_finetune::{Args, run};
 use figa_loss::tch::{Device, Kind, Tensor};
 use figa_loss::tokenizers::models::wordlevel::WordLevel;
@@ -18,7 +18,24 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// The checkpoints of `checkpoints.py`.
-pub const CHECKPOINTS: [&str; 3] = ["llama2", "llama3", "qwen2"];
+pub const CHECKPOINTS: [&str; 16] = [
+    "llama2",
+    "llama3",
+    "llama-bias",
+    "llama-yarn",
+    "llama-dynamic",
+    "qwen2",
+    "qwen2-window",
+    "qwen3",
+    "mistral",
+    "smollm3",
+    "phi3",
+    "phi3-longrope",
+    "gemma2",
+    "gemma3",
+    "olmo2",
+    "granite",
+];
 
 /// The ids of the vocabulary: three special tokens, then the words `w3` to `w39`.
 const WORDS: std::ops::Range<u32> = 3..40;
@@ -27,8 +44,9 @@ pub fn checkpoint(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoints").join(name)
 }
 
-pub fn load(folder: &Path) -> Llama {
-    Llama::load(folder, Device::Cpu, Kind::Float, 0).unwrap()
+pub fn load(folder: &Path) -> Decoder {
+    let (device, kind) = (Device::Cpu, Kind::Float);
+    Decoder::load(folder, Load { device, kind, weights: kind, freeze_below: 0 }).unwrap()
 }
 
 pub fn never() -> bool {

@@ -10,17 +10,12 @@ use figa_loss::tch::Tensor;
 use serde_json::Value;
 
 use super::Config;
+use super::family::QueryKeyNorm;
 use crate::hub;
 
 pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub(super) const HEAD: &str = "lm_head.weight";
-
-/// A parameter of the architecture.
-struct Parameter {
-    shape: Vec<i64>,
-    /// Biases are optional.
-    required: bool,
-}
+pub(super) const NORM: &str = "model.norm.weight";
 
 /// The names in safetensors files of the dtypes that can be trained.
 const DTYPES: [&str; 4] = ["F64", "F32", "F16", "BF16"];
@@ -45,15 +40,15 @@ pub(super) fn read(
             );
         }
         for (name, tensor) in Tensor::read_safetensors(&shard).with_context(not_read)? {
-            let Some(Parameter { shape, .. }) = architecture.get(&name) else { continue };
+            let Some(shape) = architecture.get(&name) else { continue };
             let size = tensor.size();
             ensure!(size == *shape, "{path}: tensor {name} has shape {size:?}, expected {shape:?}");
             let tensor = convert(&name, tensor);
             parameters.insert(name, tensor);
         }
     }
-    for (name, Parameter { required, .. }) in &architecture {
-        let complete = !required || parameters.contains_key(name);
+    for name in architecture.keys() {
+        let complete = parameters.contains_key(name);
         ensure!(complete, "{}: no safetensors file contains the tensor {name}", folder.display());
     }
     Ok(parameters)
@@ -86,36 +81,52 @@ pub fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(hub::shards(&index)?.into_iter().map(|name| folder.join(name)).collect())
 }
 
-/// The parameters of a model by name.
-fn architecture(config: &Config) -> BTreeMap<String, Parameter> {
+/// The shapes of a model's parameters, by name.
+fn architecture(config: &Config) -> BTreeMap<String, Vec<i64>> {
     let (hidden, inner, vocab) = (config.hidden_size, config.intermediate_size, config.vocab_size);
-    let (query, kv) = (config.num_attention_heads * config.head_dim(), config.kv_heads() * config.head_dim());
-    let mut parameters = BTreeMap::new();
-    let mut add = |name: String, shape: &[i64], required| {
-        parameters.insert(name, Parameter { shape: shape.to_vec(), required });
-    };
-    add(EMBEDDING.into(), &[vocab, hidden], true);
-    add("model.norm.weight".into(), &[hidden], true);
+    let (query, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let family = &config.family;
+    let [qkv_bias, output_bias, inner_bias] = config.biases;
+    let mut linears =
+        vec![("self_attn.o_proj", [hidden, query], output_bias), ("mlp.down_proj", [hidden, inner], inner_bias)];
+    linears.extend(match family.has_fused_projections {
+        true => vec![
+            ("self_attn.qkv_proj", [query + 2 * kv, hidden], qkv_bias),
+            ("mlp.gate_up_proj", [2 * inner, hidden], inner_bias),
+        ],
+        false => vec![
+            ("self_attn.q_proj", [query, hidden], qkv_bias),
+            ("self_attn.k_proj", [kv, hidden], qkv_bias),
+            ("self_attn.v_proj", [kv, hidden], qkv_bias),
+            ("mlp.gate_proj", [inner, hidden], inner_bias),
+            ("mlp.up_proj", [inner, hidden], inner_bias),
+        ],
+    });
+    let norms = [family.attention_norms, family.feed_forward_norms].concat();
+    let mut norms: Vec<(&str, i64)> = norms.into_iter().flatten().map(|name| (name, hidden)).collect();
+    norms.extend(match family.query_key_norm {
+        None => vec![],
+        Some(QueryKeyNorm::EachHead) => {
+            vec![("self_attn.q_norm", config.head_dim), ("self_attn.k_norm", config.head_dim)]
+        }
+        Some(QueryKeyNorm::AllHeads) => vec![("self_attn.q_norm", query), ("self_attn.k_norm", kv)],
+    });
+
+    let mut shapes = BTreeMap::from([(EMBEDDING.to_owned(), vec![vocab, hidden]), (NORM.to_owned(), vec![hidden])]);
     if !config.tie_word_embeddings {
-        add(HEAD.into(), &[vocab, hidden], true);
+        shapes.insert(HEAD.to_owned(), vec![vocab, hidden]);
     }
-    for layer in 0..config.num_hidden_layers {
+    for layer in 0..config.layers.len() {
         let layer = format!("model.layers.{layer}");
-        for (name, [output, input]) in [
-            ("self_attn.q_proj", [query, hidden]),
-            ("self_attn.k_proj", [kv, hidden]),
-            ("self_attn.v_proj", [kv, hidden]),
-            ("self_attn.o_proj", [hidden, query]),
-            ("mlp.gate_proj", [inner, hidden]),
-            ("mlp.up_proj", [inner, hidden]),
-            ("mlp.down_proj", [hidden, inner]),
-        ] {
-            add(format!("{layer}.{name}.weight"), &[output, input], true);
-            add(format!("{layer}.{name}.bias"), &[output], false);
+        for (name, shape, has_bias) in &linears {
+            shapes.insert(format!("{layer}.{name}.weight"), shape.to_vec());
+            if *has_bias {
+                shapes.insert(format!("{layer}.{name}.bias"), vec![shape[0]]);
+            }
         }
-        for name in ["input_layernorm", "post_attention_layernorm"] {
-            add(format!("{layer}.{name}.weight"), &[hidden], true);
+        for (name, size) in &norms {
+            shapes.insert(format!("{layer}.{name}.weight"), vec![*size]);
         }
     }
-    parameters
+    shapes
 }
