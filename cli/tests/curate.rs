@@ -527,13 +527,17 @@ fn long_lines_pass() {
     assert!(folder.text("kept.jsonl").contains(&"x".repeat(300_000)));
 }
 
-/// A command that prints and never reads, one that reads and never prints, and one that does neither.
+/// A command that prints and never reads its line, one that reads and never prints, and one that does neither. What they print
+/// follows the first byte of the line: before that, they have not been asked.
 #[test]
 fn commands_that_are_stuck_are_errors() {
     let folder = Folder::with_records([pair("a", &"long-".repeat(200_000), "")]);
     for (script, message) in [
-        ("exec yes", "it printed more than one line for one line of input: \"y\", \"y"),
-        ("echo 1; exec sleep 1000", "it has answered, and has not read its line of input for 1 s (--command-timeout)"),
+        ("head -c 1 > /dev/null; exec yes", "it printed more than one line for one line of input: \"y\", \"y"),
+        (
+            "head -c 1 > /dev/null; echo 1; exec sleep 1000",
+            "it has answered, and has not read its line of input for 1 s (--command-timeout)",
+        ),
         (
             "exec cat > /dev/null",
             "expected one line of output for each line of input, but it closed its input or output",
