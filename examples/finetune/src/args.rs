@@ -8,6 +8,7 @@ use figa_cli::{FieldArgs, PromptArgs};
 use figa_loss::tch::{Device, Kind};
 use serde::{Deserialize, Serialize};
 
+use crate::generate::Sampling;
 use crate::json;
 use crate::method::{METHODS, Method};
 use crate::rows::Layout;
@@ -32,6 +33,8 @@ pub struct CommandLine {
 pub enum Command {
     /// Measure a model, without training it.
     Evaluate(EvaluateArgs),
+    /// Write a model's own answers to prompts.
+    Rollout(RolloutArgs),
 }
 
 /// The arguments of a run.
@@ -126,6 +129,42 @@ pub struct EvaluateArgs {
     pub rows: RowArgs,
 }
 
+/// Write a model's own answers to prompts, as records for `figa curate`.
+#[derive(Debug, Clone, clap::Args, Serialize, Deserialize)]
+pub struct RolloutArgs {
+    /// Folder with config.json, model.safetensors (or its shards) and tokenizer.json, or a hub id (owner/name)
+    #[arg(long)]
+    pub model: String,
+    /// Records to answer; they need no answers (.jsonl or .json, also compressed; .parquet)
+    #[arg(long)]
+    pub prompts: PathBuf,
+    /// File for the records with their answers, in JSON lines; must not exist. If a command was stopped, the same one continues it
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Maximum number of tokens of an answer
+    #[arg(long, value_name = "TOKENS", default_value_t = 200)]
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub sampling: SamplingArgs,
+    /// Seed of sampled answers
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// What the model computes.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub rows: RowArgs,
+}
+
+impl RolloutArgs {
+    pub(crate) fn check(&self) -> Result<()> {
+        ensure!(self.max_tokens > 0, "--max-tokens: expected at least 1, got 0");
+        self.sampling.check()?;
+        self.rows.check()
+    }
+}
+
 /// What an evaluation measures.
 #[derive(Debug, Clone, clap::Args, Serialize, Deserialize)]
 pub struct MeasureArgs {
@@ -135,6 +174,15 @@ pub struct MeasureArgs {
     /// Number of evaluation records to generate answers for
     #[arg(long, default_value_t = 100)]
     pub answers: usize,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+/// How the tokens of answers are chosen.
+#[derive(Debug, Clone, Copy, clap::Args, Serialize, Deserialize)]
+pub struct SamplingArgs {
     /// Sample the answers at this temperature; 0 for greedy answers
     #[arg(long, default_value_t = 0.0)]
     pub temperature: f64,
@@ -171,7 +219,11 @@ pub struct RowArgs {
     pub prompt: PromptArgs,
 }
 
-impl MeasureArgs {
+impl SamplingArgs {
+    pub(crate) fn with_seed(self, seed: u64) -> Sampling {
+        Sampling { temperature: self.temperature, top_p: self.top_p, seed }
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let Self { temperature, top_p, .. } = self;
         ensure!(
@@ -226,7 +278,7 @@ impl Args {
         ] {
             ensure!(number > 0, "--{name}: expected at least 1, got 0");
         }
-        self.measure.check()?;
+        self.measure.sampling.check()?;
         self.rows.check()?;
         ensure!(self.lr.is_finite() && self.lr > 0.0, "--lr: expected a number > 0, got {}", self.lr);
         if let Some(out) = self.out.as_deref().filter(|_| !self.profile) {

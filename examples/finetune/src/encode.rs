@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use figa_loss::{EncodedPair, Fields, PairEncoder, RecordReader, SpaRecord};
+use figa_loss::{EncodedPair, Fields, IGNORE_INDEX, PairEncoder, RecordReader, SpaRecord};
 
 use crate::args::RowArgs;
 use crate::decoder::Config;
@@ -81,6 +81,13 @@ impl Encoder {
             }
         }
         ids
+    }
+
+    /// The tokens of a record's prompt.
+    pub fn prompt(&self, record: &SpaRecord) -> Result<Vec<u32>> {
+        let row = self.encoder.encode(record)?.revised;
+        let prompt = row.labels().iter().take_while(|&&label| label == IGNORE_INDEX).count();
+        Ok(row.input_ids()[..prompt].to_vec())
     }
 
     /// Encodes a text without special tokens.

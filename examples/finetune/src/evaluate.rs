@@ -33,7 +33,7 @@ const CONTROL_TEXT: &str = include_str!("control.txt");
 /// # Errors
 /// One line that names the argument or file, and what to do.
 pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
-    args.measure.check()?;
+    args.measure.sampling.check()?;
     args.rows.check()?;
     let base = hub::folder(&args.model)?;
     let encoder = Encoder::new(&base, &Config::read(&base)?, &args.rows)?;
@@ -100,7 +100,7 @@ impl Evaluator {
             control: encoder.ids(control)?,
             max_length: rows.max_length,
             answers: measure.answers.min(pairs.len()),
-            sampling: Sampling { temperature: measure.temperature, top_p: measure.top_p, seed },
+            sampling: measure.sampling.with_seed(seed),
             batch: rows.micro_batch,
             layout: rows.layout(),
             pad_id: encoder.eos_id(),

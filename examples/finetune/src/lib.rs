@@ -5,6 +5,7 @@
 //! cargo run --release -p figa-finetune -- --model DIR --data pairs.jsonl --eval held_out.jsonl --out RUN --compare
 //! cargo run --release -p figa-finetune -- --resume RUN
 //! cargo run --release -p figa-finetune -- evaluate --model DIR --eval held_out.jsonl
+//! cargo run --release -p figa-finetune -- rollout --model DIR --prompts prompts.jsonl --out answers.jsonl
 //! ```
 //!
 //! # From arguments to report
@@ -19,7 +20,7 @@
 //!    `metrics` lists the scores.
 //! 5. `summary` groups the outcomes by method. `table`, `figures` with `plot`, and `report` show them.
 //!
-//! `clock` measures the parts of a step, and `json` reads and writes files. With `--profile`, `profile` replaces steps 3
+//! `rollout` writes a model's own answers to prompts. `clock` measures the parts of a step, and `json` reads and writes files. With `--profile`, `profile` replaces steps 3
 //! to 5.
 //!
 //! # The folder of a run
@@ -62,6 +63,7 @@ mod profile;
 mod progress;
 mod reference;
 mod report;
+mod rollout;
 mod rows;
 mod schedule;
 mod summary;
@@ -77,6 +79,7 @@ pub use self::args::{Args, Command, CommandLine};
 use self::decoder::Decoder;
 pub use self::evaluate::evaluate;
 use self::experiment::Experiment;
+pub use self::rollout::rollout;
 use self::table::Table;
 use self::train::Run;
 

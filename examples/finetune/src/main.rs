@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
-use figa_finetune::{Command, CommandLine, evaluate, run};
+use figa_finetune::{Command, CommandLine, evaluate, rollout, run};
 
 /// The exit code of a program that Ctrl-C ends.
 const INTERRUPTED_CODE: u8 = 130;
@@ -17,11 +17,12 @@ fn main() -> ExitCode {
             std::process::exit(INTERRUPTED_CODE.into());
         }
         eprintln!(
-            "\nstopping after this step; press Ctrl-C again to stop now and lose the steps since the last checkpoint"
+            "\nstopping after this step; press Ctrl-C again to stop now and lose the work since the last checkpoint"
         );
     });
     let execute = || match command {
         Some(Command::Evaluate(args)) => evaluate(&args).map(|()| true),
+        Some(Command::Rollout(args)) => rollout(&args, &|| INTERRUPTED.load(Ordering::Relaxed)),
         None => run(train, &|| INTERRUPTED.load(Ordering::Relaxed)),
     };
     match handler.map_err(Into::into).and_then(|()| execute()) {

@@ -18,6 +18,14 @@ pub fn bar(run: String, steps: usize, state: &State) -> Result<ProgressBar> {
     Ok(bar)
 }
 
+/// A bar for answers, some of which exist.
+pub fn of_answers(all: usize, done: usize) -> Result<ProgressBar> {
+    let style = ProgressStyle::with_template("answers {wide_bar} {pos}/{len}  eta {eta}")?;
+    let bar = ProgressBar::new(all as u64).with_style(style);
+    bar.set_position(done as u64);
+    Ok(bar)
+}
+
 /// Shows the metrics of a step.
 pub fn show(bar: &ProgressBar, metrics: &StepMetrics) {
     let StepMetrics { step, loss, tokens, active, gated, kl, accuracy, margin, seconds, .. } = metrics;

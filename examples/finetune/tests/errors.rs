@@ -128,7 +128,14 @@ fn errors_of_layers_name_the_field() {
             ("\"use_bidirectional_attention\": null", "\"use_bidirectional_attention\": true"),
         ],
     ));
-    errors.extend(configuration_errors("smollm3", [("\"no_rope_layers\": [", "\"no_rope_layers\": [1,")]));
+    errors.extend(configuration_errors(
+        "smollm3",
+        [
+            ("\"no_rope_layers\": [", "\"no_rope_layers\": [1,"),
+            ("\"no_rope_layer_interval\": 2,\n  \"no_rope_layers\": [", "\"no_rope_layer_interval\": 0, \"x\": ["),
+        ],
+    ));
+    errors.extend(configuration_errors("gemma3", [("\"query_pre_attn_scalar\": 12", "\"query_pre_attn_scalar\": 0")]));
     errors.extend(configuration_errors("granite", [("\"logits_scaling\":", "\"logits_scaling\": 0, \"x\":")]));
     errors.extend(configuration_errors("phi3-longrope", [("\"short_factor\": [", "\"short_factor\": [1.5,")]));
     assert_errors("layers", &errors);

@@ -4,7 +4,9 @@ mod common;
 
 use std::process::{Command, Output};
 
+use clap::Parser;
 use common::Sandbox;
+use figa_finetune::{CommandLine, rollout};
 use serde_json::Value;
 
 /// Numbers that depend on the machine.
@@ -101,4 +103,53 @@ fn evaluate_measures_a_model_like_a_run_does_before_training() {
         let error = text(finetune(&arguments).stderr);
         assert!(error.contains(expected) && error.lines().count() == 1, "{error}");
     }
+}
+
+#[test]
+fn rollout_writes_answers_that_do_not_depend_on_interruptions() {
+    let sandbox = Sandbox::new("qwen3");
+    let prompts: String =
+        (3..23).map(|word| format!("{{\"instruction\": \"w{word} w9\", \"id\": {word}}}\n")).collect();
+    std::fs::write(sandbox.path("prompts.jsonl"), prompts).unwrap();
+    let (model, prompts) = (sandbox.text_path("model"), sandbox.text_path("prompts.jsonl"));
+    let command = |out: &str, more: &[&str]| -> Vec<String> {
+        let out = sandbox.text_path(out);
+        let fixed = ["rollout", "--model", &model, "--prompts", &prompts, "--out", &out, "--cpu", "--prompt=plain"];
+        let length =
+            if more.iter().any(|argument| argument.contains("max-length")) { "--seed=0" } else { "--max-length=20" };
+        let fixed = fixed.iter().chain(&["--micro-batch=1", "--temperature=1", "--max-tokens=5"]).chain([&length]);
+        fixed.chain(more).map(|&argument| argument.to_owned()).collect()
+    };
+    let whole = finetune(&command("whole.jsonl", &[]));
+    assert!(whole.status.success(), "{}", text(whole.stderr));
+    let records: Vec<Value> =
+        sandbox.text("whole.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len(), 20);
+    for (record, word) in records.iter().zip(3..) {
+        assert_eq!(record["id"], word);
+        let words = record["original_output"].as_str().unwrap().split_whitespace().count();
+        assert!(words == 5 || record["finish_reason"] == "stop", "{record}");
+        assert!(record.get("revised_output").is_none());
+    }
+    // After each batch of four; a line that is not complete is lost.
+    let args =
+        |out: &str| match CommandLine::try_parse_from([&["finetune".to_owned()], &command(out, &[])[..]].concat()) {
+            Ok(CommandLine { command: Some(figa_finetune::Command::Rollout(args)), .. }) => args,
+            other => panic!("{other:?}"),
+        };
+    assert!(!rollout(&args("parts.jsonl"), &|| true).unwrap());
+    let half = sandbox.text("parts.jsonl.rollout") + "{\"instruction\": \"w7";
+    assert_eq!(half.lines().count(), 6);
+    std::fs::write(sandbox.path("parts.jsonl.rollout"), half).unwrap();
+    let other = finetune(&command("parts.jsonl", &["--seed=1"]));
+    let error = text(other.stderr);
+    assert!(error.contains("was begun with other arguments, prompts or another model"), "{error}");
+    assert!(rollout(&args("parts.jsonl"), &|| false).unwrap());
+    assert_eq!(sandbox.text("parts.jsonl"), sandbox.text("whole.jsonl"));
+    assert!(!sandbox.path("parts.jsonl.rollout").exists());
+    let again = text(finetune(&command("parts.jsonl", &[])).stderr);
+    assert!(again.contains("exists; choose another file") && again.lines().count() == 1, "{again}");
+    // The length of the prompt is checked before anything is computed.
+    let long = text(finetune(&command("long.jsonl", &["--max-length=2"])).stderr);
+    assert!(long.contains("prompts.jsonl:1: the prompt has 2 tokens and max_length is 2"), "{long}");
 }

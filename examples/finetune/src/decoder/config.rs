@@ -207,7 +207,14 @@ impl Config {
             tie_word_embeddings: fields.tie_word_embeddings.unwrap_or(family.tie_word_embeddings),
             attention_scale: match family.attention_scale {
                 AttentionScale::HeadDim => (head_dim as f64).powf(-0.5),
-                AttentionScale::QueryScalar => fields.query_pre_attn_scalar.unwrap_or(256.0).powf(-0.5),
+                AttentionScale::QueryScalar => {
+                    let scalar = fields.query_pre_attn_scalar.unwrap_or(256.0);
+                    ensure!(
+                        scalar.is_finite() && scalar > 0.0,
+                        "query_pre_attn_scalar is {scalar}, expected a number above 0"
+                    );
+                    scalar.powf(-0.5)
+                }
                 AttentionScale::Multiplier => multiplier("attention_multiplier", fields.attention_multiplier)?,
             },
             attention_softcap: softcap(
@@ -249,6 +256,13 @@ fn family(value: &Value) -> Result<Family> {
     found.with_context(|| format!("model_type is {model_type:?}, expected one of {known}"))
 }
 
+/// Every n-th layer.
+fn interval(name: &str, field: Option<usize>, default: usize) -> Result<usize> {
+    let interval = field.unwrap_or(default);
+    ensure!(interval > 0, "{name} is 0, expected at least 1");
+    Ok(interval)
+}
+
 fn softcap(name: &str, field: Option<Softcap>, of_family: Option<Softcap>) -> Result<Softcap> {
     let cap = of_family.and_then(|default| field.unwrap_or(default));
     if let Some(cap) = cap {
@@ -270,7 +284,7 @@ impl Fields {
         let rotates = match (family.rotary, &self.no_rope_layers) {
             (Rotaries::AllBut(_), Some(list)) => list.iter().map(|&rotates| rotates != 0).collect(),
             (Rotaries::AllBut(default), None) => {
-                let interval = self.no_rope_layer_interval.unwrap_or(default).max(1);
+                let interval = interval("no_rope_layer_interval", self.no_rope_layer_interval, default)?;
                 (1..=count).map(|layer| layer % interval != 0).collect()
             }
             _ => vec![true; count],
@@ -307,7 +321,7 @@ impl Fields {
             Windows::Upper => (0..count).map(|layer| layer >= self.max_window_layers.unwrap_or(28)).collect(),
             Windows::WithoutRotary => rotates.iter().map(|rotates| !rotates).collect(),
             Windows::AllBut(default) => {
-                let pattern = self.sliding_window_pattern.unwrap_or(default).max(1);
+                let pattern = interval("sliding_window_pattern", self.sliding_window_pattern, default)?;
                 (1..=count).map(|layer| layer % pattern != 0).collect()
             }
         };
