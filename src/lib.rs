@@ -241,10 +241,11 @@ pub mod docs {
     pub mod losses {}
 
     #[cfg(all(feature = "data", feature = "torch"))]
-    #[doc = include_str!("../docs/finetune.md")]
-    pub mod finetune {}
     #[doc = include_str!("../docs/training.md")]
     pub mod training {}
+
+    #[doc = include_str!("../docs/finetune.md")]
+    pub mod finetune {}
 
     #[doc = include_str!("../docs/results.md")]
     pub mod results {}

@@ -17,6 +17,7 @@ use crate::method::with_equal_weights;
 use crate::metrics::{Answer, Scores};
 use crate::rows::Layout;
 use crate::table::Table;
+use crate::word_edits::EditCounts;
 use crate::{hub, json};
 
 /// A greedy answer may be this many tokens longer than the longest revised one.
@@ -43,7 +44,7 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
     let model = Decoder::load(&base, load)?.frozen();
     let mut scores = evaluator.scores(&model)?;
     let answers = evaluator.answers(&model);
-    evaluator.score_answers(&answers, &mut scores);
+    evaluator.score_answers(&encoder, &answers, &mut scores)?;
     print!("{}", Table::of_model(&scores));
     if let Some(path) = &args.out {
         json::write(path, &Measured { answers: evaluator.texts(&encoder, &answers)?, scores })?;
@@ -181,18 +182,23 @@ impl Evaluator {
         answers.into_iter().map(|answer| answer.ids).collect()
     }
 
-    /// Adds the scores of greedy answers.
-    pub fn score_answers(&self, answers: &[Vec<u32>], scores: &mut Scores) {
+    /// Adds the scores of answers.
+    pub fn score_answers(&self, encoder: &Encoder, answers: &[Vec<u32>], scores: &mut Scores) -> Result<()> {
         let (mut exact, mut copied, mut edits) = (Mean::default(), Mean::default(), Mean::default());
-        for (answer, pair) in answers.iter().zip(&self.pairs) {
+        let mut word_edits = EditCounts::default();
+        for ((answer, pair), record) in answers.iter().zip(&self.pairs).zip(&self.data.records) {
             let [original, revised] = pair.rows().map(|row| split(row).1);
             exact.add(f64::from(answer == revised));
             copied.add(f64::from(answer == original));
             edits.add(distance(answer, revised) as f64);
+            let [source, reference] = [&record.original_output, &record.revised_output].map(|answer| answer.text());
+            word_edits.add(&source, &encoder.text(answer)?, &reference);
         }
         scores.exact_match = exact.value();
         scores.copied = copied.value();
         scores.edit_distance = edits.value();
+        scores.word_edits = word_edits.f_half();
+        Ok(())
     }
 
     /// The texts of answers, with what they answer.

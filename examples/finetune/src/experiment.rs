@@ -94,7 +94,7 @@ impl<'a> Experiment<'a> {
         };
         let mut scores = evaluator.scores(model)?;
         let answers = evaluator.answers(model);
-        evaluator.score_answers(&answers, &mut scores);
+        evaluator.score_answers(&self.encoder, &answers, &mut scores)?;
         let baseline = Baseline { evaluation: Evaluation { step: 0, scores }, answers };
         json::write(&path, &baseline)?;
         Ok(baseline)

@@ -17,7 +17,7 @@
 //!    `schedule` selects the pairs of a step, `rows` makes batches of them, `loss` computes their [`gradients`], [`adamw`] updates
 //!    the parameters, `log` and `progress` report, and `checkpoint` saves.
 //! 4. `evaluate` scores a model on held-out pairs, with answers from [`generate`], and on a control text.
-//!    `metrics` lists the scores.
+//!    `metrics` lists the scores; `word_edits` defines one of them.
 //! 5. `summary` groups the outcomes by method. `table`, `figures` with `plot`, and `report` show them.
 //!
 //! `rollout` writes a model's own answers to prompts. `clock` measures the parts of a step, and `json` reads and writes files. With `--profile`, `profile` replaces steps 3
@@ -69,6 +69,7 @@ mod schedule;
 mod summary;
 mod table;
 mod train;
+mod word_edits;
 
 use std::fs::{self, File};
 use std::path::Path;

@@ -34,7 +34,7 @@ const fn metric(key: &'static str, name: &'static str, better: Better, score: fn
 }
 
 /// All metrics, in the order of the table.
-pub const METRICS: [Metric; 9] = {
+pub const METRICS: [Metric; 10] = {
     use Better::{Higher, Lower};
     [
         metric("revised_likelier", "revised answer likelier, share", Higher, |s| s.revised_likelier),
@@ -47,6 +47,7 @@ pub const METRICS: [Metric; 9] = {
         metric("edit_distance", "edit distance of the greedy answer to the revised one, tokens", Lower, |s| {
             s.edit_distance
         }),
+        metric("word_edits", "F0.5 of the answer's word edits", Higher, |s| s.word_edits),
         metric("copied", "greedy answer equals the original one, share", Lower, |s| s.copied),
     ]
 };
@@ -63,6 +64,7 @@ pub struct Scores {
     pub ppl_control: Option<f64>,
     pub exact_match: Option<f64>,
     pub edit_distance: Option<f64>,
+    pub word_edits: Option<f64>,
     pub copied: Option<f64>,
 }
 

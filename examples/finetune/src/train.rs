@@ -203,7 +203,7 @@ impl<'a> Trainer<'a> {
         if let (Some(evaluator), Some(baseline)) = (&self.experiment.evaluator, self.baseline) {
             let trained = evaluator.answers(&self.model);
             if let Some(last) = evaluations.last_mut() {
-                evaluator.score_answers(&trained, &mut last.scores);
+                evaluator.score_answers(&self.experiment.encoder, &trained, &mut last.scores)?;
             }
             answers = evaluator.side_by_side(&self.experiment.encoder, &baseline.answers, &trained)?;
             evaluations.insert(0, baseline.evaluation);
