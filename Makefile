@@ -18,6 +18,7 @@ finetune: libtorch ## fine-tune a pretrained LLM on real corrections, both fetch
 		--steps 60 --batch 4 --max-length 128 --eval-every 30 --out $(FINETUNE)/run)
 
 test: libtorch ## run all tests
+	python3 -m unittest discover -s examples/python
 	cargo test --workspace
 
 bench: libtorch ## time alignment, losses and labelling
