@@ -180,8 +180,15 @@ class HouseStyleTest(unittest.TestCase):
         for text in texts:
             self.check_stable(text)
 
-    def test_british_words_are_no_american_ones(self):
-        self.assertGreater(len(BRITISH), 1000)
+    def test_british_words(self):
+        american = """prioritizing paralyzed neighborhoods behavioral signaling counselors enrollment willfully
+            installments kilometers centerpiece centered defenseless dialogs graying moldy plows moms coziest skeptical
+            anesthesia pediatricians sulfuric toward aging pajamas maneuvers"""
+        british = """prioritising paralysed neighbourhoods behavioural signalling counsellors enrolment wilfully
+            instalments kilometres centrepiece centred defenceless dialogues greying mouldy ploughs mums cosiest sceptical
+            anaesthesia paediatricians sulphuric towards ageing pyjamas manoeuvres"""
+        self.assertEqual([BRITISH.get(word) for word in american.split()], british.split())
+        # A correction must not lead to the next one.
         self.assertFalse(set(BRITISH) & set(BRITISH.values()))
 
     def test_scores_are_violations_per_hundred_words(self):
