@@ -6,7 +6,7 @@ help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 demo: libtorch ## train on the embedded data, under two minutes after the build
-	cargo run --release --example train
+	cargo run --release --example train | python3 scripts/demo.py
 
 # `make finetune` resumes a run that was stopped.
 FINETUNE := target/finetune

@@ -6,23 +6,27 @@
 //! cargo run --release --example train -- --help
 //! ```
 //!
-//! The first command trains on the embedded data, 40 s on 2 cores after the build; the second lists the options. The
+//! The first command trains on the embedded data, 20 s on 2 cores after the build; the second lists the options. The
 //! output ends with (CPU, seed 0; the last digits depend on the machine):
 //!
 //! ```text
 //!                                   train            held out
 //!                                before    after   before    after
-//! p of added tokens, mean        0.0073   0.6395   0.0022   0.0014
-//! p of removed tokens, mean      0.7487   0.1244   0.0019   0.0016
-//! p of kept tokens, mean         0.4543   0.1616   0.0069   0.0027
-//! revised likelier, share        0.0000   0.1810   0.5000   0.4286
+//! p of added tokens, mean        0.0000   0.8441   0.0000   0.4429
+//! p of removed tokens, mean      0.9745   0.0192   0.5343   0.0230
+//! p of kept tokens, mean         0.4120   0.5138   0.0966   0.1232
+//! revised likelier, share        0.0000   0.9844   0.0111   0.6333
 //! ```
 //!
-//! On the training pairs, the model unlearns its mistakes and learns the corrections. The gate stops each penalty at
-//! p = 0.549; the rest of the decrease is a side effect of other tokens. Nothing preserves the kept tokens (`gamma` is
-//! 0), so they become less likely as well. On the held-out pairs nothing improves: 210 unrelated questions teach a model
-//! that knows nothing else no facts about the other 42. Use --data and --eval with files of one kind of correction to
-//! see it generalise.
+//! The records are of one kind: answers in which verbs do not agree with their subjects ("They was late."), and their
+//! corrections. The model first learns to make these mistakes, also in held-out answers, none of whose nouns, main
+//! verbs, adjectives and names occurs in training: it says "was" with a probability of one half. After FIGA it has
+//! unlearned them there as well, and prefers two thirds of the corrected answers, before none.
+//!
+//! The gate stops each penalty at p = 0.549; that removed tokens fall further is what the rewards do to them: "were"
+//! takes the place of "was". Kept tokens are held by a small weight of theirs, `gamma`. Without it, as in the paper, the
+//! added tokens of held-out answers reach 0.85, but nothing preserves the kept ones, and they fall from 0.097 to 0.005:
+//! for a model this small, everything else is forgotten.
 
 use std::path::PathBuf;
 
@@ -40,13 +44,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 const EOS: &str = "<eos>";
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/spa_tiny.jsonl");
+const AGREEMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/agreement.jsonl");
 
 /// Trains a small transformer on the original answers, then with the FIGA loss, and compares.
 #[derive(Parser)]
 struct Args {
     /// SPA records to train on (.jsonl or .json, also compressed)
-    #[arg(long, default_value = TINY, hide_default_value = true)]
+    #[arg(long, default_value = AGREEMENT, hide_default_value = true)]
     data: PathBuf,
     /// SPA records to test on; without it, the last sixth of --data is held out
     #[arg(long)]
@@ -80,6 +84,7 @@ fn main() -> Result<()> {
     let mut encoder = PairEncoder::new(train_tokenizer(&train)?, EOS)?;
     encoder.template = PromptTemplate::Plain;
     encoder.max_length = Some(MAX_LENGTH);
+    encoder.weights.gamma = GAMMA;
     let encode = |records: &[SpaRecord]| -> Result<Vec<_>> {
         let pairs = records.iter().zip(1..);
         pairs.map(|(record, number)| encoder.encode(record).with_context(|| format!("record {number}"))).collect()
@@ -193,6 +198,8 @@ fn train_tokenizer(records: &[SpaRecord]) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
+/// What a kept token weighs.
+const GAMMA: f32 = 0.1;
 const MAX_LENGTH: usize = 256;
 const WIDTH: i64 = 128;
 const HEADS: i64 = 4;
