@@ -250,9 +250,13 @@ fn an_answer_without_rows_has_sums_and_means_of_0() {
     for kind in [Kind::Double, Kind::Float] {
         let (hidden, head) = (batch.hidden().detach().to_kind(kind), batch.head.to_kind(kind));
         let all = PreferenceBatch::new(&rows, &pairs).with_reference(&reference);
-        for output in
-            [Dpo::new().on((&hidden, &head), all), average.on((&hidden, &head), all), simpo.on((&hidden, &head), all)]
-        {
+        // The last one has a mean over the tokens of the chosen answers.
+        for output in [
+            Dpo::new().on((&hidden, &head), all),
+            average.on((&hidden, &head), all),
+            simpo.on((&hidden, &head), all),
+            Cpo::new().on((&hidden, &head), all),
+        ] {
             let loss = output.unwrap().loss;
             assert_relative_eq!(number(&loss), 2f64.ln(), epsilon = 1e-6);
             loss.backward();
