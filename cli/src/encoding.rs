@@ -203,8 +203,17 @@ fn by_debug<S: serde::Serializer>(value: &impl Debug, serializer: S) -> Result<S
 }
 
 fn aligner_parser() -> impl TypedValueParser<Value = Aligner> {
-    let by_name = |name| *Aligner::ALL.iter().find(|&aligner| lowercase(aligner) == name).expect("one of the names");
-    PossibleValuesParser::new(Aligner::ALL.iter().map(lowercase)).map(by_name)
+    PossibleValuesParser::new(Aligner::ALL.iter().map(lowercase)).try_map(|name| parse_aligner(&name))
+}
+
+/// Reads an aligner as `--aligner` takes it.
+///
+/// # Errors
+/// The names of all aligners.
+pub fn parse_aligner(text: &str) -> Result<Aligner, String> {
+    let found = Aligner::ALL.iter().copied().find(|&aligner| lowercase(aligner) == text);
+    let names = || Aligner::ALL.iter().map(lowercase).collect::<Vec<_>>().join(", ");
+    found.ok_or_else(|| format!("expected {}", names()))
 }
 
 /// A granularity as `--granularity` takes it.
@@ -215,7 +224,11 @@ pub fn granularity_name(granularity: Granularity) -> String {
     }
 }
 
-fn parse_granularity(text: &str) -> Result<Granularity, String> {
+/// Reads a granularity as `--granularity` takes it.
+///
+/// # Errors
+/// What is expected.
+pub fn parse_granularity(text: &str) -> Result<Granularity, String> {
     match text.split_once(':') {
         None if text == "token" => Ok(Granularity::Token),
         None if text == "word" => Ok(Granularity::Word),

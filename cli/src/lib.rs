@@ -75,7 +75,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use encoding::PromptArgs;
+pub use encoding::{PromptArgs, parse_aligner, parse_granularity};
 pub use records::FieldArgs;
 
 /// Token-level labels and loss weights for pairs of answers, after FIGA (arXiv 2311.04072)

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::generate::Sampling;
 use crate::json;
-use crate::method::{METHODS, Method};
+use crate::method::{METHODS, Method, MethodParser};
 use crate::rows::Layout;
 
 /// The arguments of a run, kept beside its results.
@@ -63,8 +63,11 @@ pub struct Args {
     /// Also evaluate every STEPS steps
     #[arg(long, value_name = "STEPS")]
     pub eval_every: Option<usize>,
-    /// Training methods, separated by commas
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "figa")]
+    /// Training methods, separated by commas, with settings of their own if they need some: figa,figa+gamma=0.1+gate=none,dpo+beta=0.3.
+    /// FIGA and its variants have alpha, beta, gamma, gate (its limit in nats, or none), anchor (the factor of figa-kl), aligner,
+    /// granularity (token, word or phrase:N) and labels=shuffled, a control; losses of pairs have beta, changed and kept (what
+    /// such tokens weigh), aligner, granularity and labels
+    #[arg(long, value_parser = MethodParser, value_delimiter = ',', default_value = "figa")]
     pub method: Vec<Method>,
     /// Train with every method, all from the same model, with the same data order and budget; for some of them, use --method
     /// figa,dpo
@@ -73,6 +76,9 @@ pub struct Args {
     /// Optimizer steps
     #[arg(long, default_value_t = 60)]
     pub steps: usize,
+    /// Train until the model has computed this many tokens, instead of for a number of steps: methods differ in what they compute
+    #[arg(long, value_name = "TOKENS", conflicts_with = "steps")]
+    pub budget: Option<usize>,
     /// Pairs per step
     #[arg(long, value_name = "PAIRS", default_value_t = 8)]
     pub batch: usize,
@@ -275,6 +281,7 @@ impl Args {
             ("save-every", self.save_every),
             ("seeds", self.seeds as usize),
             ("eval-every", self.eval_every.unwrap_or(1)),
+            ("budget", self.budget.unwrap_or(1)),
         ] {
             ensure!(number > 0, "--{name}: expected at least 1, got 0");
         }

@@ -6,19 +6,16 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use figa_loss::tch;
 use figa_loss::{EncodedPair, Example, IGNORE_INDEX, Side, SpaRecord, TokenLabel, distance};
-use serde::Serialize;
 
-use crate::args::{EvaluateArgs, MeasureArgs, RowArgs};
-use crate::decoder::{Config, Decoder, Load};
+use crate::args::{MeasureArgs, RowArgs};
+use crate::decoder::Decoder;
 use crate::encode::{Dataset, Encoder};
 use crate::generate::{Limits, Prompt, Sampling, generate};
 use crate::loss::token_log_probs;
 use crate::method::with_equal_weights;
-use crate::metrics::{Answer, Scores};
+use crate::metrics::{Answer, AnswerScores, Scores};
 use crate::rows::Layout;
-use crate::table::Table;
 use crate::word_edits::EditCounts;
-use crate::{hub, json};
 
 /// A greedy answer may be this many tokens longer than the longest revised one.
 const EXTRA_TOKENS: usize = 8;
@@ -28,45 +25,6 @@ const SHOWN_ANSWERS: usize = 10;
 
 /// The control text without `--text`.
 const CONTROL_TEXT: &str = include_str!("control.txt");
-
-/// Measures a model, prints its scores and writes them if asked for.
-///
-/// # Errors
-/// One line that names the argument or file, and what to do.
-pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
-    args.measure.sampling.check()?;
-    args.rows.check()?;
-    let base = hub::folder(&args.model)?;
-    let encoder = Encoder::new(&base, &Config::read(&base)?, &args.rows)?;
-    let evaluator = Evaluator::read(&args.eval, &encoder, args.seed, &args.measure, &args.rows)?;
-    let (device, kind) = (args.rows.device(), args.rows.kind());
-    let load = Load { device, kind, weights: kind, freeze_below: 0 };
-    let model = Decoder::load(&base, load)?.frozen();
-    let mut scores = evaluator.scores(&model)?;
-    let answers = evaluator.answers(&model);
-    evaluator.score_answers(&encoder, &answers, &mut scores)?;
-    print!("{}", Table::of_model(&scores));
-    if let Some(path) = &args.out {
-        json::write(path, &Measured { answers: evaluator.texts(&encoder, &answers)?, scores })?;
-    }
-    Ok(())
-}
-
-/// What `evaluate` writes.
-#[derive(Serialize)]
-struct Measured {
-    scores: Scores,
-    answers: Vec<GivenAnswer>,
-}
-
-/// A record with the answer of a model.
-#[derive(Serialize)]
-struct GivenAnswer {
-    prompt: String,
-    original: String,
-    revised: String,
-    answer: String,
-}
 
 /// Evaluates models on the same pairs and control text.
 pub struct Evaluator {
@@ -120,11 +78,17 @@ impl Evaluator {
         &self.control
     }
 
-    /// All scores except those of greedy answers.
-    pub fn scores(&self, model: &Decoder) -> Result<Scores> {
+    /// The records to evaluate on.
+    pub fn records(&self) -> &[SpaRecord] {
+        &self.data.records
+    }
+
+    /// All scores except those of greedy answers, and for each record the log-probability of its revised answer less that of
+    /// its original one.
+    pub fn scores(&self, model: &Decoder) -> Result<(Scores, Vec<f64>)> {
         let _no_grad = tch::no_grad_guard();
-        let pairs = self.pair_means(model)?;
-        Ok(Scores {
+        let (pairs, margins) = self.pair_means(model)?;
+        let scores = Scores {
             revised_likelier: pairs.revised_likelier.value(),
             p_added: pairs.p_added.value(),
             p_removed: pairs.p_removed.value(),
@@ -132,23 +96,24 @@ impl Evaluator {
             ppl_revised: pairs.revised_nll.perplexity(),
             ppl_control: self.control_nll(model)?.perplexity(),
             ..Scores::default()
-        })
+        };
+        Ok((scores, margins))
     }
 
-    fn pair_means(&self, model: &Decoder) -> Result<PairMeans> {
+    fn pair_means(&self, model: &Decoder) -> Result<(PairMeans, Vec<f64>)> {
         // Pairs of similar length need little padding.
-        let mut by_length: Vec<&EncodedPair> = self.pairs.iter().collect();
-        by_length.sort_by_key(|pair| pair.rows().map(Example::len).into_iter().max());
-        let mut means = PairMeans::default();
-        for pairs in by_length.chunks(self.batch) {
-            let groups: Vec<Vec<Example>> =
-                pairs.iter().map(|pair| pair.rows().map(with_equal_weights).into()).collect();
+        let mut by_length: Vec<usize> = (0..self.pairs.len()).collect();
+        by_length.sort_by_key(|&pair| self.pairs[pair].rows().map(Example::len).into_iter().max());
+        let (mut means, mut margins) = (PairMeans::default(), vec![0.0; self.pairs.len()]);
+        for places in by_length.chunks(self.batch) {
+            let rows = |&place: &usize| self.pairs[place].rows().map(with_equal_weights).into();
+            let groups: Vec<Vec<Example>> = places.iter().map(rows).collect();
             let nll = self.token_nll(model, &groups)?;
-            for (pair, nll) in pairs.iter().zip(nll.chunks_exact(2)) {
-                means.add(pair, [&nll[0], &nll[1]]);
+            for (&place, nll) in places.iter().zip(nll.chunks_exact(2)) {
+                margins[place] = means.add(&self.pairs[place], [&nll[0], &nll[1]]);
             }
         }
-        Ok(means)
+        Ok((means, margins))
     }
 
     fn control_nll(&self, model: &Decoder) -> Result<Mean> {
@@ -182,37 +147,35 @@ impl Evaluator {
         answers.into_iter().map(|answer| answer.ids).collect()
     }
 
-    /// Adds the scores of answers.
-    pub fn score_answers(&self, encoder: &Encoder, answers: &[Vec<u32>], scores: &mut Scores) -> Result<()> {
-        let (mut exact, mut copied, mut edits) = (Mean::default(), Mean::default(), Mean::default());
-        let mut word_edits = EditCounts::default();
-        for ((answer, pair), record) in answers.iter().zip(&self.pairs).zip(&self.data.records) {
+    /// Adds the scores of answers, which are means of those of each answer.
+    pub fn score_answers(
+        &self,
+        encoder: &Encoder,
+        answers: &[Vec<u32>],
+        scores: &mut Scores,
+    ) -> Result<Vec<AnswerScores>> {
+        let records = answers.iter().zip(&self.pairs).zip(&self.data.records);
+        let score = |((answer, pair), record): ((&Vec<u32>, &EncodedPair), &SpaRecord)| {
             let [original, revised] = pair.rows().map(|row| split(row).1);
-            exact.add(f64::from(answer == revised));
-            copied.add(f64::from(answer == original));
-            edits.add(distance(answer, revised) as f64);
             let [source, reference] = [&record.original_output, &record.revised_output].map(|answer| answer.text());
-            word_edits.add(&source, &encoder.text(answer)?, &reference);
-        }
-        scores.exact_match = exact.value();
-        scores.copied = copied.value();
-        scores.edit_distance = edits.value();
-        scores.word_edits = word_edits.f_half();
-        Ok(())
-    }
-
-    /// The texts of answers, with what they answer.
-    fn texts(&self, encoder: &Encoder, answers: &[Vec<u32>]) -> Result<Vec<GivenAnswer>> {
-        let records = self.data.records.iter().zip(answers);
-        let text = |(record, answer): (&SpaRecord, &Vec<u32>)| {
-            Ok(GivenAnswer {
-                prompt: prompt(record),
-                original: record.original_output.text().into_owned(),
-                revised: record.revised_output.text().into_owned(),
-                answer: encoder.text(answer)?,
+            Ok(AnswerScores {
+                exact_match: answer == revised,
+                copied: answer == original,
+                edit_distance: distance(answer, revised),
+                word_edits: EditCounts::of(&source, &encoder.text(answer)?, &reference),
             })
         };
-        records.map(text).collect()
+        let each = records.map(score).collect::<Result<Vec<_>>>()?;
+        let mean = |score: fn(&AnswerScores) -> f64| {
+            let mut mean = Mean::default();
+            each.iter().for_each(|answer| mean.add(score(answer)));
+            mean.value()
+        };
+        scores.exact_match = mean(|answer| answer.exact_match.into());
+        scores.copied = mean(|answer| answer.copied.into());
+        scores.edit_distance = mean(|answer| answer.edit_distance as f64);
+        scores.word_edits = each.iter().map(|answer| answer.word_edits).sum::<EditCounts>().f_half();
+        Ok(each)
     }
 
     /// The texts of the first answers, for the report.
@@ -233,7 +196,7 @@ impl Evaluator {
 }
 
 /// The text of a record's prompt, for people.
-fn prompt(record: &SpaRecord) -> String {
+pub fn prompt(record: &SpaRecord) -> String {
     let messages = record.messages.iter().map(|message| format!("{}: {}\n", message.role(), message.text()));
     let text = format!("{}\n{}", record.instruction, record.input);
     let text = if record.messages.is_empty() { text } else { messages.collect() };
@@ -251,8 +214,8 @@ struct PairMeans {
 }
 
 impl PairMeans {
-    /// Adds a pair with the nll of each token of its rows.
-    fn add(&mut self, pair: &EncodedPair, nll: [&[f64]; 2]) {
+    /// Adds a pair with the nll of each token of its rows. Returns by how much the revised answer is the likelier.
+    fn add(&mut self, pair: &EncodedPair, nll: [&[f64]; 2]) -> f64 {
         let mut sums = [0.0; 2];
         let mut revised_tokens = 0;
         for ((side, nll), sum) in Side::ALL.into_iter().zip(nll).zip(&mut sums) {
@@ -270,6 +233,7 @@ impl PairMeans {
         let [original, revised] = sums;
         self.revised_likelier.add(f64::from(revised < original));
         self.revised_nll.add_many(revised, revised_tokens);
+        original - revised
     }
 
     fn probability(&mut self, side: Side, label: TokenLabel) -> Option<&mut Mean> {
@@ -347,7 +311,8 @@ mod tests {
         let mut means = PairMeans::default();
         // Padding follows the tokens of a row.
         let revised = [&nll([0.5, 0.25, 0.125])[..], &[9.0]].concat();
-        means.add(&pair, [&nll([0.1, 0.3, 0.9]), &revised]);
+        let margin = means.add(&pair, [&nll([0.1, 0.3, 0.9]), &revised]);
+        assert!((margin - (64f64.recip() / 0.027).ln()).abs() < 1e-12);
         means.add(&pair, [&nll([0.9; 3]), &nll([0.1, 0.1, 0.1])]);
 
         let close = |mean: Option<f64>, expected: f64| assert!((mean.unwrap() - expected).abs() < 1e-12, "{mean:?}");

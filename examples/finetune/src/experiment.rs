@@ -92,7 +92,7 @@ impl<'a> Experiment<'a> {
             Some(model) => model,
             None => &self.load(&self.base)?,
         };
-        let mut scores = evaluator.scores(model)?;
+        let (mut scores, _) = evaluator.scores(model)?;
         let answers = evaluator.answers(model);
         evaluator.score_answers(&self.encoder, &answers, &mut scores)?;
         let baseline = Baseline { evaluation: Evaluation { step: 0, scores }, answers };
@@ -138,7 +138,9 @@ impl<'a> Experiment<'a> {
                 "budget",
                 format!(
                     "{} steps of {} pairs, rows of at most {} tokens",
-                    args.steps, args.batch, args.rows.max_length
+                    args.budget.map_or(args.steps.to_string(), |tokens| format!("{tokens} tokens, in")),
+                    args.batch,
+                    args.rows.max_length
                 ),
             ),
             ("learning rate", format!("{:e}, warm-up over a tenth of the steps, then a cosine to 0", args.lr)),

@@ -20,7 +20,7 @@
 //!    `metrics` lists the scores; `word_edits` defines one of them.
 //! 5. `summary` groups the outcomes by method. `table`, `figures` with `plot`, and `report` show them.
 //!
-//! `rollout` writes a model's own answers to prompts. `clock` measures the parts of a step, and `json` reads and writes files. With `--profile`, `profile` replaces steps 3
+//! `measure` evaluates a model without training it, and `rollout` writes a model's own answers to prompts. `clock` measures the parts of a step, and `json` reads and writes files. With `--profile`, `profile` replaces steps 3
 //! to 5.
 //!
 //! # The folder of a run
@@ -56,6 +56,7 @@ mod inputs;
 mod json;
 mod log;
 mod loss;
+mod measure;
 pub mod method;
 mod metrics;
 mod plot;
@@ -78,8 +79,8 @@ use anyhow::{Context, Result, ensure};
 
 pub use self::args::{Args, Command, CommandLine};
 use self::decoder::Decoder;
-pub use self::evaluate::evaluate;
 use self::experiment::Experiment;
+pub use self::measure::evaluate;
 pub use self::rollout::rollout;
 use self::table::Table;
 use self::train::Run;

@@ -134,8 +134,7 @@ impl GradientAccumulator {
     pub fn gradient(&self, model: &Decoder, pairs: &[&[Row]]) -> Result<Gradient> {
         let device = model.device();
         let mut seconds = Seconds::default();
-        let passes = pairs.chunks(self.micro_batch).filter(|pairs| pairs.iter().any(|rows| !rows.is_empty()));
-        let passes: Vec<&[&[Row]]> = passes.collect();
+        let passes: Vec<&[&[Row]]> = self.passes(pairs).collect();
         let denominators = self.denominators(model, &passes, &mut seconds)?;
         let mut gradients = Gradients::new(&model.parameters);
         let (mut loss, mut stats) = (0.0, Stats::default());
@@ -150,8 +149,8 @@ impl GradientAccumulator {
         let rows = || pairs.iter().copied().flatten();
         let (active, gated) = (count_active(rows()), tokens.map_or(0, |tokens| tokens.gated.count));
         let divisor = match self.method.loss {
-            Loss::Tokens(_) => (active as i64 - gated).max(1) as f64,
-            Loss::Anchored(..) | Loss::Pairs(_) => 1.0,
+            Loss::Figa(_) | Loss::Tokens(_) => (active as i64 - gated).max(1) as f64,
+            Loss::Anchored(..) | Loss::Pairs(..) => 1.0,
         };
         let mut clock = Clock::start(device);
         let norm = gradients.norm() / divisor;
@@ -171,6 +170,16 @@ impl GradientAccumulator {
             device,
             seconds,
         })
+    }
+
+    /// The pairs of each forward pass. Pairs without rows need none.
+    fn passes<'a>(&self, pairs: &'a [&'a [Row]]) -> impl Iterator<Item = &'a [&'a [Row]]> {
+        pairs.chunks(self.micro_batch).filter(|pairs| pairs.iter().any(|rows| !rows.is_empty()))
+    }
+
+    /// The number of tokens that the model computes in a step, padding included.
+    pub fn tokens_to_compute(&self, pairs: &[&[Row]]) -> Result<usize> {
+        self.passes(pairs).map(|pairs| Ok(Batch::new(pairs, self.layout, self.pad_id, Device::Cpu)?.computed)).sum()
     }
 
     /// The loss of a pair by itself.
@@ -263,11 +272,11 @@ impl GradientAccumulator {
         denominators: &Denominators,
     ) -> Result<(Tensor, Stats)> {
         let (output, base) = (output.get(), base.map(Output::get));
+        let tokens = Tokens { output, rows: &batch.rows, base };
+        let of_tokens = |LossOutput { loss, stats, .. }| (loss, Stats { tokens: Some(stats), ..Stats::default() });
         match self.method.loss {
-            Loss::Tokens(loss) => {
-                let LossOutput { loss, stats, .. } = loss(&Tokens { output, rows: &batch.rows, base })?;
-                Ok((loss, Stats { tokens: Some(stats), ..Stats::default() }))
-            }
+            Loss::Figa(figa) => Ok(of_tokens(tokens.sum(figa.objective)?)),
+            Loss::Tokens(loss) => Ok(of_tokens(loss(&tokens)?)),
             Loss::Anchored(figa, factor) => {
                 let reference = Reference::new(base.context("an anchor needs the base model")?);
                 let anchor = TokenLoss::of(Distillation::new(reference)).with_reduction(denominators.anchor);
@@ -276,13 +285,13 @@ impl GradientAccumulator {
                 let (tokens, anchor) = (Some(output.main.stats), Some(output.anchor.stats));
                 Ok((output.loss, Stats { tokens, anchor, ..Stats::default() }))
             }
-            Loss::Pairs(loss) => {
+            Loss::Pairs(loss, beta) => {
                 let mut pairs = PreferenceBatch::new(&batch.rows, &batch.pairs)
                     .with_denominators(denominators.pairs, denominators.chosen);
                 if self.method.base == Base::LogProbs {
                     pairs = pairs.with_reference(&batch.reference);
                 }
-                let output = loss(output, pairs)?;
+                let output = loss(beta, output, pairs)?;
                 Ok((output.loss, Stats { pairs: Some(output.stats), ..Stats::default() }))
             }
         }

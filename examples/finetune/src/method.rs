@@ -1,32 +1,67 @@
 //! The training methods: what each token weighs, and the loss.
 //!
-//! [`METHODS`] is the only list of them. The command line, `--compare` and the report follow from it.
+//! [`METHODS`] is the only list of them. The command line, `--compare` and the report follow from it. `settings` changes
+//! the numbers of a method: `figa+gamma=0.1`.
 
-use clap::ValueEnum;
-use clap::builder::PossibleValue;
+mod settings;
+
+use std::hash::Hasher;
+
 use figa_loss::{
-    Asft, Dft, Dpo, Eaft, EditWeights, EncodedPair, Error, Example, FigaLoss, FigaWeights, Granularity, LossOutput,
-    ModelOutput, Objective, Orpo, PairEncoder, Penalty, PreferenceBatch, PreferenceLoss, PreferenceOutput, Reduction,
-    Reference, Result, Rows, Side, SimPo, TokenLabel, TokenLoss, WeightedNll,
+    Aligner, Asft, Dft, Dpo, Eaft, EditWeights, EncodedPair, Error, Example, FigaLoss, FigaWeights, Granularity,
+    LossOutput, ModelOutput, Objective, Orpo, PairEncoder, Penalty, PreferenceBatch, PreferenceLoss, PreferenceOutput,
+    Reduction, Reference, Result, Rows, Side, SimPo, TokenLabel, TokenLoss, WeightedNll,
 };
+use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use twox_hash::XxHash64;
 
+pub use self::settings::MethodParser;
 use crate::rows::Row;
 
-/// A way to train on pairs: a line of the table.
+/// A way to train on pairs: a line of the table, or one with other settings.
 #[derive(Debug, Clone, Copy)]
 pub struct Method {
-    /// The name on the command line.
+    /// The name on the command line, settings included.
     pub name: &'static str,
     help: &'static str,
+    /// How changes are found.
+    aligner: Aligner,
     /// What counts as one change.
     granularity: Granularity,
-    /// What a token of an answer weighs.
-    weight: fn(Side, TokenLabel) -> f32,
+    /// Whether the labels of each answer are shuffled: a control that knows how many tokens changed, but not which.
+    shuffled: bool,
+    weights: Weights,
     /// What the loss needs of the base model.
     pub(crate) base: Base,
     pub(crate) loss: Loss,
+}
+
+/// What a token of an answer weighs.
+#[derive(Debug, Clone, Copy)]
+enum Weights {
+    Figa(FigaWeights),
+    /// 1 in the revised answer.
+    Revised,
+    /// In both answers.
+    Edits(EditWeights),
+}
+
+impl Weights {
+    fn weight(self, side: Side, label: TokenLabel) -> f32 {
+        match self {
+            Self::Figa(weights) => weights.weight(side, label),
+            Self::Revised => {
+                if side == Side::Revised {
+                    equal(label)
+                } else {
+                    0.0
+                }
+            }
+            Self::Edits(weights) => weights.weight(label),
+        }
+    }
 }
 
 /// What a loss needs of the base model.
@@ -42,13 +77,18 @@ pub(crate) enum Base {
 /// What a method minimises.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Loss {
-    /// A sum over tokens, divided by the number of those that count.
-    Tokens(fn(&Tokens<'_>) -> Result<LossOutput>),
+    /// FIGA.
+    Figa(FigaLoss),
     /// FIGA, and this many times the mean divergence of kept tokens from the base model.
     Anchored(FigaLoss, f64),
-    /// A mean over pairs.
-    Pairs(fn(ModelOutput<'_>, PreferenceBatch<'_>) -> Result<PreferenceOutput>),
+    /// A sum over tokens, divided by the number of those that count.
+    Tokens(fn(&Tokens<'_>) -> Result<LossOutput>),
+    /// A mean over pairs, with the loss's `beta`.
+    Pairs(OfPairs, f64),
 }
+
+/// A loss of pairs with this `beta`.
+type OfPairs = fn(f64, ModelOutput<'_>, PreferenceBatch<'_>) -> Result<PreferenceOutput>;
 
 /// What a loss of tokens is computed from.
 pub(crate) struct Tokens<'a> {
@@ -58,7 +98,7 @@ pub(crate) struct Tokens<'a> {
 }
 
 impl Tokens<'_> {
-    fn sum(&self, objective: impl Objective) -> Result<LossOutput> {
+    pub(crate) fn sum(&self, objective: impl Objective) -> Result<LossOutput> {
         TokenLoss::of(objective).with_reduction(Reduction::Sum).on(self.output, self.rows)
     }
 
@@ -68,25 +108,24 @@ impl Tokens<'_> {
     }
 }
 
-/// Changes with at most this many kept tokens between them form a phrase.
-const PHRASE_GAP: usize = 2;
-
 /// What the anchor of kept tokens is multiplied by.
 const ANCHOR: f64 = 0.1;
 
 const FIGA: Method = Method {
     name: "figa",
     help: "Both answers, weighted token by token",
+    aligner: Aligner::Levenshtein,
     granularity: Granularity::Token,
-    weight: |side, label| FigaWeights::default().weight(side, label),
+    shuffled: false,
+    weights: Weights::Figa(FigaWeights { alpha: 1.0, beta: 0.5, gamma: 0.0 }),
     base: Base::Nothing,
-    loss: Loss::Tokens(|tokens| tokens.sum(FigaLoss::new().objective)),
+    loss: Loss::Figa(FigaLoss::new()),
 };
 
 const SFT: Method = Method {
     name: "sft",
     help: "Cross-entropy on the revised answers: every token has weight 1",
-    weight: |side, label| if side == Side::Revised { equal(label) } else { 0.0 },
+    weights: Weights::Revised,
     loss: Loss::Tokens(|tokens| tokens.sum(WeightedNll::new())),
     ..FIGA
 };
@@ -94,45 +133,27 @@ const SFT: Method = Method {
 const DPO: Method = Method {
     name: "dpo",
     help: "DPO: the revised answer is preferred, relative to the base model",
-    weight: |_, label| equal(label),
+    weights: Weights::Edits(EditWeights { changed: 1.0, kept: 1.0 }),
     base: Base::LogProbs,
-    loss: Loss::Pairs(|output, batch| Dpo::new().on(output, batch)),
+    loss: Loss::Pairs(
+        |beta, output, batch| {
+            let mut dpo = Dpo::new();
+            dpo.beta = beta;
+            dpo.on(output, batch)
+        },
+        Dpo::new().beta,
+    ),
     ..FIGA
 };
 
 /// All methods.
-pub const METHODS: [Method; 16] = [
+pub const METHODS: [Method; 11] = [
     FIGA,
     SFT,
     Method {
-        name: "no-penalty",
-        help: "FIGA with rewards only: beta is 0",
-        weight: |side, label| FigaWeights { beta: 0.0, ..FigaWeights::default() }.weight(side, label),
-        ..FIGA
-    },
-    Method {
-        name: "no-gate",
-        help: "FIGA without the gate: unlikely tokens are still penalised",
-        loss: Loss::Tokens(|tokens| tokens.sum(FigaLoss::new().with_gate(None).objective)),
-        ..FIGA
-    },
-    Method {
-        name: "gamma1",
-        help: "FIGA that also rewards kept tokens: gamma is 1",
-        weight: |side, label| FigaWeights { gamma: 1.0, ..FigaWeights::default() }.weight(side, label),
-        ..FIGA
-    },
-    Method {
         name: "unlikelihood",
         help: "FIGA with the penalty -log(1 - p)",
-        loss: Loss::Tokens(|tokens| tokens.sum(FigaLoss::new().with_penalty(Penalty::Unlikelihood).objective)),
-        ..FIGA
-    },
-    Method { name: "word", help: "FIGA that marks whole words", granularity: Granularity::Word, ..FIGA },
-    Method {
-        name: "phrase",
-        help: "FIGA that joins changes with at most two kept tokens between them",
-        granularity: Granularity::Phrase(PHRASE_GAP),
+        loss: Loss::Figa(FigaLoss::new().with_penalty(Penalty::Unlikelihood)),
         ..FIGA
     },
     Method {
@@ -165,21 +186,35 @@ pub const METHODS: [Method; 16] = [
     Method {
         name: "ddpo",
         help: "DPO in which changed tokens weigh 3 and kept ones 1",
-        weight: |_, label| EditWeights::ddpo().weight(label),
+        weights: Weights::Edits(EditWeights::ddpo()),
         ..DPO
     },
     Method {
         name: "simpo",
         help: "SimPO: the revised answer is preferred by its mean log-probability",
         base: Base::Nothing,
-        loss: Loss::Pairs(|output, batch| SimPo::new().on(output, batch)),
+        loss: Loss::Pairs(
+            |beta, output, batch| {
+                let mut simpo = SimPo::new();
+                simpo.beta = beta;
+                simpo.on(output, batch)
+            },
+            SimPo::new().beta,
+        ),
         ..DPO
     },
     Method {
         name: "orpo",
         help: "ORPO: SFT, and the revised answer is preferred by its odds",
         base: Base::Nothing,
-        loss: Loss::Pairs(|output, batch| Orpo::new().on(output, batch)),
+        loss: Loss::Pairs(
+            |lambda, output, batch| {
+                let mut orpo = Orpo::new();
+                orpo.lambda = lambda;
+                orpo.on(output, batch)
+            },
+            Orpo::new().lambda,
+        ),
         ..DPO
     },
 ];
@@ -193,7 +228,7 @@ impl Method {
     /// An encoder that labels tokens as this method does.
     pub(crate) fn encoder(self, base: &PairEncoder) -> PairEncoder {
         let mut encoder = base.clone();
-        encoder.granularity = self.granularity;
+        (encoder.aligner, encoder.granularity) = (self.aligner, self.granularity);
         encoder
     }
 
@@ -201,18 +236,18 @@ impl Method {
     /// one has no gradient.
     pub(crate) fn rows(self, pair: &EncodedPair) -> Vec<Row> {
         let mut rows = Side::ALL.map(|side| self.row(side, pair.row(side))).to_vec();
-        if !matches!(self.loss, Loss::Pairs(_)) {
+        if !matches!(self.loss, Loss::Pairs(..)) {
             rows.retain(Row::matters);
         }
         rows
     }
 
     fn row(self, side: Side, row: &Example) -> Row {
-        let labels = || row.token_labels().iter();
-        let weights = labels().map(|&label| (self.weight)(side, label)).collect();
+        let labels = if self.shuffled { shuffled_labels(row) } else { row.token_labels().to_vec() };
+        let weights = labels.iter().map(|&label| self.weights.weight(side, label)).collect();
         let anchor = match self.loss {
-            Loss::Anchored(..) => labels().map(|&label| FigaWeights::default().anchor(side, label)).collect(),
-            Loss::Tokens(_) | Loss::Pairs(_) => vec![],
+            Loss::Anchored(..) => labels.iter().map(|&label| FigaWeights::default().anchor(side, label)).collect(),
+            Loss::Figa(_) | Loss::Tokens(_) | Loss::Pairs(..) => vec![],
         };
         Row { example: row.clone().with_weights(weights).expect("one weight per token"), anchor, reference: vec![] }
     }
@@ -220,10 +255,22 @@ impl Method {
     /// Whether the method learns anything from the rows of a pair.
     pub(crate) fn learns_from(self, rows: &[Row]) -> bool {
         match (self.loss, rows) {
-            (Loss::Pairs(_), [original, revised]) => original.example.input_ids() != revised.example.input_ids(),
+            (Loss::Pairs(..), [original, revised]) => original.example.input_ids() != revised.example.input_ids(),
             _ => !rows.is_empty(),
         }
     }
+}
+
+/// The labels of an answer in an order that only its tokens decide, those of prompt and EOS in their place.
+fn shuffled_labels(row: &Example) -> Vec<TokenLabel> {
+    let mut labels = row.token_labels().to_vec();
+    let is_edit = |label: TokenLabel| !matches!(label, TokenLabel::Ignored | TokenLabel::Eos);
+    let mut of_answer: Vec<TokenLabel> = labels.iter().copied().filter(|&label| is_edit(label)).collect();
+    let mut hasher = XxHash64::with_seed(0);
+    row.input_ids().iter().for_each(|&id| hasher.write_u32(id));
+    of_answer.shuffle(&mut StdRng::seed_from_u64(hasher.finish()));
+    labels.iter_mut().filter(|label| is_edit(**label)).zip(of_answer).for_each(|(label, other)| *label = other);
+    labels
 }
 
 /// The row with weight 1 for every token of the answer.
@@ -246,16 +293,6 @@ impl Serialize for Method {
 
 impl<'de> Deserialize<'de> for Method {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        Self::from_str(&String::deserialize(deserializer)?, false).map_err(D::Error::custom)
-    }
-}
-
-impl ValueEnum for Method {
-    fn value_variants<'a>() -> &'a [Self] {
-        &METHODS
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(PossibleValue::new(self.name).help(self.help))
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Seconds;
+use crate::word_edits::EditCounts;
 
 /// The direction in which a metric improves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +67,15 @@ pub struct Scores {
     pub edit_distance: Option<f64>,
     pub word_edits: Option<f64>,
     pub copied: Option<f64>,
+}
+
+/// The scores of one answer.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct AnswerScores {
+    pub exact_match: bool,
+    pub copied: bool,
+    pub edit_distance: usize,
+    pub word_edits: EditCounts,
 }
 
 /// The scores of a model after some steps of training.

@@ -70,6 +70,8 @@ struct Trainer<'a> {
     accumulator: GradientAccumulator,
     /// The rows to train on, grouped by pair.
     rows: Vec<Vec<Row>>,
+    /// The number of steps of the whole run.
+    steps: usize,
     log: Log,
     bar: ProgressBar,
 }
@@ -100,14 +102,18 @@ impl<'a> Trainer<'a> {
         if run.method.base == Base::LogProbs {
             experiment.add_reference(&mut rows, base_model)?;
         }
-        let name = format!("{} {}", run.method.name, run.seed);
-        let bar = progress::bar(name, experiment.args.steps, &state)?;
         let accumulator = experiment.accumulator(run.method)?;
-        Ok(Self { experiment, run, model, optimizer, state, baseline, accumulator, rows, log, bar })
+        let steps = match experiment.args.budget {
+            Some(budget) => steps_within(budget, &accumulator, |step| pairs_of_step(experiment, run, &rows, step).1)?,
+            None => experiment.args.steps,
+        };
+        let name = format!("{} {}", run.method.name, run.seed);
+        let bar = progress::bar(name, steps, &state)?;
+        Ok(Self { experiment, run, model, optimizer, state, baseline, accumulator, rows, steps, log, bar })
     }
 
     fn is_finished(&self) -> bool {
-        self.state.step >= self.experiment.args.steps
+        self.state.step >= self.steps
     }
 
     fn is_checkpoint_due(&self) -> bool {
@@ -121,10 +127,8 @@ impl<'a> Trainer<'a> {
 
     fn step(&mut self) -> Result<()> {
         let args = self.experiment.args;
-        let batch = schedule::batch(self.run.seed, self.rows.len(), self.state.step, args.batch);
-        let lr = args.lr * schedule::lr_factor(self.state.step, args.steps);
-
-        let pairs: Vec<&[Row]> = batch.iter().map(|&pair| &self.rows[pair][..]).collect();
+        let (batch, pairs) = pairs_of_step(self.experiment, self.run, &self.rows, self.state.step);
+        let lr = args.lr * schedule::lr_factor(self.state.step, self.steps);
         let mut gradient = self.accumulator.gradient(&self.model, &pairs)?;
         if let Some(quantity) = gradient.not_finite() {
             return self.fail(quantity, &batch);
@@ -155,7 +159,7 @@ impl<'a> Trainer<'a> {
     fn evaluate(&self) -> Result<Option<Evaluation>> {
         match &self.experiment.evaluator {
             Some(evaluator) if self.is_evaluation_due() => {
-                Ok(Some(Evaluation { step: self.state.step, scores: evaluator.scores(&self.model)? }))
+                Ok(Some(Evaluation { step: self.state.step, scores: evaluator.scores(&self.model)?.0 }))
             }
             _ => Ok(None),
         }
@@ -219,4 +223,30 @@ impl<'a> Trainer<'a> {
             seconds: self.state.seconds,
         })
     }
+}
+
+/// The places of the pairs of a step, and their rows.
+fn pairs_of_step<'a>(
+    experiment: &Experiment,
+    run: &Run,
+    rows: &'a [Vec<Row>],
+    step: usize,
+) -> (Vec<usize>, Vec<&'a [Row]>) {
+    let batch = schedule::batch(run.seed, rows.len(), step, experiment.args.batch);
+    let pairs = batch.iter().map(|&pair| &rows[pair][..]).collect();
+    (batch, pairs)
+}
+
+/// The least number of steps that compute this many tokens.
+fn steps_within<'a>(
+    budget: usize,
+    accumulator: &GradientAccumulator,
+    pairs: impl Fn(usize) -> Vec<&'a [Row]>,
+) -> Result<usize> {
+    let (mut steps, mut tokens) = (0, 0);
+    while tokens < budget {
+        tokens += accumulator.tokens_to_compute(&pairs(steps))?;
+        steps += 1;
+    }
+    Ok(steps)
 }

@@ -1,11 +1,13 @@
 //! How many of an answer's edits are those of the reference: F0.5, as in the evaluation of grammatical error correction.
 
+use std::iter::Sum;
 use std::ops::Range;
 
 use figa_loss::Aligner;
+use serde::Serialize;
 
 /// Edits of some answers.
-#[derive(Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct EditCounts {
     /// Those that answer and reference have in common.
     correct: usize,
@@ -16,12 +18,12 @@ pub struct EditCounts {
 }
 
 impl EditCounts {
-    /// Adds an answer that corrects `source`. Edits are equal if they replace the same words of the source by the same words.
-    pub fn add(&mut self, source: &str, answer: &str, reference: &str) {
+    /// Those of an answer that corrects `source`. Edits are equal if they replace the same words of the source by the same
+    /// words.
+    pub fn of(source: &str, answer: &str, reference: &str) -> Self {
         let (made, wanted) = (edits(source, answer), edits(source, reference));
-        self.correct += made.iter().filter(|edit| wanted.contains(edit)).count();
-        self.made += made.len();
-        self.wanted += wanted.len();
+        let correct = made.iter().filter(|edit| wanted.contains(edit)).count();
+        Self { correct, made: made.len(), wanted: wanted.len() }
     }
 
     /// `1.25 P R / (0.25 P + R)`, where precision counts more than recall. `None` if nobody has edited anything.
@@ -33,6 +35,16 @@ impl EditCounts {
             (_, 0) => Some(0.0),
             _ => Some(1.25 * precision * recall / (0.25 * precision + recall)),
         }
+    }
+}
+
+impl Sum for EditCounts {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |sum, counts| Self {
+            correct: sum.correct + counts.correct,
+            made: sum.made + counts.made,
+            wanted: sum.wanted + counts.wanted,
+        })
     }
 }
 
@@ -57,9 +69,8 @@ mod tests {
     use super::*;
 
     fn f_half(answers: &[(&str, &str, &str)]) -> Option<f64> {
-        let mut counts = EditCounts::default();
-        answers.iter().for_each(|(source, answer, reference)| counts.add(source, answer, reference));
-        counts.f_half()
+        let counts = answers.iter().map(|(source, answer, reference)| EditCounts::of(source, answer, reference));
+        counts.sum::<EditCounts>().f_half()
     }
 
     #[test]
