@@ -8,8 +8,8 @@ use common::{F32, F64, I64, ROUNDING, number, values};
 use figa_loss::tch::{Kind, Tensor, manual_seed, no_grad_guard};
 use figa_loss::{
     Anchored, Asft, CandidateUnlikelihood, Distillation, Divergence, Eaft, FigaLoss, Focal, Grpo, IGNORE_INDEX, Needs,
-    Reduction, Reference, Rollout, Rows, TokenLoss, TopKDistillation, WeightedNll, linear_loss, log_probs, logits_loss,
-    rows_loss,
+    Objective, Reduction, Reference, Rollout, Rows, Scores, Terms, TokenLoss, TopKDistillation, WeightedNll,
+    linear_loss, log_probs, logits_loss, rows_loss,
 };
 
 fn labels() -> Tensor {
@@ -82,9 +82,68 @@ fn weights_that_are_no_numbers_are_errors_and_those_that_vanish_are_no_rows() {
     let weights = weights();
     let _ = weights.get(1).get(0).fill_(f64::NAN);
     assert!(Rows::of_batch(&labels(), &weights, IGNORE_INDEX).is_ok());
-    let sequences = Tensor::from_slice(&[-1i64; 8]);
-    let error = Rows::of_flat(&labels().flatten(0, 1), &weights.flatten(0, 1), &sequences, -100).unwrap_err();
-    assert_eq!(error.to_string(), "sequences: expected numbers >= 0, got -1");
+}
+
+#[test]
+fn the_numbers_of_sequences_and_outputs_are_checked() {
+    let (labels, weights) = (labels().flatten(0, 1), weights().flatten(0, 1));
+    let zeros = labels.zeros_like();
+    for (sequences, expected) in [
+        (zeros.full_like(-1), "sequences: expected numbers >= 0, got -1"),
+        (zeros.narrow(0, 0, 7), "sequences: expected shape [N] = [8], that of labels, got [7]"),
+        (zeros.to_kind(Kind::Float), "sequences: expected dtype int64, got Float; convert it with to_kind"),
+    ] {
+        let error = Rows::of_flat(&labels, &weights, &sequences, IGNORE_INDEX).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        let error = Rows::of_targets(&labels, &weights, &zeros, &sequences, IGNORE_INDEX).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+    let outputs = zeros.to_kind(Kind::Float);
+    let error = Rows::of_targets(&labels, &weights, &outputs, &zeros, IGNORE_INDEX).unwrap_err();
+    assert_eq!(error.to_string(), "outputs: expected dtype int64, got Float; convert it with to_kind");
+}
+
+#[test]
+fn an_objective_of_ones_own_has_statistics() {
+    struct Own;
+
+    impl Objective for Own {
+        fn terms(&self, scores: &Scores) -> figa_loss::Result<Terms> {
+            let nll = scores.nll()?;
+            let is_second = scores.labels().eq(1);
+            let terms = Terms::new(nll.shallow_clone()).with_counted(scores.labels().ne(4));
+            Ok(terms.with_clipped(is_second).with_kl(scores.weights().abs()))
+        }
+    }
+
+    let rows = Rows::of_batch(&labels(), &weights().abs(), IGNORE_INDEX).unwrap();
+    assert!(!rows.is_empty() && Rows::of_batch(&labels(), &weights().zeros_like(), IGNORE_INDEX).unwrap().is_empty());
+    let stats = TokenLoss::of(Own).on(&Tensor::zeros([2, 4, 5], F64), &rows).unwrap().stats.read().unwrap();
+    // Labels 3, 0 and 2 count, with the weights 0.5, 1 and 2; label 1 has the weight 0, and label 4 does not count.
+    assert_eq!((stats.rewarded.count, stats.rewarded.clipped, stats.rewarded.mean_kl), (3, Some(0.0), Some(3.5 / 3.0)));
+    assert_eq!((stats.gated.count, stats.gated.clipped, stats.gated.mean_kl), (1, Some(0.0), Some(0.25)));
+}
+
+#[test]
+fn what_a_closure_takes_has_the_positions_of_the_labels() {
+    let rows = Rows::of_batch(&labels(), &weights(), IGNORE_INDEX).unwrap();
+    let logits = Tensor::zeros([2, 4, 5], F64);
+    let take = |shape: &[i64]| {
+        let tokens = Tensor::arange(shape.iter().product::<i64>(), F64).reshape(shape);
+        let mut taken = vec![];
+        let loss = rows_loss(&logits, &rows, Needs::new(), |scores| {
+            let of_rows = scores.take(&tokens)?;
+            taken = values(&of_rows);
+            Ok(of_rows.sum(Kind::Double))
+        });
+        loss.map(|_| taken).map_err(|error| error.to_string())
+    };
+    assert_eq!(take(&[2, 4]).unwrap(), [1.0, 3.0, 5.0, 6.0]);
+    assert_eq!(take(&[2, 4, 1]).unwrap(), [1.0, 3.0, 5.0, 6.0]);
+    for shape in [&[3, 4][..], &[2, 5], &[2, 4, 1, 1], &[8], &[3, 4, 2], &[2, 3, 2]] {
+        let expected = format!("tokens: expected shape [B, S] = [2, 4], that of labels, got {shape:?}");
+        assert_eq!(take(shape).unwrap_err(), expected);
+    }
 }
 
 #[test]

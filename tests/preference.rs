@@ -247,7 +247,7 @@ fn an_answer_without_rows_has_sums_and_means_of_0() {
     let (rows, pairs, reference) = (batch.rows(), Pairs::alternating(2), Tensor::zeros([4, 8], F64));
     let (mut average, mut simpo) = (Dpo::new(), SimPo::new());
     (average.average, simpo.gamma_beta_ratio) = (true, 0.0);
-    for kind in [Kind::Double, Kind::Float] {
+    for kind in [Kind::Double, Kind::Float, Kind::Half, Kind::BFloat16] {
         let (hidden, head) = (batch.hidden().detach().to_kind(kind), batch.head.to_kind(kind));
         let all = PreferenceBatch::new(&rows, &pairs).with_reference(&reference);
         // The last one has a mean over the tokens of the chosen answers.

@@ -302,7 +302,8 @@ def read_answers(path, field):
     except ValueError:
         records = [json.loads(line) for line in text.split("\n") if line.strip()]
     if isinstance(records, dict):
-        records = records.get("answers", [records])
+        # finetune evaluate may have measured records that it did not answer.
+        records = [record for record in records["records"] if "answer" in record] if "records" in records else [records]
     for number, record in enumerate(records, 1):
         name = field or ("answer" if "answer" in record else "original_output")
         if not isinstance(record.get(name), str):

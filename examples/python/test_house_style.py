@@ -231,7 +231,7 @@ class HouseStyleTest(unittest.TestCase):
         self.assertEqual(lines["spelling"], ["1", "25.000", "1"])
         self.assertEqual((lines["bold"], lines["all"]), (["0", "0.000", "0"], ["3", "75.000", "2"]))
         self.assertEqual(table[-1], "answers: 2, words: 4")
-        evaluation = json.dumps({"answers": [{"answer": "gray", "original": "x"}]})
+        evaluation = json.dumps({"records": [{"answer": "gray", "original": "x"}, {"original": "not answered"}]})
         self.assertIn("answers: 1, words: 1", count(evaluation).stdout)
         self.assertIn("words: 3", count('[{"x": "a b c"}]', "--field", "x").stdout)
         failed = count('{"answer": "a"}\n{"x": 1}')

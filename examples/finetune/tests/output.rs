@@ -91,11 +91,22 @@ fn evaluate_measures_a_model_like_a_run_does_before_training() {
     assert!(sandbox.run("run", &["--eval", &pairs, "--answers=3", "--steps=1"]).unwrap());
     let baseline: Value = serde_json::from_slice(&sandbox.bytes("run/baseline.json")).unwrap();
     assert_eq!(measured["scores"], baseline["evaluation"]["scores"]);
-    let answers = measured["answers"].as_array().unwrap();
-    assert_eq!(answers.len(), 3);
-    assert_eq!(answers[0]["original"], "w13 w18 w23");
+    let records = measured["records"].as_array().unwrap();
+    assert_eq!(records[0]["original"], "w13 w18 w23");
+    // What the scores are the means of.
+    let mean = |value: &dyn Fn(&Value) -> Option<f64>| {
+        let values: Vec<f64> = records.iter().filter_map(value).collect();
+        values.iter().sum::<f64>() / values.len() as f64
+    };
+    let score = |key: &str| measured["scores"][key].as_f64().unwrap();
+    let likelier = mean(&|record| Some(f64::from(record["margin"].as_f64().unwrap() > 0.0)));
+    assert!((score("revised_likelier") - likelier).abs() < 1e-12);
+    assert!((score("edit_distance") - mean(&|record| record["edit_distance"].as_f64())).abs() < 1e-12);
+    assert!((score("copied") - mean(&|record| record["copied"].as_bool().map(f64::from))).abs() < 1e-12);
+    let answers = records.iter().filter(|record| record["answer"].is_string() && record["word_edits"]["made"].is_u64());
+    assert_eq!(answers.count(), 3);
     // Sampled answers depend on the seed alone.
-    let sampled = |seed| evaluate(&["--temperature=2", "--top-p=0.9", "--seed", seed]).1["answers"].clone();
+    let sampled = |seed| evaluate(&["--temperature=2", "--top-p=0.9", "--seed", seed]).1["records"].clone();
     assert_eq!(sampled("1"), sampled("1"));
     assert_ne!(sampled("1"), sampled("2"));
     for (more, expected) in [("--temperature=-1", "--temperature: expected"), ("--top-p=0", "--top-p: expected")] {

@@ -91,6 +91,22 @@ fn weights_in_bf16_take_steps_that_are_smaller_than_their_precision() {
 }
 
 #[test]
+fn a_run_ends_with_the_step_that_uses_up_its_budget() {
+    let sandbox = Sandbox::new("llama3");
+    for more in [&[][..], &["--separate-rows", "--micro-batch=1"]] {
+        let out = format!("out{}", more.len());
+        sandbox.run_interrupted(&out, &[&["--budget=500", "--method=dpo"], more].concat(), 2);
+        assert!(sandbox.resume(&out).unwrap());
+        let lines = sandbox.metrics(&format!("{out}/metrics.jsonl"));
+        let computed: Vec<i64> = lines.iter().map(|line| line["computed"].as_i64().unwrap()).collect();
+        let all: i64 = computed.iter().sum();
+        assert!(all >= 500 && all - computed[computed.len() - 1] < 500, "{computed:?}");
+        // The learning rate falls to the end of the budget.
+        assert!(lines[lines.len() - 1]["lr"].as_f64().unwrap() < 0.1 * lines[lines.len() / 5]["lr"].as_f64().unwrap());
+    }
+}
+
+#[test]
 fn a_profile_writes_no_files() {
     let sandbox = Sandbox::new("qwen2");
     assert!(sandbox.run("out", &["--profile", "--method=figa,figa-kl,dpo"]).unwrap());

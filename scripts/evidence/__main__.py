@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Run the experiments behind docs/results.md, and write its tables and figures.
+
+    python3 scripts/evidence list                      what there is to run, what is done, and the hours that are left
+    python3 scripts/evidence run                       run what is not done; Ctrl-C stops, and the next call goes on
+    python3 scripts/evidence report                    the tables and figures of what is done
+    python3 scripts/evidence try RECIPE --lr 3e-5 ...  one recipe on other records (--eval) or prompts (--prompts)
+
+`run` needs target/release/finetune and target/release/figa, and the model and the pairs that the examples fetch; see
+`make evidence`. A finished experiment is a file in docs/experiments, whose README.md explains the design.
+"""
+
+import argparse
+import json
+import sys
+import time
+
+import report
+from corrections import Corrections
+from grid import plan
+from house_style_task import HouseStyle
+from training import EXPERIMENTS, Recipe, Training
+
+
+def show_plan():
+    planned = plan()
+    done = [training for training in planned if training.path().exists()]
+    for training in planned:
+        print(f"{'done' if training in done else '    '}  {training.path().stem}")
+    seconds = [training.result()["wall_seconds"] for training in done]
+    left = len(planned) - len(done)
+    mean = sum(seconds) / len(seconds) if seconds else 300
+    print(f"{len(done)} of {len(planned)} runs are done; {left * mean / 3600:.1f} hours are left at {mean:.0f} s a run")
+    print("A run that depends on the choice of a learning rate is in the list once the rates have been compared.")
+
+
+def run_all(limit):
+    """Runs what the plan holds until nothing is left: a choice of a learning rate adds runs to it."""
+    start = time.time()
+    while True:
+        missing = [training for training in plan() if not training.path().exists()]
+        if not missing or (limit and time.time() - start > 60 * limit):
+            return
+        training = missing[0]
+        print(f"{time.strftime('%H:%M')} {training.path().stem} ({len(missing)} left)", flush=True)
+        result = training.run()
+        EXPERIMENTS.mkdir(parents=True, exist_ok=True)
+        partial = training.path().with_suffix(".partial")
+        partial.write_text(json.dumps(result, separators=(",", ":")) + "\n")
+        partial.rename(training.path())
+
+
+def try_recipe(args):
+    task = HouseStyle(prompts=args.prompts) if args.prompts else Corrections(eval=args.eval)
+    training = Training(task, Recipe(args.recipe), args.lr, args.seed, "other")
+    result = training.run()
+    print(json.dumps(result["scores"], indent=1))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("list", help="print the plan")
+    run = commands.add_parser("run", help="run what is not done")
+    run.add_argument("--minutes", type=float, help="begin no run after this many minutes")
+    commands.add_parser("report", help="write tables and figures")
+    single = commands.add_parser("try", help="train with a recipe, and print its scores")
+    single.add_argument("recipe", help="a method of finetune, or several with -- between them, one after the other")
+    single.add_argument("--lr", type=float, required=True, help="peak learning rate")
+    single.add_argument("--seed", type=int, default=0, help="seed of the data and their order")
+    sets = single.add_mutually_exclusive_group(required=True)
+    sets.add_argument("--eval", help="records to measure on, as corrections")
+    sets.add_argument("--prompts", help="prompts to answer, in the house style")
+    args = parser.parse_args()
+    if args.command == "list":
+        show_plan()
+    elif args.command == "run":
+        run_all(args.minutes)
+    elif args.command == "report":
+        report.write()
+    else:
+        try_recipe(args)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,93 @@
+"""The grid: recipes, learning rates and seeds, and what follows from the choice of a rate."""
+
+from corrections import Corrections
+from house_style_task import HouseStyle
+from training import REVERSED, Recipe, Training
+
+CORRECTIONS = Corrections()
+HOUSE_STYLE = HouseStyle()
+
+RECIPES = {
+    CORRECTIONS: [
+        "sft",
+        "figa",
+        "figa+gamma=0.1",
+        "figa+gamma=0.3",
+        "dpo",
+        "ddpo",
+        "figa+gamma=0.03",
+        "figa-kl",
+        "figa+gamma=0.1+anchor=0.1",
+        "unlikelihood+gamma=0.1",
+        "figa+gamma=0.1+granularity=word",
+        "figa+gamma=0.1+granularity=phrase:2",
+        "sft--figa+gamma=0.1",
+        "dft",
+    ],
+    HOUSE_STYLE: ["sft", "figa", "figa+gamma=0.1", "dpo", "ddpo", "unlikelihood+gamma=0.1"],
+}
+RATES = ["1e-6", "3e-6", "1e-5", "3e-5", "1e-4", "3e-4", "1e-3"]
+# A rate at the edge of those compared is not chosen before its neighbour has been tried.
+FIRST_RATES = ["1e-5", "3e-5", "1e-4"]
+SEEDS = [0, 1, 2]
+ROUNDS = 3
+
+
+def rates_of(task, recipe):
+    """The trainings on the development set that are done or due, and the best rate once it is known."""
+    base = Training(task, Recipe("base"), "", 0, "dev")
+    tried = list(FIRST_RATES)
+    while True:
+        trainings = {rate: Training(task, recipe, rate, SEEDS[0], "dev") for rate in tried}
+        missing = [base, *trainings.values()]
+        if not all(training.path().exists() for training in missing):
+            return missing, None
+        scores = base.result()["scores"]
+        results = {rate: trainings[rate].result()["scores"] for rate in tried}
+        losses = {rate: task.loss(found, scores) if found else float("inf") for rate, found in results.items()}
+        best = min(tried, key=lambda rate: losses[rate])
+        place = RATES.index(best)
+        neighbours = RATES[max(0, place - 1) : place + 2]
+        if set(neighbours) <= set(tried):
+            return missing, best
+        tried = sorted({*tried, *neighbours}, key=RATES.index)
+
+
+def held_out(task, recipe, rate):
+    return [Training(task, recipe, rate, seed, "held-out") for seed in SEEDS]
+
+
+def ablations(task, name, rate):
+    """Variants of the best FIGA of a task, with its rate."""
+    variants = ["beta=0", "beta=0.25", "beta=1", "gate=none", "gate=0.3", "gate=1.2", "aligner=myers", "labels=shuffled"]
+    names = [f"{name}+{variant}" for variant in variants] + [f"{REVERSED}{name}"]
+    return [training for variant in names for training in held_out(task, Recipe(variant), rate)]
+
+
+def plan():
+    """All experiments that are known to be due, those that are done included, in the order in which they run."""
+    trainings, later = [], []
+    for task, names in RECIPES.items():
+        trainings.append(Training(task, Recipe("base"), "", 0, "held-out"))
+        best = {}
+        for name in names:
+            compared, rate = rates_of(task, Recipe(name))
+            trainings += compared
+            if rate:
+                trainings += held_out(task, Recipe(name), rate)
+                best[name] = Training(task, Recipe(name), rate, SEEDS[0], "dev")
+        if len(best) == len(names):
+            later += follow_ups(task, best)
+    return list(dict.fromkeys(trainings + later))
+
+
+def follow_ups(task, best):
+    """Rounds of the two best recipes, and ablations of the best FIGA."""
+    base = Training(task, Recipe("base"), "", 0, "dev").result()["scores"]
+    order = sorted(best, key=lambda name: task.loss(best[name].result()["scores"], base))
+    trainings = []
+    if task == HOUSE_STYLE:
+        for name in order[:2]:
+            trainings += held_out(task, Recipe("--".join([name] * ROUNDS)), best[name].lr)
+    name = next(name for name in order if name.startswith("figa") and "--" not in name)
+    return trainings + ablations(task, name, best[name].lr)

@@ -1,0 +1,111 @@
+"""A house style: the model's own answers to prompts, revised by a program."""
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+
+from training import FIGA, FINETUNE, MODEL, ROOT, WORK, call, read_lines, write_lines
+
+sys.path.insert(0, str(ROOT / "examples/python"))
+import house_style  # noqa: E402
+
+PROMPTS = ROOT / "examples/data/house_prompts.jsonl"
+HELD_OUT = ROOT / "examples/data/house_prompts_held_out.jsonl"
+DEV = 93
+PROMPTS_OF_STAGE = 200
+MAX_TOKENS = 120
+
+
+def distance(one, other):
+    """The Levenshtein distance of two lists."""
+    last = list(range(len(other) + 1))
+    for row, item in enumerate(one, 1):
+        current = [row]
+        for column, candidate in enumerate(other, 1):
+            changed = last[column - 1] + (item != candidate)
+            current.append(min(changed, last[column] + 1, current[-1] + 1))
+        last = current
+    return last[-1]
+
+
+@dataclass(frozen=True)
+class HouseStyle:
+    # Prompts to measure on, in place of the sets of the task.
+    prompts: str = ""
+    name = "house-style"
+    max_length = 256
+
+    def budget(self, stages):
+        """Tokens to compute in each stage."""
+        return 24_000
+
+    def rollout(self, model, prompts, out, seed, log):
+        """The answers of a model to prompts, sampled to train on and greedy to measure."""
+        command = [FINETUNE, "rollout", "--model", model, "--prompts", prompts, "--out", out, "--micro-batch", 8]
+        command += ["--max-tokens", MAX_TOKENS, "--max-length", self.max_length]
+        if not out.exists():
+            call(command + (["--temperature", 0.7, "--seed", seed] if seed is not None else []), log)
+        return out
+
+    def revise(self, answers, out, log):
+        """Pairs of an answer and its revision, of the answers that violate a rule."""
+        script = f"{shlex.quote(sys.executable)} examples/python/house_style.py"
+        command = [FIGA, "curate", answers, "--scorer", f"{script} score", "--max-original", "0"]
+        if not out.exists():
+            call(command + ["--reviser", f"{script} revise", "--out", out], log)
+        return out
+
+    def data(self, seed, stage, model, folder, log):
+        prompts = folder / f"prompts-{stage}.jsonl"
+        start = DEV + stage * PROMPTS_OF_STAGE
+        write_lines(prompts, read_lines(PROMPTS)[start : start + PROMPTS_OF_STAGE])
+        # The base model answers once for all recipes.
+        place = WORK / "base" if model == MODEL else folder
+        place.mkdir(parents=True, exist_ok=True)
+        answers = self.rollout(model, prompts, place / f"answers-{stage}-{seed}.jsonl", seed, log)
+        return self.revise(answers, place / f"pairs-{stage}-{seed}.jsonl", log)
+
+    def prompts_of(self, name, folder):
+        if name == "dev":
+            path = folder / "dev.jsonl"
+            write_lines(path, read_lines(PROMPTS)[:DEV])
+            return path
+        return HELD_OUT if name == "held-out" else self.prompts
+
+    def measure(self, model, name, folder, log):
+        prompts, base = self.prompts_of(name, folder), WORK / "base"
+        base.mkdir(parents=True, exist_ok=True)
+        before = self.rollout(MODEL, prompts, base / f"answers-{name}.jsonl", None, log)
+        pairs = self.revise(before, base / f"pairs-{name}.jsonl", log)
+        after = before if model == MODEL else self.rollout(model, prompts, folder / f"answers-{name}.jsonl", None, log)
+        scores = folder / f"{name}.json"
+        command = [FINETUNE, "evaluate", "--model", model, "--eval", pairs, "--answers", 0, "--micro-batch", 8]
+        call(command + ["--max-length", self.max_length, "--out", scores], log)
+        measured = json.loads(scores.read_text(encoding="utf-8"))
+
+        lists = {"violations": [], "words": [], "words_of_base": [], "distance": []}
+        rules = dict.fromkeys(house_style.RULES, 0)
+        for old, new in zip(read_lines(before), read_lines(after)):
+            old, new = old["original_output"], new["original_output"]
+            _, counts = house_style.corrected(new)
+            rules = {rule: rules[rule] + counts[rule] for rule in rules}
+            lists["violations"].append(sum(counts.values()))
+            lists["words"].append(len(new.split()))
+            lists["words_of_base"].append(len(old.split()))
+            lists["distance"].append(distance(old.split(), new.split()))
+        kept = ("revised_likelier", "p_added", "p_removed", "p_kept", "ppl_revised", "ppl_control")
+        return {
+            "scores": {
+                "violations": round(100 * sum(lists["violations"]) / max(1, sum(lists["words"])), 4),
+                "words": round(sum(lists["words"]) / len(lists["words"]), 2),
+                "distance": round(100 * sum(lists["distance"]) / max(1, sum(lists["words_of_base"])), 2),
+                **{key: measured["scores"][key] and round(measured["scores"][key], 5) for key in kept},
+            },
+            "rules": rules,
+            "records": {**lists, "margin": [round(record["margin"], 2) for record in measured["records"]]},
+        }
+
+    def loss(self, scores, base):
+        """What a learning rate is chosen by: the violations of a model whose control text stays as likely as it was."""
+        return scores["violations"] if scores["ppl_control"] < 1.05 * base["ppl_control"] else float("inf")

@@ -1,0 +1,132 @@
+"""Train a model with a recipe: one method of finetune, or several one after the other."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = Path(os.environ.get("EVIDENCE", ROOT / "target/evidence"))
+EXPERIMENTS = ROOT / "docs/experiments"
+MODEL = WORK / "model"
+FINETUNE = ROOT / "target/release/finetune"
+FIGA = ROOT / "target/release/figa"
+BATCH = 4
+# In front of a method that takes the original answers for the revised ones: a control.
+REVERSED = "reversed-"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Methods of finetune, in the order in which they train. None of them: the base model."""
+
+    name: str
+
+    @property
+    def stages(self):
+        return [] if self.name == "base" else self.name.split("--")
+
+
+class Diverged(Exception):
+    """A loss or gradient that is not finite ended a run."""
+
+
+def call(command, log):
+    """Runs a command with its output in a file. Its last line says what failed."""
+    with open(log, "a", encoding="utf-8") as file:
+        status = subprocess.run([str(part) for part in command], stdout=file, stderr=file, cwd=ROOT).returncode
+    if status:
+        last = Path(log).read_text(encoding="utf-8").strip().split("\n")[-1]
+        if "is not finite" in last:
+            raise Diverged(last)
+        raise SystemExit(f"{' '.join(map(str, command))}\nfailed with {status}: {last}")
+
+
+def read_lines(path):
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
+
+
+def write_lines(path, records):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(path)
+
+
+def reverse(data, out):
+    records = read_lines(data)
+    for record in records:
+        record["original_output"], record["revised_output"] = record["revised_output"], record["original_output"]
+    write_lines(out, records)
+    return out
+
+
+@dataclass(frozen=True)
+class Training:
+    """One experiment: a recipe with a learning rate and a seed, measured on a set of its task."""
+
+    task: object
+    recipe: Recipe
+    lr: str
+    seed: int
+    # "dev", to choose a learning rate, or "held-out".
+    set: str
+
+    @property
+    def name(self):
+        rate = f"-lr{self.lr}-seed{self.seed}" if self.recipe.stages else ""
+        return f"{self.task.name}-{self.recipe.name}{rate}"
+
+    def path(self):
+        return EXPERIMENTS / f"{self.name}-{self.set}.json"
+
+    def result(self):
+        return json.loads(self.path().read_text(encoding="utf-8"))
+
+    def run(self):
+        """Trains and measures. The result of a run that diverged says so, and has no scores."""
+        start = time.time()
+        try:
+            result = self.train_and_measure()
+        except Diverged as error:
+            result = {"diverged": shown(error), "scores": None}
+        what = {"task": self.task.name, "recipe": self.recipe.name, "set": self.set, "date": time.strftime("%Y-%m-%d")}
+        if self.recipe.stages:
+            what.update(lr=self.lr, seed=self.seed)
+        return {**what, **result, "wall_seconds": round(time.time() - start)}
+
+    def train_and_measure(self):
+        folder = WORK / "runs" / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "log.txt"
+        model, trained = MODEL, {"stages": [], "steps": 0, "tokens": 0, "seconds": 0.0}
+        for number, method in enumerate(self.recipe.stages):
+            data = self.task.data(self.seed, number, model, folder, log)
+            if method.startswith(REVERSED):
+                method, data = method.removeprefix(REVERSED), reverse(data, folder / f"reversed-{number}.jsonl")
+            out = folder / f"stage-{number}"
+            command = [FINETUNE, "--model", model, "--data", data, "--method", method, "--lr", self.lr]
+            command += ["--budget", self.task.budget(len(self.recipe.stages)), "--batch", BATCH, "--seed", self.seed]
+            command += ["--max-length", self.task.max_length, "--save-every", 1000000, "--out", out]
+            if not (out / "outcome.json").exists():
+                shutil.rmtree(out, ignore_errors=True)
+                call(command, log)
+            steps = read_lines(out / "metrics.jsonl")
+            trained["stages"].append(" ".join(shown(part) for part in command))
+            trained["steps"] += len(steps)
+            trained["tokens"] += sum(step["computed"] for step in steps)
+            trained["seconds"] += sum(sum(step["seconds"].values()) for step in steps)
+            model = out / "model"
+        measured = self.task.measure(model, self.set, folder, log)
+        if self.set != "dev":
+            shutil.rmtree(folder)
+        return {**trained, **measured}
+
+
+def shown(part):
+    """A part of a command without the place of this clone."""
+    return str(part).replace(f"{ROOT}/", "").replace(f"{WORK}/", "target/evidence/")
