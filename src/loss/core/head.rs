@@ -245,7 +245,7 @@ mod tests {
         for kind in [Kind::Half, Kind::BFloat16] {
             for factors in [true, false] {
                 let total = 1e5;
-                let x = Tensor::rand([ROWS, 50], float) * if factors { total * 1e-4 } else { 1e-8 };
+                let x = Tensor::rand([ROWS, 50], float) * if factors { total * 1e-7 } else { 1e-8 };
                 let hidden = Tensor::randn([ROWS, 8], float).to_kind(kind);
                 let weight = Tensor::randn([50, 8], float).to_kind(kind).set_requires_grad(true);
                 let column = |number: f64| Tensor::full([ROWS, 1], number, float);
@@ -264,6 +264,19 @@ mod tests {
                 near(&ours, dx.mm(&weight.to_kind(Kind::Float)));
                 near(&of_weight.unwrap(), dx.tr().mm(&hidden.to_kind(Kind::Float)));
             }
+        }
+    }
+    #[test]
+    fn a_rounded_gradient_of_no_rows_is_0() {
+        for kind in [Kind::Half, Kind::BFloat16] {
+            let empty = |columns: i64, kind: Kind| Tensor::zeros([0, columns], (kind, Device::Cpu));
+            let weight = Tensor::ones([5, 3], (kind, Device::Cpu)).set_requires_grad(true);
+            let mut gradients = Gradients::wanted_by(&empty(3, kind), &LmHead::new(&weight), true).unwrap();
+            let _no_grad = tch::no_grad_guard();
+            let gradient = Gradient { x: empty(5, Kind::Float), factors: None };
+            assert!(gradients.add(&gradient, 1.0, &empty(3, kind), &weight.detach()).unwrap().is_none());
+            let ([of_weight, _], _) = gradients.into_sums();
+            assert!(of_weight.is_none());
         }
     }
 }
