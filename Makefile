@@ -1,6 +1,6 @@
 # The commands of the README and of CI. Each does the set-up it needs; after one of them, plain cargo works as well.
 
-.PHONY: help demo finetune test bench bench-step bench-memory gpu gpu-pack lint cli doc versions audit mutants release libtorch
+.PHONY: help demo finetune test bench bench-step bench-memory evidence gpu gpu-pack lint cli doc versions audit mutants release libtorch
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -36,6 +36,14 @@ bench-step: libtorch ## compare training steps with those of transformers (Pytho
 bench-memory: libtorch ## compare the memory of training steps with that of transformers, on a model of 1.1 billion parameters (24 GiB)
 	cargo build --release -p figa-cli -p figa-finetune
 	$(PYTHON) benches/memory.py --finetune target/release/finetune --figa target/release/figa --tokens 512 --batch 1
+
+JOBS := 2
+evidence: libtorch ## run the experiments behind docs/results.md that are missing, hours (Python with numpy and matplotlib)
+	python3 examples/finetune/fetch_model.py target/evidence/model
+	python3 examples/finetune/fetch_pairs.py target/evidence/pairs
+	cargo build --release -p figa-cli -p figa-finetune
+	$(PYTHON) scripts/evidence run --jobs $(JOBS)
+	$(PYTHON) scripts/evidence report
 
 gpu: ## run all that needs a GPU, or the same on the CPU with small sizes
 	@python3 scripts/gpu.py

@@ -12,10 +12,11 @@
 
 import argparse
 import json
+import os
 import sys
 import time
+from threading import Lock, Thread
 
-import report
 from corrections import Corrections
 from grid import plan
 from house_style_task import HouseStyle
@@ -34,20 +35,48 @@ def show_plan():
     print("A run that depends on the choice of a learning rate is in the list once the rates have been compared.")
 
 
-def run_all(limit):
-    """Runs what the plan holds until nothing is left: a choice of a learning rate adds runs to it."""
-    start = time.time()
-    while True:
-        missing = [training for training in plan() if not training.path().exists()]
-        if not missing or (limit and time.time() - start > 60 * limit):
-            return
-        training = missing[0]
-        print(f"{time.strftime('%H:%M')} {training.path().stem} ({len(missing)} left)", flush=True)
-        result = training.run()
+class Runner:
+    """Runs what the plan holds until nothing is left: a choice of a learning rate adds to it."""
+
+    def __init__(self, jobs, minutes):
+        self.jobs, self.end = jobs, time.time() + 60 * minutes if minutes else None
+        self.lock, self.running, self.failed = Lock(), set(), False
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+
+    def run(self):
         EXPERIMENTS.mkdir(parents=True, exist_ok=True)
-        partial = training.path().with_suffix(".partial")
-        partial.write_text(json.dumps(result, separators=(",", ":")) + "\n")
-        partial.rename(training.path())
+        workers = [Thread(target=self.work) for _ in range(self.jobs)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if self.failed:
+            sys.exit(1)
+
+    def next(self):
+        """An experiment that is due, and whether others are that wait for one that runs."""
+        with self.lock:
+            if self.failed or self.end and time.time() > self.end:
+                return None
+            missing = [training for training in plan() if not training.path().exists()]
+            free = [training for training in missing if training.name not in self.running]
+            if free:
+                self.running.add(free[0].name)
+                print(f"{time.strftime('%H:%M')} {free[0].path().stem} ({len(missing)} left)", flush=True)
+            return free[0] if free else None
+
+    def work(self):
+        while training := self.next():
+            try:
+                result = training.run()
+                partial = training.path().with_suffix(".partial")
+                partial.write_text(json.dumps(result, separators=(",", ":")) + "\n", encoding="utf-8")
+                partial.rename(training.path())
+            except BaseException as error:  # Also those of a thread that SystemExit would end in silence.
+                self.failed = True
+                print(error, file=sys.stderr)
+            with self.lock:
+                self.running.discard(training.name)
 
 
 def try_recipe(args):
@@ -62,7 +91,8 @@ def main():
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("list", help="print the plan")
     run = commands.add_parser("run", help="run what is not done")
-    run.add_argument("--minutes", type=float, help="begin no run after this many minutes")
+    run.add_argument("--jobs", type=int, default=1, help="how many to run side by side; they share the cores [1]")
+    run.add_argument("--minutes", type=float, help="begin none after this many minutes")
     commands.add_parser("report", help="write tables and figures")
     single = commands.add_parser("try", help="train with a recipe, and print its scores")
     single.add_argument("recipe", help="a method of finetune, or several with -- between them, one after the other")
@@ -75,8 +105,10 @@ def main():
     if args.command == "list":
         show_plan()
     elif args.command == "run":
-        run_all(args.minutes)
+        Runner(args.jobs, args.minutes).run()
     elif args.command == "report":
+        import report  # Needs numpy and matplotlib, which nothing else does.
+
         report.write()
     else:
         try_recipe(args)

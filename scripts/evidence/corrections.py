@@ -5,10 +5,10 @@ import random
 from dataclasses import dataclass
 from hashlib import sha256
 
-from training import FINETUNE, WORK, call, read_lines, write_lines
+from training import COMPUTE, FINETUNE, WORK, call, read_lines, write_lines
 
 PAIRS = WORK / "pairs"
-DEV = 200
+DEV = 120
 # More than any method sees.
 PAIRS_OF_STAGE = 400
 
@@ -59,7 +59,7 @@ class Corrections:
     def measure(self, model, name, folder, log):
         out = folder / f"{name}.json"
         command = [FINETUNE, "evaluate", "--model", model, "--eval", self.records_of(name, folder), "--out", out]
-        call(command + ["--answers", 100_000, "--max-length", self.max_length, "--micro-batch", 8], log)
+        call(command + ["--answers", 100_000, "--max-length", self.max_length, "--micro-batch", 8, *COMPUTE], log)
         measured = json.loads(out.read_text(encoding="utf-8"))
         records = measured["records"]
 

@@ -3,9 +3,11 @@
 import json
 import shlex
 import sys
+from collections import defaultdict
 from dataclasses import dataclass
+from threading import Lock
 
-from training import FIGA, FINETUNE, MODEL, ROOT, WORK, call, read_lines, write_lines
+from training import COMPUTE, FIGA, FINETUNE, MODEL, ROOT, WORK, call, read_lines, write_lines
 
 sys.path.insert(0, str(ROOT / "examples/python"))
 import house_style  # noqa: E402
@@ -15,6 +17,16 @@ HELD_OUT = ROOT / "examples/data/house_prompts_held_out.jsonl"
 DEV = 93
 PROMPTS_OF_STAGE = 200
 MAX_TOKENS = 120
+
+
+# Experiments that run side by side share the answers of the base model.
+LOCKS = defaultdict(Lock)
+
+
+def call_once(command, out, log):
+    with LOCKS[out]:
+        if not out.exists():
+            call(command, log)
 
 
 def distance(one, other):
@@ -43,17 +55,15 @@ class HouseStyle:
     def rollout(self, model, prompts, out, seed, log):
         """The answers of a model to prompts, sampled to train on and greedy to measure."""
         command = [FINETUNE, "rollout", "--model", model, "--prompts", prompts, "--out", out, "--micro-batch", 8]
-        command += ["--max-tokens", MAX_TOKENS, "--max-length", self.max_length]
-        if not out.exists():
-            call(command + (["--temperature", 0.7, "--seed", seed] if seed is not None else []), log)
+        command += ["--max-tokens", MAX_TOKENS, "--max-length", self.max_length, *COMPUTE]
+        call_once(command + (["--temperature", 0.7, "--seed", seed] if seed is not None else []), out, log)
         return out
 
     def revise(self, answers, out, log):
         """Pairs of an answer and its revision, of the answers that violate a rule."""
         script = f"{shlex.quote(sys.executable)} examples/python/house_style.py"
         command = [FIGA, "curate", answers, "--scorer", f"{script} score", "--max-original", "0"]
-        if not out.exists():
-            call(command + ["--reviser", f"{script} revise", "--out", out], log)
+        call_once(command + ["--reviser", f"{script} revise", "--out", out], out, log)
         return out
 
     def data(self, seed, stage, model, folder, log):

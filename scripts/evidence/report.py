@@ -123,8 +123,8 @@ def difference(values, digits):
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
-def table(head, rows):
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+def table(head, rows, alignment=None):
+    lines = [head, alignment or ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -178,14 +178,36 @@ def draw(task, values):
         pyplot.close(figure)
 
 
+def log():
+    """A line for each experiment, the failed ones included."""
+    rows = []
+    for path in EXPERIMENTS.glob("*.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        question = f"{result['task']}: {result['recipe']}"
+        if "lr" in result:
+            question += f" at {result['lr']}, seed {result['seed']}"
+        question += ", to choose a rate" if result["set"] == "dev" else ", held out"
+        metrics = [(metric.key, metric.name) for metric in METRICS[result["task"]]]
+        scores = result["scores"] and ", ".join(f"{name} {result['scores'][key]}" for key, name in metrics)
+        command = "<br>".join(f"`{stage}`" for stage in result.get("stages", [])) or "–"
+        rows.append([result["date"], question, command, scores or result["diverged"]])
+    rows.sort(key=lambda row: (row[0], row[1]))
+    return table(["date", "question", "command", "outcome"], rows, ["---"] * 4)
+
+
+def replace(path, mark, lines):
+    """Puts lines between the marks `<!-- MARK -->` and `<!-- end -->` of a page."""
+    text = path.read_text(encoding="utf-8")
+    pattern = rf"(<!-- {mark} -->\n).*?(<!-- end -->)"
+    if not re.search(pattern, text, re.DOTALL):
+        print(f"{path} has no mark for {mark}:\n\n{lines}\n")
+    text = re.sub(pattern, lambda match: f"{match[1]}\n{lines}\n\n{match[2]}", text, flags=re.DOTALL)
+    path.write_text(text, encoding="utf-8")
+
+
 def write():
-    """Replaces what is between the marks `<!-- TASK NAME -->` and `<!-- end -->` of the page of results."""
-    text = RESULTS.read_text(encoding="utf-8")
     FIGURES.mkdir(exist_ok=True)
     for task, recipes in load().items():
         for name, lines in tables(task, recipes).items():
-            pattern = rf"(<!-- {task} {name} -->\n).*?(\n<!-- end -->)"
-            if not re.search(pattern, text, re.DOTALL):
-                print(f"\n{task}, {name}:\n\n{lines}")
-            text = re.sub(pattern, lambda match: f"{match[1]}\n{lines}\n{match[2]}", text, flags=re.DOTALL)
-    RESULTS.write_text(text, encoding="utf-8")
+            replace(RESULTS, f"{task} {name}", lines)
+    replace(EXPERIMENTS / "README.md", "log", log())

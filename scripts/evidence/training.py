@@ -15,6 +15,8 @@ MODEL = WORK / "model"
 FINETUNE = ROOT / "target/release/finetune"
 FIGA = ROOT / "target/release/figa"
 BATCH = 4
+# Matrices are multiplied in bf16, and the trained parameters are in f32.
+COMPUTE = ["--bf16"]
 # In front of a method that takes the original answers for the revised ones: a control.
 REVERSED = "reversed-"
 
@@ -36,8 +38,9 @@ class Diverged(Exception):
 
 def call(command, log):
     """Runs a command with its output in a file. Its last line says what failed."""
+    parts = [str(part) for part in command]
     with open(log, "a", encoding="utf-8") as file:
-        status = subprocess.run([str(part) for part in command], stdout=file, stderr=file, cwd=ROOT).returncode
+        status = subprocess.run(parts, stdout=file, stderr=file, stdin=subprocess.DEVNULL, cwd=ROOT).returncode
     if status:
         last = Path(log).read_text(encoding="utf-8").strip().split("\n")[-1]
         if "is not finite" in last:
@@ -111,7 +114,7 @@ class Training:
             out = folder / f"stage-{number}"
             command = [FINETUNE, "--model", model, "--data", data, "--method", method, "--lr", self.lr]
             command += ["--budget", self.task.budget(len(self.recipe.stages)), "--batch", BATCH, "--seed", self.seed]
-            command += ["--max-length", self.task.max_length, "--save-every", 1000000, "--out", out]
+            command += ["--max-length", self.task.max_length, "--save-every", 1000000, *COMPUTE, "--out", out]
             if not (out / "outcome.json").exists():
                 shutil.rmtree(out, ignore_errors=True)
                 call(command, log)
