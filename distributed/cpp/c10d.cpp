@@ -1,0 +1,356 @@
+// The C interface of c10d that src/raw.rs declares. Objects are handed out as pointers, which the caller frees with the
+// function of their type. A function that fails returns null or false, and c10d_error() says why, on the same thread.
+#define USE_C10D_GLOO
+#include <ATen/Context.h>
+#include <c10/util/Flags.h>
+#include <c10/util/Logging.h>
+#include <dlfcn.h>
+#include <future>
+#include <thread>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <torch/csrc/distributed/c10d/reducer.hpp>
+
+using Milliseconds = std::chrono::milliseconds;
+using StorePtr = c10::intrusive_ptr<c10d::Store>;
+using GroupPtr = c10::intrusive_ptr<c10d::ProcessGroup>;
+using WorkPtr = c10::intrusive_ptr<c10d::Work>;
+using BackendPtr = c10::intrusive_ptr<c10d::Backend>;
+using OptionsPtr = c10::intrusive_ptr<c10d::Backend::Options>;
+
+C10_DECLARE_int(caffe2_log_level);
+
+struct ReducerHandle {
+  std::unique_ptr<c10d::Reducer> reducer;
+  bool find_unused;
+};
+
+namespace {
+
+thread_local std::string last_error;
+
+// How long after its limit a call may still return by itself.
+constexpr int64_t kGraceMs = 1000;
+
+// c10d logs its errors, some with a backtrace, before it throws them. While such a guard exists, only what ends the process
+// is logged, unless the environment asks for more.
+class QuietLogs {
+ public:
+  QuietLogs() {
+    std::lock_guard lock(mutex);
+    if (count++ == 0) {
+      level = FLAGS_caffe2_log_level;
+      FLAGS_caffe2_log_level = std::getenv("TORCH_CPP_LOG_LEVEL") ? level : kFatal;
+    }
+  }
+  ~QuietLogs() {
+    std::lock_guard lock(mutex);
+    if (--count == 0) {
+      FLAGS_caffe2_log_level = level;
+    }
+  }
+
+ private:
+  static constexpr int kFatal = 3;
+  static inline std::mutex mutex;
+  static inline int count = 0;
+  static inline int level = 0;
+};
+
+// No exception may reach Rust.
+template <class F>
+auto catching(F body) -> decltype(body()) {
+  QuietLogs quiet;
+  try {
+    return body();
+  } catch (const c10::Error& error) {
+    last_error = error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    last_error = error.what();
+  } catch (...) {
+    last_error = "unknown C++ exception";
+  }
+  return {};
+}
+
+// c10d waits without limit for a store that does not answer, because its process hangs. So this runs on a thread of its
+// own, which is abandoned after some time; `body` owns all that it uses.
+template <class F>
+auto bounded(int64_t limit_ms, F body) -> decltype(body()) {
+  std::packaged_task<decltype(body())()> task(std::move(body));
+  auto result = task.get_future();
+  std::thread(std::move(task)).detach();
+  TORCH_CHECK(
+      result.wait_for(Milliseconds(limit_ms)) == std::future_status::ready, "the store has not answered in ", limit_ms,
+      " ms");
+  return result.get();
+}
+
+// NCCL's backend is in libtorch_cuda.so. Linking it would keep programs from starting where CUDA is not installed, so
+// its two constructors are looked up in a program that has loaded it already. Their classes are known by their bases
+// only, because the headers that declare them need those of CUDA and NCCL, which the wheels of torch do not have. So the
+// objects get more memory than they need: in torch 2.11, 0x458 and 0xf8 bytes, which the destructors of libtorch_cuda.so
+// pass to operator delete.
+constexpr size_t kNcclObjectBytes = 16 << 10;
+constexpr const char* kNewNcclOptions = "_ZN4c10d16ProcessGroupNCCL7OptionsC1Eb";
+constexpr const char* kNewNccl =
+    "_ZN4c10d16ProcessGroupNCCLC1EN3c1013intrusive_ptrINS_5StoreENS1_6detail34intrusive_target_default_null_typeIS3_"
+    "EEEEiiNS2_INS0_7OptionsENS5_IS8_EEEE";
+
+template <class Base, class F>
+c10::intrusive_ptr<Base> construct(F constructor) {
+  void* memory = ::operator new(kNcclObjectBytes);
+  try {
+    constructor(memory);
+  } catch (...) {
+    ::operator delete(memory);
+    throw;
+  }
+  return c10::intrusive_ptr<Base>::unsafe_steal_from_new(static_cast<Base*>(memory));
+}
+
+// Null where there is no GPU, or no libtorch_cuda.so with NCCL.
+BackendPtr nccl(const StorePtr& store, int rank, int size, Milliseconds timeout) {
+  auto new_options = reinterpret_cast<void (*)(void*, bool)>(dlsym(RTLD_DEFAULT, kNewNcclOptions));
+  auto new_nccl = reinterpret_cast<void (*)(void*, StorePtr, int, int, OptionsPtr)>(dlsym(RTLD_DEFAULT, kNewNccl));
+  if (!new_options || !new_nccl || !at::hasCUDA()) {
+    return {};
+  }
+  auto options = construct<c10d::Backend::Options>([&](void* memory) { new_options(memory, false); });
+  options->timeout = timeout;
+  return construct<c10d::Backend>([&](void* memory) { new_nccl(memory, store, rank, size, options); });
+}
+
+BackendPtr backend(const GroupPtr* group, const at::Tensor* tensor) {
+  return (*group)->getBackend(tensor->device().type());
+}
+
+// Gloo divides the first dimension among processes, so shapes would matter.
+at::Tensor flat(const at::Tensor* tensor) {
+  return tensor->detach().view({-1});
+}
+
+WorkPtr* handle(WorkPtr work) {
+  return new WorkPtr(std::move(work));
+}
+
+c10d::ReduceOp reduce_op(bool max) {
+  return max ? c10d::ReduceOp::MAX : c10d::ReduceOp::SUM;
+}
+
+} // namespace
+
+extern "C" {
+
+const char* c10d_error() {
+  return last_error.c_str();
+}
+
+// A client of the store at an address, and the store itself if `serve` is set. Connecting ends after the first limit, and
+// so does every call below after its own.
+StorePtr* c10d_store_new(const char* host, uint16_t port, const char* prefix, bool serve, int64_t limit_ms) {
+  return catching([&] {
+    c10d::TCPStoreOptions options;
+    options.port = port;
+    options.isServer = serve;
+    options.waitWorkers = false;
+    options.multiTenant = true;
+    options.timeout = Milliseconds(limit_ms);
+    return bounded(limit_ms + kGraceMs, [=, host = std::string(host), prefix = std::string(prefix)] {
+      auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
+      return new StorePtr(c10::make_intrusive<c10d::PrefixStore>(prefix, store));
+    });
+  });
+}
+
+bool c10d_store_set(StorePtr* store, const char* key, const char* value, int64_t limit_ms) {
+  return catching([&] {
+    return bounded(limit_ms, [store = *store, key = std::string(key), value = std::string(value)] {
+      store->set(key, value);
+      return true;
+    });
+  });
+}
+
+// Sets a number unless the key exists, and reads it.
+bool c10d_store_agree(StorePtr* store, const char* key, int64_t value, int64_t* agreed, int64_t limit_ms) {
+  return catching([&] {
+    auto text = bounded(limit_ms, [store = *store, key = std::string(key), value = std::to_string(value)] {
+      return store->compareSet(key, std::string(), value);
+    });
+    *agreed = std::stoll(text);
+    return true;
+  });
+}
+
+bool c10d_store_add(StorePtr* store, const char* key, int64_t value, int64_t* sum, int64_t limit_ms) {
+  return catching([&] {
+    *sum = bounded(limit_ms, [store = *store, key = std::string(key), value] { return store->add(key, value); });
+    return true;
+  });
+}
+
+// Whether the key exists, now or before the limit.
+bool c10d_store_wait(StorePtr* store, const char* key, bool* exists, int64_t limit_ms) {
+  return catching([&] {
+    *exists = bounded(limit_ms + kGraceMs, [store = *store, key = std::string(key), limit_ms] {
+      try {
+        store->wait({key}, Milliseconds(limit_ms));
+        return true;
+      } catch (const c10::DistStoreError&) {
+        return false;
+      }
+    });
+    return true;
+  });
+}
+
+void c10d_store_free(StorePtr* store) {
+  delete store;
+}
+
+// Gloo for tensors on the CPU; NCCL for those on GPUs, where it is found.
+GroupPtr* c10d_group_new(StorePtr* store, int rank, int size, int64_t limit_ms, bool* has_nccl) {
+  return catching([&] {
+    Milliseconds timeout(limit_ms);
+    auto backends = bounded(limit_ms + kGraceMs, [=, store = *store] {
+      auto prefixed = [&](const char* prefix) { return c10::make_intrusive<c10d::PrefixStore>(prefix, store); };
+      BackendPtr gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(
+          prefixed("gloo"), rank, size, c10d::ProcessGroupGloo::Options::create_default(timeout));
+      return std::make_pair(gloo, nccl(prefixed("nccl"), rank, size, timeout));
+    });
+    using c10d::ProcessGroup;
+    auto group = c10::make_intrusive<ProcessGroup>(*store, rank, size);
+    group->setBackend(c10::DeviceType::CPU, ProcessGroup::BackendType::GLOO, backends.first);
+    group->setDefaultBackend(ProcessGroup::BackendType::GLOO);
+    *has_nccl = backends.second.defined();
+    if (*has_nccl) {
+      group->setBackend(c10::DeviceType::CUDA, ProcessGroup::BackendType::NCCL, backends.second);
+    }
+    return new GroupPtr(std::move(group));
+  });
+}
+
+void c10d_group_free(GroupPtr* group) {
+  catching([&] {
+    delete group;
+    return true;
+  });
+}
+
+WorkPtr* c10d_all_reduce(GroupPtr* group, at::Tensor* tensor, bool max) {
+  return catching([&] {
+    std::vector<at::Tensor> tensors{*tensor};
+    c10d::AllreduceOptions options;
+    options.reduceOp = reduce_op(max);
+    return handle(backend(group, tensor)->allreduce(tensors, options));
+  });
+}
+
+WorkPtr* c10d_broadcast(GroupPtr* group, at::Tensor* tensor, int root) {
+  return catching([&] {
+    std::vector<at::Tensor> tensors{*tensor};
+    c10d::BroadcastOptions options;
+    options.rootRank = root;
+    return handle(backend(group, tensor)->broadcast(tensors, options));
+  });
+}
+
+WorkPtr* c10d_all_gather(GroupPtr* group, at::Tensor* output, at::Tensor* input) {
+  return catching([&] {
+    auto flat_output = flat(output), flat_input = flat(input);
+    return handle(backend(group, input)->_allgather_base(flat_output, flat_input));
+  });
+}
+
+WorkPtr* c10d_reduce_scatter(GroupPtr* group, at::Tensor* output, at::Tensor* input, bool max) {
+  return catching([&] {
+    c10d::ReduceScatterOptions options;
+    options.reduceOp = reduce_op(max);
+    auto flat_output = flat(output), flat_input = flat(input);
+    return handle(backend(group, input)->_reduce_scatter_base(flat_output, flat_input, options));
+  });
+}
+
+WorkPtr* c10d_send(GroupPtr* group, at::Tensor* tensor, int peer) {
+  return catching([&] {
+    std::vector<at::Tensor> tensors{*tensor};
+    return handle(backend(group, tensor)->send(tensors, peer, 0));
+  });
+}
+
+WorkPtr* c10d_receive(GroupPtr* group, at::Tensor* tensor, int peer) {
+  return catching([&] {
+    std::vector<at::Tensor> tensors{*tensor};
+    return handle(backend(group, tensor)->recv(tensors, peer, 0));
+  });
+}
+
+bool c10d_work_wait(WorkPtr* work) {
+  return catching([&] {
+    TORCH_CHECK((*work)->wait(), "the operation was aborted");
+    return true;
+  });
+}
+
+void c10d_work_free(WorkPtr* work) {
+  delete work;
+}
+
+// Checks that all ranks have the same parameters, and gives all of them the values of rank 0.
+ReducerHandle* c10d_reducer_new(
+    GroupPtr* group, at::Tensor** parameters, size_t count, size_t bucket_bytes, bool find_unused) {
+  return catching([&] {
+    std::vector<at::Tensor> tensors;
+    for (size_t i = 0; i < count; i++) {
+      tensors.push_back(*parameters[i]);
+    }
+    c10d::verify_params_across_processes(*group, tensors, std::nullopt);
+    {
+      at::NoGradGuard no_grad;
+      c10d::broadcast_coalesced(*group, tensors, size_t(250) << 20, 0);
+    }
+    // The gradients of the last parameters come first, in a small bucket, so that communication begins early.
+    auto first = std::min(bucket_bytes, size_t(c10d::kDefaultFirstBucketBytes));
+    std::vector<bool> sparse(count, false);
+    auto buckets = std::get<0>(c10d::compute_bucket_assignment_by_size(tensors, {first, bucket_bytes}, sparse));
+    std::reverse(buckets.begin(), buckets.end());
+    auto reducer = std::make_unique<c10d::Reducer>(
+        std::move(tensors), std::move(buckets), *group, sparse, int64_t(bucket_bytes), find_unused,
+        /*gradient_as_bucket_view=*/true, std::unordered_map<size_t, std::string>(), int64_t(first),
+        /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false, std::vector<int64_t>());
+    return new ReducerHandle{std::move(reducer), find_unused};
+  });
+}
+
+// The next backward pass reduces gradients.
+bool c10d_reducer_arm(ReducerHandle* handle, at::Tensor* loss) {
+  return catching([&] {
+    handle->reducer->prepare_for_forward();
+    // Once, after the first pass: buckets in the order in which gradients came.
+    handle->reducer->rebuild_buckets();
+    std::vector<at::Tensor> outputs;
+    if (handle->find_unused) {
+      outputs.push_back(*loss);
+    }
+    handle->reducer->prepare_for_backward(outputs);
+    return true;
+  });
+}
+
+bool c10d_reducer_check(ReducerHandle* handle) {
+  return catching([&] {
+    handle->reducer->check_finalized();
+    return true;
+  });
+}
+
+void c10d_reducer_free(ReducerHandle* handle) {
+  catching([&] {
+    delete handle;
+    return true;
+  });
+}
+
+} // extern "C"

@@ -1,0 +1,280 @@
+//! A group of processes, and what they do together.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::call::{Call, KINDS};
+use crate::connect::{connect, one_line};
+use crate::{Error, Rendezvous, Result, Work, raw};
+
+/// How tensors of several processes become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReduceOp {
+    /// The sum.
+    Sum,
+    /// The mean, of floating-point numbers. Each process divides its share, so no sum overflows.
+    Mean,
+    /// The maximum.
+    Max,
+}
+
+/// Processes that know each other.
+///
+/// All processes call the same operations in the same order, with tensors of the same shape and dtype. Each call first
+/// waits until all processes make it, and compares; then it begins, and [`Work::wait`] ends it. Tensors on the CPU go through Gloo,
+/// those on GPUs through NCCL.
+///
+/// After an error of communication, a group is of no use: the process ends, and the launcher starts all of them anew.
+#[derive(Debug)]
+pub struct ProcessGroup {
+    // Dropped in this order: the store that rank 0 may run lasts longest.
+    raw: raw::Group,
+    store: raw::Store,
+    rendezvous: Rendezvous,
+}
+
+impl ProcessGroup {
+    /// Meets the processes that the launcher has started, see [`Rendezvous::from_env`].
+    ///
+    /// # Errors
+    /// If no launcher has set the variables, and for all reasons of [`connect`](Self::connect).
+    pub fn from_env() -> Result<Self> {
+        let message = "not set; start the program with torchrun, srun or mpirun, or set RANK, WORLD_SIZE, MASTER_ADDR and \
+                       MASTER_PORT";
+        let rendezvous = Rendezvous::from_env()?;
+        Self::connect(&rendezvous.ok_or_else(|| Error::Environment { variable: "RANK", message: message.into() })?)
+    }
+
+    /// Meets the other processes, and returns when all are there.
+    ///
+    /// # Errors
+    /// If they do not come before the timeout, if two have the same rank, or if they expect different numbers of
+    /// processes.
+    pub fn connect(rendezvous: &Rendezvous) -> Result<Self> {
+        let (store, raw) = connect(rendezvous)?;
+        let group = Self { raw, store, rendezvous: rendezvous.clone() };
+        // Otherwise a process could end while another still connects to it.
+        group.agree(&Call::new("connect", 0))?;
+        Ok(group)
+    }
+
+    /// The number of this process, from 0.
+    pub fn rank(&self) -> usize {
+        self.rendezvous.rank
+    }
+
+    /// How many processes there are.
+    pub fn world_size(&self) -> usize {
+        self.rendezvous.world_size
+    }
+
+    /// The GPU of this process, if the group has NCCL and the machine has a GPU for it; otherwise the CPU.
+    pub fn device(&self) -> Device {
+        let local_rank = self.rendezvous.local_rank;
+        let has_gpu = self.raw.has_nccl && (local_rank as i64) < tch::Cuda::device_count();
+        if has_gpu { Device::Cuda(local_rank) } else { Device::Cpu }
+    }
+
+    /// Replaces a tensor, in all processes, by the sum, the mean or the maximum of theirs.
+    ///
+    /// # Errors
+    /// If the dtype, the layout or the device of the tensor cannot be sent, or if other processes call something else.
+    pub fn all_reduce<'a>(&'a self, tensor: &'a mut Tensor, op: ReduceOp) -> Result<Work<'a>> {
+        self.check("tensor of all_reduce", tensor)?;
+        check_op(op, tensor)?;
+        self.agree(&Call::with("all_reduce", op as i64, tensor))?;
+        self.divide(tensor, op);
+        Work::new(self, "all_reduce", self.raw.all_reduce(tensor, op == ReduceOp::Max))
+    }
+
+    /// Replaces a tensor, in all processes, by that of one of them.
+    ///
+    /// # Errors
+    /// As [`all_reduce`](Self::all_reduce), and if there is no process `root`.
+    pub fn broadcast<'a>(&'a self, tensor: &'a mut Tensor, root: usize) -> Result<Work<'a>> {
+        self.check("tensor of broadcast", tensor)?;
+        self.check_peer("root", root)?;
+        self.agree(&Call::with("broadcast", root as i64, tensor))?;
+        Work::new(self, "broadcast", self.raw.broadcast(tensor, root))
+    }
+
+    /// Writes the tensors of all processes, in the order of their ranks, into a tensor of as many times the elements.
+    ///
+    /// # Errors
+    /// As [`all_reduce`](Self::all_reduce), and if the output has another dtype, device or number of elements.
+    pub fn all_gather<'a>(&'a self, output: &'a mut Tensor, input: &'a Tensor) -> Result<Work<'a>> {
+        self.check("input of all_gather", input)?;
+        self.check("output of all_gather", output)?;
+        self.check_parts("output of all_gather", output, input)?;
+        self.agree(&Call::with("all_gather", 0, input))?;
+        Work::new(self, "all_gather", self.raw.all_gather(output, input))
+    }
+
+    /// Reduces a tensor as [`all_reduce`](Self::all_reduce) does, and writes one of as many equal parts as there are
+    /// processes into the output: that of the process's rank. The values of the input are lost.
+    ///
+    /// With Gloo, this takes as long as [`all_reduce`](Self::all_reduce).
+    ///
+    /// # Errors
+    /// As [`all_reduce`](Self::all_reduce), and if the output has another dtype, device or number of elements.
+    pub fn reduce_scatter<'a>(
+        &'a self,
+        output: &'a mut Tensor,
+        input: &'a mut Tensor,
+        op: ReduceOp,
+    ) -> Result<Work<'a>> {
+        self.check("input of reduce_scatter", input)?;
+        self.check("output of reduce_scatter", output)?;
+        self.check_parts("input of reduce_scatter", input, output)?;
+        check_op(op, input)?;
+        self.agree(&Call::with("reduce_scatter", op as i64, output))?;
+        self.divide(input, op);
+        Work::new(self, "reduce_scatter", self.raw.reduce_scatter(output, input, op == ReduceOp::Max))
+    }
+
+    /// Sends a tensor to a process, and returns when that has [received](Self::receive) it.
+    ///
+    /// # Errors
+    /// As [`all_reduce`](Self::all_reduce), and if `to` is no other process.
+    pub fn send(&self, tensor: &Tensor, to: usize) -> Result<()> {
+        self.check("tensor of send", tensor)?;
+        self.check_other("to", to)?;
+        let header = Tensor::from_slice(&Call::with("send", to as i64, tensor).numbers());
+        Work::new(self, "send", self.raw.send(&header, to))?.wait()?;
+        Work::new(self, "send", self.raw.send(tensor, to))?.wait()
+    }
+
+    /// Replaces a tensor by the one that another process [sends](Self::send).
+    ///
+    /// # Errors
+    /// As [`all_reduce`](Self::all_reduce), and if `from` is no other process.
+    pub fn receive(&self, tensor: &mut Tensor, from: usize) -> Result<()> {
+        self.check("tensor of receive", tensor)?;
+        self.check_other("from", from)?;
+        let mut header = Tensor::from_slice(&[0i64; Call::NUMBERS]);
+        Work::new(self, "receive", self.raw.receive(&mut header, from))?.wait()?;
+        let expected = Call::with("send", self.rank() as i64, tensor);
+        self.compare("receive", &expected, from, &numbers(&header))?;
+        Work::new(self, "receive", self.raw.receive(tensor, from))?.wait()
+    }
+
+    /// Waits until all processes are here. What GPUs still compute is not waited for.
+    ///
+    /// # Errors
+    /// If a process has ended, does not come before the timeout, or calls something else.
+    pub fn barrier(&self) -> Result<()> {
+        self.agree(&Call::new("barrier", 0))
+    }
+
+    pub(crate) fn raw(&self) -> &raw::Group {
+        &self.raw
+    }
+
+    /// Waits until all processes make a call, and compares. Gloo does not: it ends the process, or mixes up tensors.
+    pub(crate) fn agree(&self, call: &Call) -> Result<()> {
+        let input = Tensor::from_slice(&call.numbers());
+        let mut output = Tensor::zeros([(self.world_size() * Call::NUMBERS) as i64], (Kind::Int64, Device::Cpu));
+        Work::new(self, call.operation, self.raw.all_gather(&mut output, &input))?.wait()?;
+        let all = numbers(&output);
+        (0..)
+            .zip(all.chunks(Call::NUMBERS))
+            .try_for_each(|(rank, other)| self.compare(call.operation, call, rank, other))
+    }
+
+    fn compare(&self, operation: &'static str, call: &Call, rank: usize, other: &[i64]) -> Result<()> {
+        if other == call.numbers() {
+            return Ok(());
+        }
+        let other = Call::from_numbers(other).map_or("something else".into(), |call| call.to_string());
+        let arguments = if other == call.to_string() { " with other arguments" } else { "" };
+        let this = Call { operation, ..call.clone() };
+        let reason = format!(
+            "rank {rank} calls {other}{arguments}, this rank {this}; make the same calls, in the same order, on all ranks"
+        );
+        Err(self.failed(operation, reason))
+    }
+
+    fn failed(&self, operation: &'static str, reason: String) -> Error {
+        Error::Communication { rank: self.rank(), world_size: self.world_size(), operation, reason }
+    }
+
+    /// An error of c10d, which rarely says whose fault it is. Those who see an error report it in the store, so the cause
+    /// is among the others.
+    pub(crate) fn communication_error(&self, operation: &'static str, message: &str) -> Error {
+        let hint = match self.store.silent_ranks(self.rank(), self.world_size()) {
+            Ok(silent) if silent.is_empty() => "all ranks report errors".into(),
+            Ok(silent) => format!("see {}, without a report of an error", ranks(&silent)),
+            Err(_) if self.rendezvous.agent_store => "the store of the launcher does not answer".into(),
+            Err(_) => "see rank 0, whose store does not answer".into(),
+        };
+        self.failed(operation, format!("{}; {hint}; restart all ranks", one_line(message)))
+    }
+
+    /// What every operation needs of a tensor.
+    pub(crate) fn check(&self, argument: &'static str, tensor: &Tensor) -> Result<()> {
+        let error =
+            |expected: &str, actual: String| Err(Error::Argument { argument, expected: expected.into(), actual });
+        if !tensor.defined() {
+            return error("a tensor", "an undefined one".into());
+        }
+        if KINDS.iter().all(|(kind, _)| *kind != tensor.kind()) {
+            return error("f32, bf16, f16, f64, i64 or u8", format!("{:?}", tensor.kind()));
+        }
+        if tensor.is_sparse() || !tensor.is_contiguous() {
+            return error("a contiguous tensor (`contiguous` makes one)", "another layout".into());
+        }
+        match tensor.device() {
+            Device::Cpu => Ok(()),
+            Device::Cuda(_) if self.raw.has_nccl => Ok(()),
+            Device::Cuda(_) => {
+                error("a tensor on the CPU", "one on a GPU; the libtorch_cuda.so of this program has no NCCL".into())
+            }
+            other => error("a tensor on the CPU or on an NVIDIA GPU", format!("{other:?}")),
+        }
+    }
+
+    fn check_parts(&self, argument: &'static str, whole: &Tensor, part: &Tensor) -> Result<()> {
+        let describe = |tensor: &Tensor, count| format!("{count} elements, {:?}, {:?}", tensor.kind(), tensor.device());
+        let (expected, actual) = (describe(part, part.numel() * self.world_size()), describe(whole, whole.numel()));
+        if expected == actual { Ok(()) } else { Err(Error::Argument { argument, expected, actual }) }
+    }
+
+    fn check_peer(&self, argument: &'static str, peer: usize) -> Result<()> {
+        let expected = || format!("a rank below {}", self.world_size());
+        let error = || Error::Argument { argument, expected: expected(), actual: peer.to_string() };
+        if peer < self.world_size() { Ok(()) } else { Err(error()) }
+    }
+
+    fn check_other(&self, argument: &'static str, peer: usize) -> Result<()> {
+        self.check_peer(argument, peer)?;
+        let error = || Error::Argument { argument, expected: "another rank".into(), actual: peer.to_string() };
+        if peer == self.rank() { Err(error()) } else { Ok(()) }
+    }
+
+    /// The share of this process in a mean.
+    fn divide(&self, tensor: &mut Tensor, op: ReduceOp) {
+        if op == ReduceOp::Mean {
+            let _no_grad = tch::no_grad_guard();
+            let _ = tensor.g_div_scalar_(self.world_size() as i64);
+        }
+    }
+}
+
+fn check_op(op: ReduceOp, tensor: &Tensor) -> Result<()> {
+    if op == ReduceOp::Mean && matches!(tensor.kind(), Kind::Int64 | Kind::Uint8) {
+        let (expected, actual) = ("Sum or Max for integers".into(), "Mean".into());
+        return Err(Error::Argument { argument: "op", expected, actual });
+    }
+    Ok(())
+}
+
+fn numbers(tensor: &Tensor) -> Vec<i64> {
+    let mut numbers = vec![0; tensor.numel()];
+    tensor.copy_data(&mut numbers, tensor.numel());
+    numbers
+}
+
+/// The names of ranks in a message.
+pub(crate) fn ranks(ranks: &[usize]) -> String {
+    let numbers: Vec<String> = ranks.iter().map(usize::to_string).collect();
+    format!("rank{} {}", if ranks.len() == 1 { "" } else { "s" }, numbers.join(", "))
+}
