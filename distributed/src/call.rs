@@ -5,7 +5,7 @@ use std::fmt;
 use tch::{Kind, Tensor};
 
 /// The dtypes that can be sent, with their names.
-pub const KINDS: [(Kind, &str); 6] = [
+pub(crate) const KINDS: [(Kind, &str); 6] = [
     (Kind::Float, "f32"),
     (Kind::BFloat16, "bf16"),
     (Kind::Half, "f16"),
@@ -33,26 +33,26 @@ const DIMENSIONS: usize = 8;
 
 /// A call of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
-    pub operation: &'static str,
+pub(crate) struct Call {
+    pub(crate) operation: &'static str,
     /// What else must be the same: how to reduce, the root, a hash of parameters.
-    pub argument: i64,
+    pub(crate) argument: i64,
     /// Which dtype, and the shape, of the tensor if there is one.
-    pub tensor: Option<(usize, Vec<i64>)>,
+    pub(crate) tensor: Option<(usize, Vec<i64>)>,
 }
 
 impl Call {
     /// How many numbers describe a call.
-    pub const NUMBERS: usize = 4 + DIMENSIONS;
+    pub(crate) const NUMBERS: usize = 4 + DIMENSIONS;
 
     /// Without a tensor.
-    pub fn new(operation: &'static str, argument: i64) -> Self {
+    pub(crate) fn new(operation: &'static str, argument: i64) -> Self {
         debug_assert!(OPERATIONS.contains(&operation));
         Self { operation, argument, tensor: None }
     }
 
     /// With a tensor, whose dtype is one of [`KINDS`].
-    pub fn with(operation: &'static str, argument: i64, tensor: &Tensor) -> Self {
+    pub(crate) fn with(operation: &'static str, argument: i64, tensor: &Tensor) -> Self {
         let kind = KINDS.iter().position(|(kind, _)| *kind == tensor.kind());
         let mut shape = tensor.size();
         if shape.len() > DIMENSIONS {
@@ -61,7 +61,7 @@ impl Call {
         Self { tensor: kind.map(|kind| (kind, shape)), ..Self::new(operation, argument) }
     }
 
-    pub fn numbers(&self) -> [i64; Self::NUMBERS] {
+    pub(crate) fn numbers(&self) -> [i64; Self::NUMBERS] {
         let mut numbers = [-1; Self::NUMBERS];
         let operation = OPERATIONS.iter().position(|operation| *operation == self.operation);
         numbers[0] = operation.map_or(-1, |operation| operation as i64);
@@ -74,7 +74,7 @@ impl Call {
     }
 
     /// The call that has these numbers; `None` if another version of this crate has sent them.
-    pub fn from_numbers(numbers: &[i64]) -> Option<Self> {
+    pub(crate) fn from_numbers(numbers: &[i64]) -> Option<Self> {
         let at = |index: usize| usize::try_from(*numbers.get(index)?).ok();
         let operation = *OPERATIONS.get(at(0)?)?;
         let tensor = match (at(2), at(3)) {

@@ -13,7 +13,7 @@ const REPORT_TIME: Duration = Duration::from_secs(2);
 static GROUPS: AtomicU64 = AtomicU64::new(0);
 
 /// Meets the other processes in the store, and connects to them.
-pub fn connect(rendezvous: &Rendezvous) -> Result<(raw::Store, raw::Group)> {
+pub(crate) fn connect(rendezvous: &Rendezvous) -> Result<(raw::Store, raw::Group)> {
     check(rendezvous)?;
     let Rendezvous { rank, world_size, timeout, .. } = *rendezvous;
     let address = format!("{}:{}", rendezvous.address, rendezvous.port);
@@ -46,7 +46,7 @@ pub fn connect(rendezvous: &Rendezvous) -> Result<(raw::Store, raw::Group)> {
 
 impl raw::Store {
     /// Reports an error of a process, and returns which processes do not.
-    pub fn silent_ranks(&self, rank: usize, world_size: usize) -> raw::Result<Vec<usize>> {
+    pub(crate) fn silent_ranks(&self, rank: usize, world_size: usize) -> raw::Result<Vec<usize>> {
         let deadline = Deadline::after(REPORT_TIME);
         self.set(&reported(rank), "", deadline.left())?;
         self.missing(world_size, reported, &deadline)
@@ -112,7 +112,7 @@ fn explain(message: &str) -> String {
 }
 
 /// The first line of a message of c10d, without places in its sources.
-pub fn one_line(message: &str) -> String {
+pub(crate) fn one_line(message: &str) -> String {
     let mut line = message.lines().next().unwrap_or_default().to_owned();
     while let Some(start) = line.find("[/") {
         let Some(end) = line[start..].find("] ") else { break };

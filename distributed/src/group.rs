@@ -193,7 +193,7 @@ impl ProcessGroup {
         Err(self.failed(operation, reason))
     }
 
-    fn failed(&self, operation: &'static str, reason: String) -> Error {
+    pub(crate) fn failed(&self, operation: &'static str, reason: String) -> Error {
         Error::Communication { rank: self.rank(), world_size: self.world_size(), operation, reason }
     }
 

@@ -13,7 +13,7 @@ use tch::Tensor;
 use torch_sys::C_tensor;
 
 /// What c10d says of an error.
-pub type Result<T> = std::result::Result<T, String>;
+pub(crate) type Result<T> = std::result::Result<T, String>;
 
 type Pointer = *mut c_void;
 
@@ -77,10 +77,10 @@ fn handle(tensor: &Tensor) -> *mut C_tensor {
 
 /// A client of a key-value store, and the store itself if it serves. All calls end after a time limit.
 #[derive(Debug)]
-pub struct Store(NonNull<c_void>);
+pub(crate) struct Store(NonNull<c_void>);
 
 impl Store {
-    pub fn connect(host: &str, port: u16, prefix: &str, serve: bool, limit: Duration) -> Result<Self> {
+    pub(crate) fn connect(host: &str, port: u16, prefix: &str, serve: bool, limit: Duration) -> Result<Self> {
         let (host, prefix) = (c_string(host)?, c_string(prefix)?);
         // SAFETY: the call copies the strings.
         let raw = unsafe { c10d_store_new(host.as_ptr(), port, prefix.as_ptr(), serve, milliseconds(limit)) };
@@ -90,27 +90,27 @@ impl Store {
     // SAFETY of the calls below: the pointer is valid. The call copies strings, and has written to a reference when it
     // returns.
 
-    pub fn set(&self, key: &str, value: &str, limit: Duration) -> Result<()> {
+    pub(crate) fn set(&self, key: &str, value: &str, limit: Duration) -> Result<()> {
         let (key, value) = (c_string(key)?, c_string(value)?);
         check(unsafe { c10d_store_set(self.0.as_ptr(), key.as_ptr(), value.as_ptr(), milliseconds(limit)) })
     }
 
     /// The value of the first process that calls this with the key.
-    pub fn agree(&self, key: &str, value: i64, limit: Duration) -> Result<i64> {
+    pub(crate) fn agree(&self, key: &str, value: i64, limit: Duration) -> Result<i64> {
         let (key, mut agreed) = (c_string(key)?, 0);
         check(unsafe { c10d_store_agree(self.0.as_ptr(), key.as_ptr(), value, &mut agreed, milliseconds(limit)) })?;
         Ok(agreed)
     }
 
     /// Adds to a number that begins at 0, and returns the sum.
-    pub fn add(&self, key: &str, value: i64, limit: Duration) -> Result<i64> {
+    pub(crate) fn add(&self, key: &str, value: i64, limit: Duration) -> Result<i64> {
         let (key, mut sum) = (c_string(key)?, 0);
         check(unsafe { c10d_store_add(self.0.as_ptr(), key.as_ptr(), value, &mut sum, milliseconds(limit)) })?;
         Ok(sum)
     }
 
     /// Whether the key exists, now or before the limit.
-    pub fn wait(&self, key: &str, limit: Duration) -> Result<bool> {
+    pub(crate) fn wait(&self, key: &str, limit: Duration) -> Result<bool> {
         let (key, mut exists) = (c_string(key)?, false);
         check(unsafe { c10d_store_wait(self.0.as_ptr(), key.as_ptr(), &mut exists, milliseconds(limit)) })?;
         Ok(exists)
@@ -126,13 +126,13 @@ impl Drop for Store {
 
 /// A process group.
 #[derive(Debug)]
-pub struct Group {
+pub(crate) struct Group {
     pointer: NonNull<c_void>,
-    pub has_nccl: bool,
+    pub(crate) has_nccl: bool,
 }
 
 impl Group {
-    pub fn new(store: &Store, rank: usize, size: usize, limit: Duration) -> Result<Self> {
+    pub(crate) fn new(store: &Store, rank: usize, size: usize, limit: Duration) -> Result<Self> {
         let mut has_nccl = false;
         // SAFETY: the group keeps its own reference to the store; `has_nccl` outlives the call.
         let raw =
@@ -143,27 +143,27 @@ impl Group {
     // SAFETY of the calls below: the pointer is valid, as are the handles of tensors for the time of the call. c10d
     // copies the handles. A tensor that an operation writes is borrowed mutably until its `Work` is dropped, see there.
 
-    pub fn all_reduce(&self, tensor: &mut Tensor, max: bool) -> Result<Work> {
+    pub(crate) fn all_reduce(&self, tensor: &mut Tensor, max: bool) -> Result<Work> {
         Work::new(unsafe { c10d_all_reduce(self.pointer.as_ptr(), handle(tensor), max) })
     }
 
-    pub fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<Work> {
+    pub(crate) fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<Work> {
         Work::new(unsafe { c10d_broadcast(self.pointer.as_ptr(), handle(tensor), c_int(root)) })
     }
 
-    pub fn all_gather(&self, output: &mut Tensor, input: &Tensor) -> Result<Work> {
+    pub(crate) fn all_gather(&self, output: &mut Tensor, input: &Tensor) -> Result<Work> {
         Work::new(unsafe { c10d_all_gather(self.pointer.as_ptr(), handle(output), handle(input)) })
     }
 
-    pub fn reduce_scatter(&self, output: &mut Tensor, input: &Tensor, max: bool) -> Result<Work> {
+    pub(crate) fn reduce_scatter(&self, output: &mut Tensor, input: &Tensor, max: bool) -> Result<Work> {
         Work::new(unsafe { c10d_reduce_scatter(self.pointer.as_ptr(), handle(output), handle(input), max) })
     }
 
-    pub fn send(&self, tensor: &Tensor, to: usize) -> Result<Work> {
+    pub(crate) fn send(&self, tensor: &Tensor, to: usize) -> Result<Work> {
         Work::new(unsafe { c10d_send(self.pointer.as_ptr(), handle(tensor), c_int(to)) })
     }
 
-    pub fn receive(&self, tensor: &mut Tensor, from: usize) -> Result<Work> {
+    pub(crate) fn receive(&self, tensor: &mut Tensor, from: usize) -> Result<Work> {
         Work::new(unsafe { c10d_receive(self.pointer.as_ptr(), handle(tensor), c_int(from)) })
     }
 }
@@ -177,14 +177,14 @@ impl Drop for Group {
 
 /// An operation on its way.
 #[derive(Debug)]
-pub struct Work(NonNull<c_void>);
+pub(crate) struct Work(NonNull<c_void>);
 
 impl Work {
     fn new(raw: Pointer) -> Result<Self> {
         NonNull::new(raw).map(Self).ok_or_else(error)
     }
 
-    pub fn wait(&self) -> Result<()> {
+    pub(crate) fn wait(&self) -> Result<()> {
         // SAFETY: the pointer is valid.
         check(unsafe { c10d_work_wait(self.0.as_ptr()) })
     }
@@ -199,10 +199,10 @@ impl Drop for Work {
 
 /// DDP's reducer.
 #[derive(Debug)]
-pub struct Reducer(NonNull<c_void>);
+pub(crate) struct Reducer(NonNull<c_void>);
 
 impl Reducer {
-    pub fn new(group: &Group, parameters: &[Tensor], bucket_bytes: usize, find_unused: bool) -> Result<Self> {
+    pub(crate) fn new(group: &Group, parameters: &[Tensor], bucket_bytes: usize, find_unused: bool) -> Result<Self> {
         let handles: Vec<*mut C_tensor> = parameters.iter().map(handle).collect();
         // SAFETY: there are as many handles as is said; the reducer copies them, and its reference to the group.
         let raw = unsafe {
@@ -212,13 +212,13 @@ impl Reducer {
     }
 
     /// The next backward pass, of this loss, reduces gradients.
-    pub fn arm(&self, loss: &Tensor) -> Result<()> {
+    pub(crate) fn arm(&self, loss: &Tensor) -> Result<()> {
         // SAFETY: pointer and handle are valid.
         check(unsafe { c10d_reducer_arm(self.0.as_ptr(), handle(loss)) })
     }
 
     /// Whether the last backward pass has reduced all gradients.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         // SAFETY: the pointer is valid.
         check(unsafe { c10d_reducer_check(self.0.as_ptr()) })
     }

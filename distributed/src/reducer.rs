@@ -78,11 +78,31 @@ impl<'a> Reducer<'a> {
     }
 
     fn incomplete(&self, message: &str) -> Error {
-        Error::Communication {
-            rank: self.group.rank(),
-            world_size: self.group.world_size(),
-            operation: "Reducer::backward",
-            reason: one_line(message),
-        }
+        let reason = match without_gradient(message) {
+            Some((first, count)) => format!("{count} parameters got no gradient, the first of them number {first}"),
+            None => one_line(message),
+        };
+        let reason = format!("{reason}; leave out what the loss does not depend on, or set find_unused");
+        self.group.failed("Reducer::backward", reason)
+    }
+}
+
+/// The first parameter, and the number of parameters, of which c10d says that they got no gradient.
+fn without_gradient(message: &str) -> Option<(usize, usize)> {
+    let (_, list) = message.rsplit_once("did not receive grad for rank ")?.1.split_once(':')?;
+    let mut numbers = list.split_whitespace().map_while(|number| number.parse().ok());
+    Some((numbers.next()?, 1 + numbers.count()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_gradient;
+
+    #[test]
+    fn parameters_without_a_gradient_are_read_from_the_message() {
+        let message =
+            "Expected to have.\nParameter indices which did not receive grad for rank 0: 3 5 8\n In addition, 2";
+        assert_eq!(without_gradient(message), Some((3, 3)));
+        assert_eq!(without_gradient("other 3: 4"), None);
     }
 }

@@ -148,10 +148,9 @@ fn a_parameter_without_a_gradient_is_an_error() {
         let parameters = [0, 1].map(|_| Tensor::ones([3], OPTIONS).set_requires_grad(true));
         let reducer = Reducer::new(group, &parameters, ReducerOptions::default()).unwrap();
         let error = reducer.backward(&parameters[0].sum(OPTIONS.0)).unwrap_err().to_string();
-        println!("{error}");
         let expected = format!(
-            "rank {} of 2: Reducer::backward failed: 1 of 2 parameters got no gradient, the first at 1; leave it out, or \
-             set find_unused",
+            "rank {} of 2: Reducer::backward failed: 1 parameters got no gradient, the first of them number 1; leave out \
+             what the loss does not depend on, or set find_unused",
             group.rank()
         );
         assert_eq!(error, expected);
