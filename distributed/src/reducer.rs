@@ -9,6 +9,14 @@ use crate::connect::one_line;
 use crate::{Error, ProcessGroup, Result, raw};
 
 /// Settings of a [`Reducer`].
+///
+/// ```
+/// use tch_c10d::ReducerOptions;
+///
+/// let mut options = ReducerOptions::default();
+/// assert!(!options.find_unused && options.bucket_bytes == 25 << 20);
+/// options.find_unused = true;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ReducerOptions {
