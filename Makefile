@@ -21,7 +21,7 @@ test: libtorch ## run all tests
 	python3 -m unittest discover -s examples/python
 	cargo test --workspace
 
-bench: libtorch ## time alignment, losses and labelling
+bench: libtorch ## time alignment, losses, labelling and the reduction of gradients
 	cargo bench --workspace
 
 PYTHON := python3
@@ -71,6 +71,7 @@ cli: ## build and test the command figa alone, without libtorch
 doc: ## build the documentation, without libtorch
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p figa-loss --no-default-features --features data,parquet,rayon,torch,doc-only
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p figa-cli -p figa-atomic-file
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p tch-c10d --features doc-only
 
 versions: ## check with the newest tch, and with the oldest of each dependency, without libtorch
 	@sh scripts/versions.sh

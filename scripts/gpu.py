@@ -6,7 +6,8 @@
 
 Each stage prints whether it passed, and how long it took; with a GPU, a stage that ran on the CPU has failed. The exit
 code is 1 if a stage failed. The stages: the losses against their dense expressions in f64, f32, bf16 and f16; autocast
-and loss scale; waits for the GPU; the benchmark against other libraries; the demo; fine-tuning in bf16.
+and loss scale; waits for the GPU; the benchmark against other libraries; the demo; groups of processes with NCCL,
+those with more processes than GPUs with Gloo; fine-tuning in bf16.
 
 cargo builds what is run. Where there is no cargo, it is taken from the folder of a pack that the variable FIGA_GPU_PACK
 names (target/gpu), with the libtorch that python3 imports, and with the packages of the benchmark. A pack is built on a
@@ -30,8 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GPU = "Cuda(0)"
 # What is built, as cargo names it.
 TARGETS = [
-    ("test", "family"), ("test", "linear"), ("test", "mixed_precision"), ("bench", "loss"), ("example", "train"),
-    ("bin", "finetune"),
+    ("test", "family"), ("test", "linear"), ("test", "mixed_precision"), ("test", "collectives"), ("test", "gradients"),
+    ("bench", "loss"), ("example", "train"), ("bin", "finetune"),
 ]  # fmt: skip
 REQUIREMENTS = ROOT / "benches/gpu_losses.txt"
 # What a model of SmolLM2's shape is replaced by on a CPU.
@@ -146,6 +147,12 @@ class Run:
         data = ["--data", "examples/data/spa_tiny.jsonl"]
         self.run([self.programs["train"], *data, *size, "--device", "cuda" if self.on_gpu else "cpu"])
 
+    def processes(self) -> None:
+        names = ["all_reduce_reduces_every_element", "broadcast_copies_the_tensor_of_the_root"]
+        names += ["all_gather_lines_up_the_tensors", "reduce_scatter_gives_each_process_a_part"]
+        self.test("collectives", *names)
+        self.test("gradients", "shares_of_a_batch_give_its_gradients")
+
     def finetune(self) -> None:
         config = random_model.SMOL_LM2 | ({} if self.on_gpu else SMALL)
         random_model.write(self.scratch / "smol", config)
@@ -167,6 +174,7 @@ STAGES = {
     "waits for the GPU": Run.waits,
     "benchmark against other libraries": Run.benchmark,
     "demo": Run.demo,
+    "groups of processes": Run.processes,
     "fine-tuning in bf16": Run.finetune,
 }
 

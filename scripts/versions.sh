@@ -1,5 +1,5 @@
 #!/bin/sh
-# Type-checks the library and the command with the newest tch that Cargo.toml allows, then with the oldest version of
+# Type-checks the libraries and the command with the newest tch that Cargo.toml allows, then with the oldest version of
 # each direct dependency. Works on a copy of the repository, because both change Cargo.lock. Needs no libtorch.
 set -eu
 cd "$(dirname "$0")/.."
@@ -13,6 +13,7 @@ cd "$copy"
 check() { # description of the versions
     echo "versions: $1, $(sed -n '/^name = "tch"$/{n;s/version = "\(.*\)"/tch \1/p;}' Cargo.lock)"
     cargo check -p figa-loss --no-default-features --features data,parquet,rayon,torch,doc-only
+    cargo check -p tch-c10d --features doc-only
     cargo check -p figa-cli
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// The dtypes that can be sent, with their names.
 pub(crate) const KINDS: [(Kind, &str); 6] = [
@@ -31,19 +31,28 @@ const OPERATIONS: [&str; 10] = [
 /// Shapes of more dimensions are compared by their number of elements.
 const DIMENSIONS: usize = 8;
 
+/// What is compared of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// Its dtype: a place in [`KINDS`].
+    kind: usize,
+    on_gpu: bool,
+    shape: Vec<i64>,
+}
+
 /// A call of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Call {
     pub(crate) operation: &'static str,
     /// What else must be the same: how to reduce, the root, a hash of parameters.
     pub(crate) argument: i64,
-    /// Which dtype, and the shape, of the tensor if there is one.
-    pub(crate) tensor: Option<(usize, Vec<i64>)>,
+    /// The tensor, if there is one.
+    pub(crate) tensor: Option<Sent>,
 }
 
 impl Call {
     /// How many numbers describe a call.
-    pub(crate) const NUMBERS: usize = 4 + DIMENSIONS;
+    pub(crate) const NUMBERS: usize = 5 + DIMENSIONS;
 
     /// Without a tensor.
     pub(crate) fn new(operation: &'static str, argument: i64) -> Self {
@@ -53,12 +62,13 @@ impl Call {
 
     /// With a tensor, whose dtype is one of [`KINDS`].
     pub(crate) fn with(operation: &'static str, argument: i64, tensor: &Tensor) -> Self {
-        let kind = KINDS.iter().position(|(kind, _)| *kind == tensor.kind());
         let mut shape = tensor.size();
         if shape.len() > DIMENSIONS {
             shape = vec![tensor.numel() as i64];
         }
-        Self { tensor: kind.map(|kind| (kind, shape)), ..Self::new(operation, argument) }
+        let kind = KINDS.iter().position(|(kind, _)| *kind == tensor.kind());
+        let sent = kind.map(|kind| Sent { kind, on_gpu: tensor.device() != Device::Cpu, shape });
+        Self { tensor: sent, ..Self::new(operation, argument) }
     }
 
     pub(crate) fn numbers(&self) -> [i64; Self::NUMBERS] {
@@ -66,9 +76,9 @@ impl Call {
         let operation = OPERATIONS.iter().position(|operation| *operation == self.operation);
         numbers[0] = operation.map_or(-1, |operation| operation as i64);
         numbers[1] = self.argument;
-        if let Some((kind, shape)) = &self.tensor {
-            (numbers[2], numbers[3]) = (*kind as i64, shape.len() as i64);
-            numbers[4..4 + shape.len()].copy_from_slice(shape);
+        if let Some(Sent { kind, on_gpu, shape }) = &self.tensor {
+            numbers[2..5].copy_from_slice(&[*kind as i64, i64::from(*on_gpu), shape.len() as i64]);
+            numbers[5..5 + shape.len()].copy_from_slice(shape);
         }
         numbers
     }
@@ -77,12 +87,11 @@ impl Call {
     pub(crate) fn from_numbers(numbers: &[i64]) -> Option<Self> {
         let at = |index: usize| usize::try_from(*numbers.get(index)?).ok();
         let operation = *OPERATIONS.get(at(0)?)?;
-        let tensor = match (at(2), at(3)) {
-            (Some(kind), Some(dimensions)) if kind < KINDS.len() => {
-                Some((kind, numbers.get(4..4 + dimensions)?.to_vec()))
-            }
-            _ => None,
+        let sent = |kind: usize| {
+            let shape = numbers.get(5..5 + at(4)?)?.to_vec();
+            Some(Sent { kind, on_gpu: at(3)? > 0, shape })
         };
+        let tensor = at(2).filter(|kind| *kind < KINDS.len()).and_then(sent);
         Some(Self { operation, argument: *numbers.get(1)?, tensor })
     }
 }
@@ -90,16 +99,16 @@ impl Call {
 impl fmt::Display for Call {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.operation)?;
-        match &self.tensor {
-            Some((kind, shape)) => write!(formatter, " of {} {shape:?}", KINDS[*kind].1),
-            None => Ok(()),
+        if let Some(Sent { kind, on_gpu, shape }) = &self.tensor {
+            write!(formatter, " of {} {shape:?}{}", KINDS[*kind].1, if *on_gpu { " on a GPU" } else { "" })?;
         }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Call, KINDS, OPERATIONS};
+    use super::{Call, KINDS, OPERATIONS, Sent};
 
     #[test]
     fn a_call_is_read_from_its_numbers() {
@@ -107,7 +116,8 @@ mod tests {
             let mut calls = vec![Call::new(operation, 7)];
             for kind in 0..KINDS.len() {
                 for shape in [vec![], vec![3], vec![2; 8]] {
-                    calls.push(Call { tensor: Some((kind, shape)), ..Call::new(operation, -5) });
+                    let sent = Sent { kind, on_gpu: kind % 2 == 1, shape };
+                    calls.push(Call { tensor: Some(sent), ..Call::new(operation, -5) });
                 }
             }
             for call in calls {
@@ -121,7 +131,9 @@ mod tests {
     #[test]
     fn a_call_is_displayed_with_its_tensor() {
         assert_eq!(Call::new("barrier", 0).to_string(), "barrier");
-        let call = Call { tensor: Some((1, vec![2, 3])), ..Call::new("all_reduce", 0) };
-        assert_eq!(call.to_string(), "all_reduce of bf16 [2, 3]");
+        for (on_gpu, expected) in [(false, "all_reduce of bf16 [2, 3]"), (true, "all_reduce of bf16 [2, 3] on a GPU")] {
+            let sent = Sent { kind: 1, on_gpu, shape: vec![2, 3] };
+            assert_eq!(Call { tensor: Some(sent), ..Call::new("all_reduce", 0) }.to_string(), expected);
+        }
     }
 }

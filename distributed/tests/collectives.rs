@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::in_processes;
+use common::{device, in_processes};
 use tch::{Device, Kind, Tensor};
 use tch_c10d::{ProcessGroup, ReduceOp, Result};
 
@@ -15,7 +15,7 @@ fn values(rank: usize, count: usize) -> Vec<f64> {
 }
 
 fn tensor(group: &ProcessGroup, kind: Kind, values: &[f64], shape: &[i64]) -> Tensor {
-    Tensor::from_slice(values).to_device(group.device()).to_kind(kind).reshape(shape)
+    Tensor::from_slice(values).to_device(device(group)).to_kind(kind).reshape(shape)
 }
 
 fn read(tensor: &Tensor) -> Vec<f64> {

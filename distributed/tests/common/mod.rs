@@ -5,6 +5,9 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+// Loads libtorch_cuda.so where there is a GPU.
+use figa_loss as _;
+use tch::Device;
 use tch_c10d::{ProcessGroup, Rendezvous};
 
 /// After this time, processes are killed and the test fails. CI shares its cores, so it is long.
@@ -96,7 +99,9 @@ pub fn in_processes(test: &str, world_sizes: &[usize], body: impl Fn(&ProcessGro
         tch::set_num_threads(1);
         let mut rendezvous = Rendezvous::from_env().unwrap().unwrap();
         rendezvous.timeout = Duration::from_secs(100);
-        body(&ProcessGroup::connect(&rendezvous).unwrap());
+        let group = ProcessGroup::connect(&rendezvous).unwrap();
+        println!("{:?}", device(&group));
+        body(&group);
         println!("{DONE}");
         return;
     }
@@ -104,7 +109,13 @@ pub fn in_processes(test: &str, world_sizes: &[usize], body: impl Fn(&ProcessGro
         let outcomes = Processes::start(test, world_size, |_, _| {}).finish(&[]);
         let is_done = |outcome: &Outcome| outcome.code == Some(0) && outcome.stdout.contains(DONE);
         assert!(outcomes.iter().all(is_done), "{world_size} processes: {outcomes:#?}");
+        println!("{world_size} processes: {}", outcomes[0].stdout);
     }
+}
+
+/// Where a process keeps its tensors: on GPUs if there are enough, because NCCL wants one for each.
+pub fn device(group: &ProcessGroup) -> Device {
+    if group.world_size() as i64 <= tch::Cuda::device_count() { group.device() } else { Device::Cpu }
 }
 
 /// A port of this machine that nothing uses at the moment.

@@ -1,0 +1,51 @@
+"""What many GPUs gain: the time of a training step with data parallelism, computed from rates.
+
+    python3 scripts/scaling.py
+    python3 scripts/scaling.py --parameters 1.7e9 --tokens 16384 --flops 4e14 --inside 300e9 --between 25e9
+
+Each GPU computes its tokens: six operations for each parameter and token, two thirds of them in the backward pass. Then, or
+meanwhile, gradients are reduced: in a ring of N processes, each sends 2 (N - 1) / N times their bytes, at the rate of the slowest
+link on the way, and every bucket waits for 2 log2 N messages. What the backward pass does not hide is added to the step. Each
+operation of tch-c10d first compares calls, which takes N - 1 messages one after the other.
+
+The default rates are round numbers of the order that is published for machines of eight GPUs. Replace them by measured ones.
+"""
+
+import argparse
+import math
+
+BUCKET_BYTES = 25 << 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    number = lambda name, default, text: parser.add_argument(name, type=float, default=default, help=f"{text} ({default:g})")
+    number("--parameters", 135e6, "trainable parameters")
+    number("--gradient-bytes", 4, "bytes of a gradient: 4 in f32, 2 in bf16")
+    number("--tokens", 16384, "tokens of a step, for each GPU")
+    number("--flops", 2e14, "operations per second that a GPU achieves in training")
+    number("--inside", 200e9, "bytes per second that a GPU sends to others of its machine")
+    number("--between", 20e9, "bytes per second that a GPU sends to other machines")
+    number("--message", 20e-6, "seconds that a small message takes")
+    number("--calls", 2, "operations of a step: the reducer, and a sum of counts")
+    parser.add_argument("--machine", type=int, default=8, help="GPUs of a machine (8)")
+    args = parser.parse_args()
+
+    size = args.parameters * args.gradient_bytes
+    compute = 6 * args.parameters * args.tokens / args.flops
+    print(f"{args.parameters:g} parameters, {args.tokens:g} tokens a GPU and step, {compute:.3f} s of computing")
+    print(f"{'GPUs':>5} {'reduction, s':>13} {'not hidden, s':>14} {'comparisons, s':>15} {'step, s':>8} {'efficiency':>11}")
+    for count in [1, 8, 16, 32, 64, 128, 256, 512]:
+        rate = args.inside if count <= args.machine else args.between
+        buckets = math.ceil(size / BUCKET_BYTES)
+        reduction = 2 * (count - 1) / count * size / rate + buckets * 2 * math.log2(count) * args.message
+        # The last bucket is complete when backward ends.
+        exposed = max(reduction - compute * 2 / 3, reduction / buckets)
+        comparisons = args.calls * (count - 1) * args.message
+        step = compute + exposed + comparisons
+        print(
+            f"{count:5} {reduction:13.4f} {exposed:14.4f} {comparisons:15.4f} {step:8.3f} {100 * compute / step:9.0f} %"
+        )
+
+
+main()
