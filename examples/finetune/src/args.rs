@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::generate::Sampling;
 use crate::json;
 use crate::method::{METHODS, Method, MethodParser};
+use crate::ranks::Ranks;
 use crate::rows::Layout;
 
 /// The arguments of a run, kept beside its results.
@@ -103,6 +104,9 @@ pub struct Args {
     /// Compute each layer once more in the backward pass, in place of keeping what it has computed: less memory, more time
     #[arg(long)]
     pub checkpoint_activations: bool,
+    /// Of several processes, each holds a part of the optimizer's moments: less memory, more communication
+    #[arg(long)]
+    pub zero1: bool,
     /// Measure where the time of a step goes, and what packed rows and the fused loss save, without training
     #[arg(long)]
     pub profile: bool,
@@ -252,8 +256,8 @@ impl RowArgs {
         if self.separate_rows { Layout::Separate } else { Layout::Packed }
     }
 
-    pub(crate) fn device(&self) -> Device {
-        if self.cpu { Device::Cpu } else { Device::cuda_if_available() }
+    pub(crate) fn device(&self, ranks: &Ranks) -> Device {
+        if self.cpu { Device::Cpu } else { ranks.device() }
     }
 
     /// The dtype of the computation.

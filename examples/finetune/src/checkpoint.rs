@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::adamw::AdamW;
 use crate::decoder::Decoder;
 use crate::log::Log;
+use crate::ranks::Ranks;
 use crate::{inputs, json, reference};
 
 /// The progress of a run. Data order and learning rate follow from the step, and nothing else is random.
@@ -51,18 +52,32 @@ const COMPANIONS: [&str; 6] = [
     "chat_template.jinja",
 ];
 
-/// Writes a checkpoint of a run and returns its folder. `base` is the folder of the base model.
-pub fn save(run: &Path, base: &Path, model: &Decoder, optimizer: &AdamW, state: &State, log: &Log) -> Result<PathBuf> {
-    let folder = run.join(format!("{FOLDER_PREFIX}{}", state.step));
-    let fill = |folder: &Path| {
-        // In the dtypes of training: a conversion would change the numbers of a resumed run.
-        write_model(folder, base, model, |_, tensor| tensor.shallow_clone())?;
-        write_tensors(&folder.join(OPTIMIZER_FILE), optimizer.state())?;
-        log.save(folder)?;
-        json::write(&folder.join(STATE_FILE), state)
-    };
-    write_folder(&folder, fill).with_context(|| format!("writing {}", folder.display()))?;
-    Ok(folder)
+/// What a checkpoint of a run holds.
+pub struct Checkpoint<'a> {
+    pub model: &'a Decoder,
+    pub optimizer: &'a AdamW<'a>,
+    pub state: &'a State,
+    pub log: &'a Log,
+}
+
+impl Checkpoint<'_> {
+    /// Writes it, in the first of the processes, and returns its folder. `base` is the folder of the base model.
+    pub fn save(&self, run: &Path, base: &Path, ranks: &Ranks) -> Result<PathBuf> {
+        let folder = run.join(format!("{FOLDER_PREFIX}{}", self.state.step));
+        // All processes have a part of the moments.
+        let moments = self.optimizer.state()?;
+        ranks.from_first(|| {
+            let fill = |folder: &Path| {
+                // In the dtypes of training: a conversion would change the numbers of a resumed run.
+                write_model(folder, base, self.model, |_, tensor| tensor.shallow_clone())?;
+                write_tensors(&folder.join(OPTIMIZER_FILE), moments)?;
+                self.log.save(folder)?;
+                json::write(&folder.join(STATE_FILE), self.state)
+            };
+            write_folder(&folder, fill).with_context(|| format!("writing {}", folder.display()))
+        })?;
+        Ok(folder)
+    }
 }
 
 /// Writes a model in Hugging Face layout, each parameter in the given dtype. `base` is the folder of the base model.

@@ -13,12 +13,15 @@ pub struct Seconds {
     /// The head and the loss, with the part of the gradient that the loss computes at once.
     pub loss: f64,
     pub backward: f64,
+    /// Sums over the processes of the run.
+    #[serde(default)]
+    pub communication: f64,
     pub optimizer: f64,
 }
 
 impl Seconds {
     pub fn total(&self) -> f64 {
-        self.forward + self.loss + self.backward + self.optimizer
+        self.forward + self.loss + self.backward + self.communication + self.optimizer
     }
 }
 

@@ -14,6 +14,7 @@ use crate::generate::{Limits, Prompt, Sampling, generate};
 use crate::loss::token_log_probs;
 use crate::method::with_equal_weights;
 use crate::metrics::{Answer, AnswerScores, Scores};
+use crate::ranks::Ranks;
 use crate::rows::Layout;
 use crate::word_edits::EditCounts;
 
@@ -49,7 +50,6 @@ impl Evaluator {
     pub fn read(path: &Path, encoder: &Encoder, seed: u64, measure: &MeasureArgs, rows: &RowArgs) -> Result<Self> {
         let data = Dataset::read(path, &rows.fields.fields())?;
         let pairs = encoder.pairs(&data)?;
-        println!("{}", data.summary(&pairs, encoder, rows));
         let control = match &measure.text {
             Some(path) => &fs::read_to_string(path).with_context(|| path.display().to_string())?,
             None => CONTROL_TEXT,
@@ -68,6 +68,11 @@ impl Evaluator {
         })
     }
 
+    /// How many pairs there are, and how many of their rows are truncated.
+    pub fn summary(&self, encoder: &Encoder, rows: &RowArgs) -> String {
+        self.data.summary(&self.pairs, encoder, rows)
+    }
+
     /// The pairs to evaluate on.
     pub fn pairs(&self) -> &[EncodedPair] {
         &self.pairs
@@ -84,10 +89,14 @@ impl Evaluator {
     }
 
     /// All scores except those of greedy answers, and for each record the log-probability of its revised answer less that of
-    /// its original one.
-    pub fn scores(&self, model: &Decoder) -> Result<(Scores, Vec<f64>)> {
+    /// its original one. Each process measures a share.
+    pub fn scores(&self, model: &Decoder, ranks: &Ranks) -> Result<(Scores, Vec<f64>)> {
         let _no_grad = tch::no_grad_guard();
-        let (pairs, margins) = self.pair_means(model)?;
+        let (mut pairs, mut margins) = self.pair_means(model, ranks)?;
+        ranks.sum(&mut margins)?;
+        for mean in pairs.all() {
+            mean.sum_over(ranks)?;
+        }
         let scores = Scores {
             revised_likelier: pairs.revised_likelier.value(),
             p_added: pairs.p_added.value(),
@@ -100,12 +109,12 @@ impl Evaluator {
         Ok((scores, margins))
     }
 
-    fn pair_means(&self, model: &Decoder) -> Result<(PairMeans, Vec<f64>)> {
+    fn pair_means(&self, model: &Decoder, ranks: &Ranks) -> Result<(PairMeans, Vec<f64>)> {
         // Pairs of similar length need little padding.
         let mut by_length: Vec<usize> = (0..self.pairs.len()).collect();
         by_length.sort_by_key(|&pair| self.pairs[pair].rows().map(Example::len).into_iter().max());
         let (mut means, mut margins) = (PairMeans::default(), vec![0.0; self.pairs.len()]);
-        for places in by_length.chunks(self.batch) {
+        for places in by_length.chunks(self.batch).skip(ranks.rank()).step_by(ranks.count()) {
             let rows = |&place: &usize| self.pairs[place].rows().map(with_equal_weights).into();
             let groups: Vec<Vec<Example>> = places.iter().map(rows).collect();
             let nll = self.token_nll(model, &groups)?;
@@ -137,14 +146,16 @@ impl Evaluator {
     }
 
     /// Answers to the prompts of the first pairs, as token ids.
-    pub fn answers(&self, model: &Decoder) -> Vec<Vec<u32>> {
+    pub fn answers(&self, model: &Decoder, ranks: &Ranks) -> Result<Vec<Vec<u32>>> {
         let rows = self.pairs[..self.answers].iter().map(|pair| split(&pair.revised));
         let (prompts, revised): (Vec<&[u32]>, Vec<&[u32]>) = rows.unzip();
         let prompts: Vec<Prompt> = (0..).zip(prompts).map(|(number, ids)| Prompt { number, ids }).collect();
         let max_tokens = revised.iter().map(|answer| answer.len() + EXTRA_TOKENS).max().unwrap_or(0);
         let (stop_ids, batch) = (&self.stop_ids[..], 4 * self.batch);
-        let answers = generate(model, &prompts, Limits { stop_ids, max_tokens, batch }, self.sampling);
-        answers.into_iter().map(|answer| answer.ids).collect()
+        let limits = Limits { stop_ids, max_tokens, batch };
+        let answers = generate(model, &prompts[ranks.share(prompts.len())], limits, self.sampling);
+        let ids: Vec<Vec<u32>> = answers.into_iter().map(|answer| answer.ids).collect();
+        Ok(ranks.gather(ids)?.concat())
     }
 
     /// Adds the scores of answers, which are means of those of each answer.
@@ -214,6 +225,11 @@ struct PairMeans {
 }
 
 impl PairMeans {
+    fn all(&mut self) -> [&mut Mean; 5] {
+        let Self { revised_likelier, p_added, p_removed, p_kept, revised_nll } = self;
+        [revised_likelier, p_added, p_removed, p_kept, revised_nll]
+    }
+
     /// Adds a pair with the nll of each token of its rows. Returns by how much the revised answer is the likelier.
     fn add(&mut self, pair: &EncodedPair, nll: [&[f64]; 2]) -> f64 {
         let mut sums = [0.0; 2];
@@ -261,6 +277,13 @@ impl Mean {
     fn add_many(&mut self, sum: f64, count: usize) {
         self.sum += sum;
         self.count += count;
+    }
+
+    fn sum_over(&mut self, ranks: &Ranks) -> Result<()> {
+        let mut numbers = [self.sum, self.count as f64];
+        ranks.sum(&mut numbers)?;
+        (self.sum, self.count) = (numbers[0], numbers[1] as usize);
+        Ok(())
     }
 
     /// The mean, if it is finite.

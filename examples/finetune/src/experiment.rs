@@ -16,12 +16,14 @@ use crate::inputs::Inputs;
 use crate::loss::{GradientAccumulator, Logits};
 use crate::method::{Base, Method};
 use crate::metrics::Evaluation;
+use crate::ranks::Ranks;
 use crate::rows::Row;
 use crate::{hub, json, reference};
 
 /// What all runs share.
 pub struct Experiment<'a> {
     pub args: &'a Args,
+    pub ranks: &'a Ranks,
     /// The folder of the base model.
     pub base: PathBuf,
     /// The dtype of each parameter in the base model's files.
@@ -45,23 +47,31 @@ pub struct Baseline {
 
 impl<'a> Experiment<'a> {
     /// Reads all inputs, so that errors in them show before any computation. Also returns the base model.
-    pub fn prepare(args: &'a Args) -> Result<(Self, Decoder)> {
+    pub fn prepare(args: &'a Args, ranks: &'a Ranks) -> Result<(Self, Decoder)> {
         let base = hub::folder(args.model()?)?;
         let encoder = Encoder::new(&base, &Config::read(&base)?, &args.rows)?;
         let mut inputs = Inputs::default();
 
         let data = Dataset::read(args.data()?, &args.rows.fields.fields())?;
         let pairs = encoder.pairs(&data)?;
-        println!("{}; device {:?}", data.summary(&pairs, &encoder, &args.rows), args.rows.device());
+        let device = args.rows.device(ranks);
+        let mut summary = format!("{}; device {device:?}", data.summary(&pairs, &encoder, &args.rows));
+        if ranks.count() > 1 {
+            summary += &format!("; {} processes", ranks.count());
+        }
         inputs.add_pairs("--data", &pairs);
         let mut evaluator = None;
         if let Some(path) = &args.eval {
             let of_eval = Evaluator::read(path, &encoder, args.seed, &args.measure, &args.rows)?;
             inputs.add_pairs("--eval", of_eval.pairs());
             inputs.add_ids("--text", of_eval.control());
+            summary = format!("{summary}\n{}", of_eval.summary(&encoder, &args.rows));
             evaluator = Some(of_eval);
         }
-        let (device, kind) = (args.rows.device(), args.rows.kind());
+        if ranks.is_first() {
+            println!("{summary}");
+        }
+        let kind = args.rows.kind();
         let load = Load {
             device,
             kind,
@@ -73,8 +83,9 @@ impl<'a> Experiment<'a> {
         if !args.profile {
             inputs.add_files("--model", &[model_files(&base)?, shards(&base)?].concat())?;
         }
+        ranks.check_same("model and records", &serde_json::to_string(&inputs)?)?;
         let base_kinds = model.source_kinds.clone();
-        Ok((Self { args, base, base_kinds, load, encoder, data, evaluator, inputs }, model))
+        Ok((Self { args, ranks, base, base_kinds, load, encoder, data, evaluator, inputs }, model))
     }
 
     /// Loads the base model or a checkpoint.
@@ -85,23 +96,24 @@ impl<'a> Experiment<'a> {
     /// Evaluates the base model, unless an earlier run has. `base_model` is loaded if it is `None`.
     pub fn baseline(&self, evaluator: &Evaluator, base_model: Option<&Decoder>) -> Result<Baseline> {
         let path = self.args.out()?.join("baseline.json");
-        if path.exists() {
-            return json::read(&path);
+        let read = || if path.exists() { json::read(&path).map(Some) } else { Ok(None) };
+        if let Some(baseline) = self.ranks.from_first(read)? {
+            return Ok(baseline);
         }
         let model = match base_model {
             Some(model) => model,
             None => &self.load(&self.base)?,
         };
-        let (mut scores, _) = evaluator.scores(model)?;
-        let answers = evaluator.answers(model);
+        let (mut scores, _) = evaluator.scores(model, self.ranks)?;
+        let answers = evaluator.answers(model, self.ranks)?;
         evaluator.score_answers(&self.encoder, &answers, &mut scores)?;
         let baseline = Baseline { evaluation: Evaluation { step: 0, scores }, answers };
-        json::write(&path, &baseline)?;
+        self.ranks.from_first(|| json::write(&path, &baseline))?;
         Ok(baseline)
     }
 
     /// The gradient of a method's loss.
-    pub fn accumulator(&self, method: Method) -> Result<GradientAccumulator> {
+    pub fn accumulator(&self, method: Method) -> Result<GradientAccumulator<'a>> {
         let base = match method.base {
             Base::Model => Some(self.load(&self.base)?.frozen()),
             Base::Nothing | Base::LogProbs => None,
@@ -109,22 +121,26 @@ impl<'a> Experiment<'a> {
         let (micro_batch, pad_id) = (self.args.rows.micro_batch, self.encoder.eos_id());
         let layout = self.args.rows.layout();
         let recompute = self.args.checkpoint_activations;
-        Ok(GradientAccumulator { method, base, micro_batch, pad_id, layout, logits: Logits::Fused, recompute })
+        let ranks = self.ranks;
+        Ok(GradientAccumulator { ranks, method, base, micro_batch, pad_id, layout, logits: Logits::Fused, recompute })
     }
 
     /// Gives the rows their log-probabilities under the base model, and computes those unless an earlier run has.
     /// `base_model` is loaded if it is `None`.
     pub fn add_reference(&self, rows: &mut [Vec<Row>], base_model: Option<&Decoder>) -> Result<()> {
         let path = self.args.out()?.join(reference::FILE);
-        if path.exists() {
+        if self.ranks.from_first(|| Ok(path.exists()))? {
             return reference::read(&path, rows);
         }
         let model = match base_model {
             Some(model) => model,
             None => &self.load(&self.base)?,
         };
-        reference::compute(model, rows, self.args.rows.micro_batch, self.args.rows.layout(), self.encoder.eos_id())?;
-        reference::write(&path, rows)
+        let (batch, layout) = (self.args.rows.micro_batch, self.args.rows.layout());
+        let share = self.ranks.share(rows.len());
+        reference::compute(model, &mut rows[share.clone()], batch, layout, self.encoder.eos_id())?;
+        reference::join(rows, share, self.ranks)?;
+        self.ranks.from_first(|| reference::write(&path, rows))
     }
 
     /// The facts at the top of the report.

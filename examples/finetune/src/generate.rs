@@ -3,6 +3,7 @@
 use std::iter::repeat_n;
 
 use figa_loss::tch::{self, Kind, Tensor};
+use serde::{Deserialize, Serialize};
 
 use crate::decoder::{Cache, Decoder};
 
@@ -38,7 +39,7 @@ pub struct Prompt<'a> {
 }
 
 /// An answer of a model.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Generated {
     /// Its tokens, without the one that ends it.
     pub ids: Vec<u32>,

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::Result;
 use figa_loss::tch::{self, Kind, Tensor};
+
+use crate::ranks::Ranks;
 
 /// The sum of the gradients of some losses, by parameter.
 pub struct Gradients {
@@ -63,6 +66,22 @@ impl Gradients {
             }
         }
         of_inputs
+    }
+
+    /// Replaces them by the sums over all processes.
+    pub fn sum_over(&mut self, ranks: &Ranks) -> Result<()> {
+        if ranks.count() == 1 {
+            return Ok(());
+        }
+        let _no_grad = tch::no_grad_guard();
+        for (name, parameter) in &self.parameters {
+            // Another process may have one. All add in f32, as half precision would lose what is small.
+            let sum = self.sums.remove(name).unwrap_or_else(|| parameter.detach().zeros_like());
+            let mut sum = sum.to_kind(Kind::Float);
+            ranks.sum_tensor(&mut sum)?;
+            self.sums.insert(name.clone(), sum);
+        }
+        Ok(())
     }
 
     /// The norm of all gradients together.

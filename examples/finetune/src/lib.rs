@@ -20,7 +20,7 @@
 //!    `metrics` lists the scores; `word_edits` defines one of them.
 //! 5. `summary` groups the outcomes by method. `table`, `figures` with `plot`, and `report` show them.
 //!
-//! `measure` evaluates a model without training it, and `rollout` writes a model's own answers to prompts. `clock` measures the parts of a step, and `json` reads and writes files. With `--profile`, `profile` replaces steps 3
+//! `measure` evaluates a model without training it, and `rollout` writes a model's own answers to prompts. `clock` measures the parts of a step, and `json` reads and writes files. [`ranks`] divides all work among the processes that a launcher has started. With `--profile`, `profile` replaces steps 3
 //! to 5.
 //!
 //! # The folder of a run
@@ -62,6 +62,7 @@ mod metrics;
 mod plot;
 mod profile;
 mod progress;
+pub mod ranks;
 mod reference;
 mod report;
 mod rollout;
@@ -81,6 +82,7 @@ pub use self::args::{Args, Command, CommandLine};
 use self::decoder::Decoder;
 use self::experiment::Experiment;
 pub use self::measure::evaluate;
+use self::ranks::Ranks;
 pub use self::rollout::rollout;
 use self::table::Table;
 use self::train::Run;
@@ -91,22 +93,27 @@ use self::train::Run;
 /// One line that names the argument or file, and what to do.
 pub fn run(args: Args, interrupted: &dyn Fn() -> bool) -> Result<bool> {
     let args = args.resolve()?;
-    let (experiment, base_model) = Experiment::prepare(&args)?;
+    let ranks = &Ranks::from_env()?;
+    let (experiment, base_model) = Experiment::prepare(&args, ranks)?;
     if args.profile {
+        ensure!(ranks.count() == 1, "--profile: expected one process, found {}", ranks.count());
         for &method in args.methods() {
             print!("{}\n{}", method.name, profile::profile(&experiment, &base_model, method)?);
         }
         return Ok(true);
     }
     let out = args.out()?;
-    fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-    let _lock = lock(out)?;
-    checkpoint::remove_partial(out)?;
-    let mut saved = args.clone();
-    // A run that resumes this one has the same clock.
-    saved.rows.prompt.date = experiment.encoder.date().map(str::to_owned);
-    saved.save()?;
-    experiment.inputs.keep(out)?;
+    let mut held = None;
+    ranks.from_first(|| {
+        fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+        held = Some(lock(out)?);
+        checkpoint::remove_partial(out)?;
+        let mut saved = args.clone();
+        // A run that resumes this one has the same clock.
+        saved.rows.prompt.date = experiment.encoder.date().map(str::to_owned);
+        saved.save()?;
+        experiment.inputs.keep(out)
+    })?;
     train_all(&experiment, base_model, out, interrupted)
 }
 
@@ -119,19 +126,23 @@ fn lock(out: &Path) -> Result<File> {
 }
 
 fn train_all(experiment: &Experiment, base_model: Decoder, out: &Path, interrupted: &dyn Fn() -> bool) -> Result<bool> {
+    let is_first = experiment.ranks.is_first();
+    let shows_report = is_first && experiment.evaluator.is_some();
     let mut base_model = Some(base_model);
     let mut outcomes = vec![];
     for run in runs(experiment.args, out) {
         let Some(outcome) = train::train(experiment, &run, &mut base_model, interrupted)? else {
-            println!("saved; resume with --resume {}", out.display());
+            if is_first {
+                println!("saved; resume with --resume {}", out.display());
+            }
             return Ok(false);
         };
         outcomes.push(outcome);
-        if experiment.evaluator.is_some() {
+        if shows_report {
             report::write(out, &experiment.facts(), &outcomes)?;
         }
     }
-    if experiment.evaluator.is_some() {
+    if shows_report {
         println!("{}\n{}", Table::new(&outcomes), out.join("report.html").display());
     }
     Ok(true)

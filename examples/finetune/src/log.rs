@@ -11,7 +11,8 @@ use crate::metrics::StepMetrics;
 /// The file of a run, open to append.
 pub struct Log {
     path: PathBuf,
-    file: File,
+    /// Absent in a process that is not the first of the run.
+    file: Option<File>,
     /// All lines, in the order of the steps.
     pub lines: Vec<StepMetrics>,
 }
@@ -22,7 +23,7 @@ impl Log {
 
     /// Begins the file of a run with the lines of its checkpoint. A run that was killed may have written more since, and
     /// a power failure may have lost some.
-    pub fn open(run: &Path, checkpoint: Option<&Path>) -> Result<Self> {
+    pub fn open(run: &Path, checkpoint: Option<&Path>, is_first: bool) -> Result<Self> {
         let mut lines = vec![];
         if let Some(saved) = checkpoint.map(|checkpoint| checkpoint.join(Self::FILE)) {
             let text = fs::read_to_string(&saved).with_context(|| saved.display().to_string())?;
@@ -30,8 +31,11 @@ impl Log {
             lines = read.with_context(|| saved.display().to_string())?;
         }
         let path = run.join(Self::FILE);
-        write(&path, &lines)?;
-        let file = File::options().append(true).open(&path).with_context(|| path.display().to_string())?;
+        let open = || {
+            write(&path, &lines)?;
+            File::options().append(true).open(&path).with_context(|| path.display().to_string())
+        };
+        let file = is_first.then(open).transpose()?;
         Ok(Self { path, file, lines })
     }
 
@@ -42,8 +46,10 @@ impl Log {
 
     /// Appends a line.
     pub fn write(&mut self, line: StepMetrics) -> Result<()> {
-        let text = serde_json::to_string(&line)? + "\n";
-        self.file.write_all(text.as_bytes()).with_context(|| format!("writing {}", self.path.display()))?;
+        if let Some(file) = &mut self.file {
+            let text = serde_json::to_string(&line)? + "\n";
+            file.write_all(text.as_bytes()).with_context(|| format!("writing {}", self.path.display()))?;
+        }
         self.lines.push(line);
         Ok(())
     }

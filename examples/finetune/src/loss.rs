@@ -12,6 +12,7 @@ use crate::clock::{Clock, Seconds};
 use crate::decoder::{Decoder, Head};
 use crate::gradients::Gradients;
 use crate::method::{Base, Loss, Method, Tokens};
+use crate::ranks::Ranks;
 use crate::rows::{Batch, Layout, Row};
 
 /// Gradients with a larger norm are scaled down to it.
@@ -115,8 +116,41 @@ impl Stats {
     }
 }
 
-/// Computes the gradient of a step in as many forward passes as needed.
-pub struct GradientAccumulator {
+/// What is known of a step, over all processes.
+struct Totals {
+    loss: f64,
+    computed: usize,
+    gated: i64,
+    kl: Option<f64>,
+    accuracy: Option<f64>,
+    margin: Option<f64>,
+}
+
+impl Stats {
+    fn totals(self, loss: f64, ranks: &Ranks) -> Result<Totals> {
+        let tokens: Option<LossSummary> = self.tokens.map(|stats| stats.read()).transpose()?;
+        let anchor: Option<LossSummary> = self.anchor.map(|stats| stats.read()).transpose()?;
+        let pairs: Option<PreferenceSummary> = self.pairs.map(|stats| stats.read()).transpose()?;
+        // A mean as its sum and the number of its values.
+        let sum = |mean: Option<f64>, count: i64| mean.map_or([0.0; 2], |mean| [mean * count as f64, count as f64]);
+        let rewarded = anchor.or(tokens).map(|tokens| tokens.rewarded);
+        let kl = rewarded.map_or([0.0; 2], |class| sum(class.mean_kl, class.count));
+        let accuracy = pairs.map_or([0.0; 2], |pairs| sum(pairs.accuracy, pairs.pairs));
+        let margin = pairs.map_or([0.0; 2], |pairs| sum(pairs.mean_margin, pairs.pairs));
+        let gated = tokens.map_or(0, |tokens| tokens.gated.count);
+        let counts = [loss, self.computed as f64, gated as f64];
+        let mut all = [&counts[..], &kl, &accuracy, &margin].concat();
+        ranks.sum(&mut all)?;
+        let mean = |at: usize| (all[at + 1] > 0.0).then(|| all[at] / all[at + 1]);
+        let [loss, computed, gated] = [all[0], all[1], all[2]];
+        let (computed, gated) = (computed as usize, gated as i64);
+        Ok(Totals { loss, computed, gated, kl: mean(3), accuracy: mean(5), margin: mean(7) })
+    }
+}
+
+/// Computes the gradient of a step in as many forward passes as needed, on all processes.
+pub struct GradientAccumulator<'a> {
+    pub ranks: &'a Ranks,
     pub method: Method,
     /// The base model, for a method that needs it in memory.
     pub base: Option<Decoder>,
@@ -129,13 +163,14 @@ pub struct GradientAccumulator {
     pub recompute: bool,
 }
 
-impl GradientAccumulator {
+impl GradientAccumulator<'_> {
     /// The gradient of the loss, up to a divisor that is known only after the last pass. [`Gradient::apply`] divides by it.
+    /// Each process computes a share of the pairs, and all return the same.
     pub fn gradient(&self, model: &Decoder, pairs: &[&[Row]]) -> Result<Gradient> {
         let device = model.device();
         let mut seconds = Seconds::default();
-        let passes: Vec<&[&[Row]]> = self.passes(pairs).collect();
-        let denominators = self.denominators(model, &passes, &mut seconds)?;
+        let passes: Vec<&[&[Row]]> = self.passes(&pairs[self.ranks.share(pairs.len())]).collect();
+        let denominators = self.denominators(model, pairs, &passes, self.ranks, &mut seconds)?;
         let mut gradients = Gradients::new(&model.parameters);
         let (mut loss, mut stats) = (0.0, Stats::default());
         for pairs in passes {
@@ -143,28 +178,28 @@ impl GradientAccumulator {
             loss += sum;
             stats = stats.add(more)?;
         }
-        let tokens: Option<LossSummary> = stats.tokens.map(|stats| stats.read()).transpose()?;
-        let anchor: Option<LossSummary> = stats.anchor.map(|stats| stats.read()).transpose()?;
-        let preferences: Option<PreferenceSummary> = stats.pairs.map(|stats| stats.read()).transpose()?;
+        let mut clock = Clock::start(device);
+        gradients.sum_over(self.ranks)?;
+        let Totals { loss, computed, gated, kl, accuracy, margin } = stats.totals(loss, self.ranks)?;
+        clock.lap(&mut seconds.communication);
         let rows = || pairs.iter().copied().flatten();
-        let (active, gated) = (count_active(rows()), tokens.map_or(0, |tokens| tokens.gated.count));
+        let active = count_active(rows());
         let divisor = match self.method.loss {
             Loss::Figa(_) | Loss::Tokens(_) => (active as i64 - gated).max(1) as f64,
             Loss::Anchored(..) | Loss::Pairs(..) => 1.0,
         };
-        let mut clock = Clock::start(device);
         let norm = gradients.norm() / divisor;
         clock.lap(&mut seconds.optimizer);
         Ok(Gradient {
             loss: loss / divisor,
             norm,
             tokens: rows().map(|row| row.example.len()).sum(),
-            computed: stats.computed,
+            computed,
             active,
             gated,
-            kl: anchor.or(tokens).and_then(|tokens| tokens.rewarded.mean_kl),
-            accuracy: preferences.and_then(|pairs| pairs.accuracy),
-            margin: preferences.and_then(|pairs| pairs.mean_margin),
+            kl,
+            accuracy,
+            margin,
             divisor,
             gradients,
             device,
@@ -186,22 +221,34 @@ impl GradientAccumulator {
     pub fn loss_of(&self, model: &Decoder, pair: &[Row]) -> Result<f64> {
         let _no_grad = tch::no_grad_guard();
         let mut seconds = Seconds::default();
-        let denominators = self.denominators(model, &[&[pair]], &mut seconds)?;
+        let denominators = self.denominators(model, &[pair], &[&[pair]], &Ranks::ALONE, &mut seconds)?;
         Ok(self.pass(model, &[pair], &denominators, &mut seconds, None)?.0)
     }
 
-    fn denominators(&self, model: &Decoder, passes: &[&[&[Row]]], seconds: &mut Seconds) -> Result<Denominators> {
-        let pairs = || passes.iter().copied().flatten();
+    /// Those of all `pairs`, of which this process computes some in `passes`.
+    fn denominators(
+        &self,
+        model: &Decoder,
+        pairs: &[&[Row]],
+        passes: &[&[&[Row]]],
+        ranks: &Ranks,
+        seconds: &mut Seconds,
+    ) -> Result<Denominators> {
         let (mut tokens, mut anchor) = (Reduction::ActiveTokens, Reduction::ActiveTokens);
-        let rows = || pairs().copied().flatten();
-        if let (Loss::Anchored(figa, _), 2..) = (self.method.loss, passes.len()) {
+        let rows = || pairs.iter().copied().flatten();
+        if let Loss::Anchored(figa, _) = self.method.loss
+            && (passes.len() > 1 || ranks.count() > 1)
+        {
             let external = |count: usize| Reduction::External(count.max(1) as f64);
-            tokens = external(count_active(rows()) - self.count_gated(model, figa, passes, seconds)?);
+            let mut gated = [self.count_gated(model, figa, passes, seconds)? as f64];
+            ranks.sum(&mut gated)?;
+            tokens = external(count_active(rows()) - gated[0] as usize);
             anchor = external(rows().map(|row| row.anchored().count()).sum());
         }
-        let revised = pairs().filter_map(|rows| rows.get(1));
+        let all = pairs.iter().filter(|rows| !rows.is_empty()).count();
+        let revised = pairs.iter().filter_map(|rows| rows.get(1));
         let weights = revised.flat_map(|row| row.example.weights().iter().map(|&weight| f64::from(weight.abs())));
-        Ok(Denominators { tokens, anchor, pairs: pairs().count() as f64, chosen: weights.sum() })
+        Ok(Denominators { tokens, anchor, pairs: all as f64, chosen: weights.sum() })
     }
 
     /// The number of tokens that the gate skips. Two sums with denominators of their own cannot wait for it until the last
@@ -337,10 +384,11 @@ impl Gradient {
     }
 
     /// Clips the gradient and takes a step along it.
-    pub fn apply(&mut self, optimizer: &mut AdamW, lr: f64) {
+    pub fn apply(&mut self, optimizer: &mut AdamW, lr: f64) -> Result<()> {
         let mut clock = Clock::start(self.device);
         let scale = (MAX_GRAD_NORM / self.norm).min(1.0) / self.divisor;
-        optimizer.step(&mut self.gradients, lr, scale);
+        optimizer.step(&mut self.gradients, lr, scale)?;
         clock.lap(&mut self.seconds.optimizer);
+        Ok(())
     }
 }

@@ -8,6 +8,7 @@ use crate::decoder::{Config, Decoder, Load};
 use crate::encode::Encoder;
 use crate::evaluate::{Evaluator, prompt};
 use crate::metrics::{AnswerScores, Scores};
+use crate::ranks::Ranks;
 use crate::table::Table;
 use crate::{hub, json};
 
@@ -44,15 +45,22 @@ struct GivenAnswer {
 pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
     args.measure.sampling.check()?;
     args.rows.check()?;
+    let ranks = &Ranks::from_env()?;
     let base = hub::folder(&args.model)?;
     let encoder = Encoder::new(&base, &Config::read(&base)?, &args.rows)?;
     let evaluator = Evaluator::read(&args.eval, &encoder, args.seed, &args.measure, &args.rows)?;
-    let (device, kind) = (args.rows.device(), args.rows.kind());
+    if ranks.is_first() {
+        println!("{}", evaluator.summary(&encoder, &args.rows));
+    }
+    let (device, kind) = (args.rows.device(ranks), args.rows.kind());
     let load = Load { device, kind, weights: kind, freeze_below: 0 };
     let model = Decoder::load(&base, load)?.frozen();
-    let (mut scores, margins) = evaluator.scores(&model)?;
-    let answers = evaluator.answers(&model);
+    let (mut scores, margins) = evaluator.scores(&model, ranks)?;
+    let answers = evaluator.answers(&model, ranks)?;
     let of_answers = evaluator.score_answers(&encoder, &answers, &mut scores)?;
+    if !ranks.is_first() {
+        return Ok(());
+    }
     print!("{}", Table::of_model(&scores));
     if let Some(path) = &args.out {
         let given = answers.iter().zip(of_answers);

@@ -57,7 +57,7 @@ pub fn profile(experiment: &Experiment, model: &Decoder, method: Method) -> Resu
             if gradient.not_finite().is_some() {
                 continue;
             }
-            gradient.apply(&mut optimizer, 0.0);
+            gradient.apply(&mut optimizer, 0.0)?;
             if round > 0 {
                 way.steps.push(gradient.seconds);
                 way.computed += gradient.computed;

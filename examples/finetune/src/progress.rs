@@ -9,8 +9,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::checkpoint::State;
 use crate::metrics::StepMetrics;
 
-/// A bar that starts at the step of a checkpoint.
-pub fn bar(run: String, steps: usize, state: &State) -> Result<ProgressBar> {
+/// A bar that starts at the step of a checkpoint. The first process shows it.
+pub fn bar(run: String, steps: usize, state: &State, is_first: bool) -> Result<ProgressBar> {
+    if !is_first {
+        return Ok(ProgressBar::hidden());
+    }
     let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len}  eta {eta}  {msg}")?;
     let bar = ProgressBar::new(steps as u64).with_style(style).with_prefix(run);
     let bar = bar.with_elapsed(Duration::from_secs_f64(state.seconds));
@@ -18,8 +21,11 @@ pub fn bar(run: String, steps: usize, state: &State) -> Result<ProgressBar> {
     Ok(bar)
 }
 
-/// A bar for answers, some of which exist.
-pub fn of_answers(all: usize, done: usize) -> Result<ProgressBar> {
+/// A bar for answers, some of which exist. The first process shows it.
+pub fn of_answers(all: usize, done: usize, is_first: bool) -> Result<ProgressBar> {
+    if !is_first {
+        return Ok(ProgressBar::hidden());
+    }
     let style = ProgressStyle::with_template("answers {wide_bar} {pos}/{len}  eta {eta}")?;
     let bar = ProgressBar::new(all as u64).with_style(style);
     bar.set_position(done as u64);

@@ -1,6 +1,7 @@
 //! The log-probabilities of all answers under the base model, which losses of pairs compare with: computed once, and kept in
 //! the folder of the run.
 
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +12,7 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 use crate::decoder::Decoder;
 use crate::loss::token_log_probs;
 use crate::method::with_equal_weights;
+use crate::ranks::Ranks;
 use crate::rows::{Layout, Row};
 
 /// The file in the folder of a run.
@@ -29,6 +31,23 @@ pub fn compute(base: &Decoder, pairs: &mut [Vec<Row>], batch: usize, layout: Lay
             row.reference = log_probs;
         }
     }
+    Ok(())
+}
+
+/// Gives all processes those of all pairs, of which each has computed a share.
+pub fn join(pairs: &mut [Vec<Row>], share: Range<usize>, ranks: &Ranks) -> Result<()> {
+    if ranks.count() == 1 {
+        return Ok(());
+    }
+    for (place, pair) in pairs.iter_mut().enumerate() {
+        if !share.contains(&place) {
+            pair.iter_mut().for_each(|row| row.reference = vec![0.0; row.example.len()]);
+        }
+    }
+    let numbers: Vec<f32> = pairs.iter().flatten().flat_map(|row| row.reference.iter().copied()).collect();
+    let mut sums = Tensor::from_slice(&numbers);
+    ranks.sum_tensor(&mut sums)?;
+    set(pairs, &Vec::<f32>::try_from(sums)?);
     Ok(())
 }
 
@@ -53,10 +72,13 @@ pub fn read(path: &Path, pairs: &mut [Vec<Row>]) -> Result<()> {
         path.display(),
         numbers.len()
     );
-    let mut rest = &numbers[..];
-    for row in pairs.iter_mut().flatten() {
-        let (first, others) = rest.split_at(row.example.len());
-        (row.reference, rest) = (first.to_vec(), others);
-    }
+    set(pairs, &numbers);
     Ok(())
+}
+
+fn set(pairs: &mut [Vec<Row>], mut numbers: &[f32]) {
+    for row in pairs.iter_mut().flatten() {
+        let (first, others) = numbers.split_at(row.example.len());
+        (row.reference, numbers) = (first.to_vec(), others);
+    }
 }

@@ -14,6 +14,7 @@ use crate::decoder::{Config, Decoder, Load, shards};
 use crate::encode::Encoder;
 use crate::generate::{Generated, Limits, Prompt, generate};
 use crate::inputs::Inputs;
+use crate::ranks::Ranks;
 use crate::{hub, progress};
 
 /// Answers the prompts of a file. Returns `false` if `interrupted`, which is asked after each batch, ended it early; the same
@@ -23,6 +24,7 @@ use crate::{hub, progress};
 /// One line that names the argument, or the record of the file, and what to do.
 pub fn rollout(args: &RolloutArgs, interrupted: &dyn Fn() -> bool) -> Result<bool> {
     args.check()?;
+    let ranks = &Ranks::from_env()?;
     let out = args.out.display();
     ensure!(!args.out.exists(), "--out: {out} exists; choose another file");
     let base = hub::folder(&args.model)?;
@@ -34,34 +36,48 @@ pub fn rollout(args: &RolloutArgs, interrupted: &dyn Fn() -> bool) -> Result<boo
     for record in &records {
         inputs.add_ids("--prompts", &record.prompt);
     }
-    let mut partial = Partial::open(&args.out, &Header { inputs, args: args.clone() })?;
+    ranks.check_same("model and prompts", &serde_json::to_string(&inputs)?)?;
+    let mut partial = None;
+    let done = ranks.from_first(|| {
+        let opened = partial.insert(Partial::open(&args.out, &Header { inputs, args: args.clone() })?);
+        Ok(opened.records)
+    })?;
 
-    let (device, kind) = (args.rows.device(), args.rows.kind());
+    let (device, kind) = (args.rows.device(ranks), args.rows.kind());
     let model = Decoder::load(&base, Load { device, kind, weights: kind, freeze_below: 0 })?.frozen();
     let stop_ids = encoder.stop_ids(&[]);
     let batch = 4 * args.rows.micro_batch;
     let limits = Limits { stop_ids: &stop_ids, max_tokens: args.max_tokens, batch };
     let sampling = args.sampling.with_seed(args.seed);
-    let bar = progress::of_answers(records.len(), partial.records)?;
+    let bar = progress::of_answers(records.len(), done, ranks.is_first())?;
     let all = records.len();
-    let numbered: Vec<(u64, Record)> = (0..).zip(records).skip(partial.records).collect();
-    for records in numbered.chunks(batch) {
-        let prompts = records.iter().map(|(number, record)| Prompt { number: *number, ids: &record.prompt });
+    let numbered: Vec<(u64, Record)> = (0..).zip(records).skip(done).collect();
+    for records in numbered.chunks(batch * ranks.count()) {
+        let prompts = records[ranks.share(records.len())].iter();
+        let prompts = prompts.map(|(number, record)| Prompt { number: *number, ids: &record.prompt });
         let answers = generate(&model, &prompts.collect::<Vec<_>>(), limits, sampling);
-        for ((_, record), answer) in records.iter().zip(&answers) {
-            partial.push(&record.answered(&encoder, &fields, answer)?)?;
+        let answers = ranks.gather(answers)?.concat();
+        if let Some(partial) = &mut partial {
+            for ((_, record), answer) in records.iter().zip(&answers) {
+                partial.push(&record.answered(&encoder, &fields, answer)?)?;
+            }
+            partial.flush()?;
         }
-        partial.flush()?;
         bar.inc(records.len() as u64);
-        if partial.records < all && interrupted() {
+        let is_last = records.last().is_some_and(|(number, _)| *number as usize + 1 == all);
+        if ranks.any(interrupted())? && !is_last {
             bar.abandon();
-            println!("saved; run the same command again to continue");
+            if ranks.is_first() {
+                println!("saved; run the same command again to continue");
+            }
             return Ok(false);
         }
     }
     bar.finish_and_clear();
-    partial.finish()?;
-    println!("{} answers, written to {out}", partial.records);
+    if let Some(mut partial) = partial {
+        partial.finish()?;
+        println!("{} answers, written to {out}", partial.records);
+    }
     Ok(true)
 }
 

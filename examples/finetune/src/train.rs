@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 
 use crate::adamw::AdamW;
-use crate::checkpoint::{self, State};
+use crate::checkpoint::{self, Checkpoint, State};
 use crate::decoder::Decoder;
 use crate::experiment::{Baseline, Experiment};
 use crate::log::Log;
@@ -33,17 +33,18 @@ pub fn train(
     base_model: &mut Option<Decoder>,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Option<Outcome>> {
-    let outcome = run.folder.join("outcome.json");
-    if outcome.exists() {
-        return json::read(&outcome).map(Some);
+    let (outcome, ranks) = (run.folder.join("outcome.json"), experiment.ranks);
+    let read = || if outcome.exists() { json::read(&outcome).map(Some) } else { Ok(None) };
+    if let Some(result) = ranks.from_first(read)? {
+        return Ok(Some(result));
     }
     let mut trainer = Trainer::start(experiment, run, base_model.take())?;
     while !trainer.is_finished() {
         trainer.step()?;
-        let stop = !trainer.is_finished() && interrupted();
+        let stop = ranks.any(interrupted())? && !trainer.is_finished();
         if stop || trainer.is_checkpoint_due() {
             let latest = trainer.save_checkpoint()?;
-            checkpoint::remove_others(&run.folder, Some(&latest))?;
+            ranks.from_first(|| checkpoint::remove_others(&run.folder, Some(&latest)))?;
         }
         if stop {
             trainer.bar.abandon();
@@ -51,10 +52,13 @@ pub fn train(
         }
     }
     trainer.bar.finish_and_clear();
-    checkpoint::save_model(&run.folder.join("model"), &experiment.base, &trainer.model, &experiment.base_kinds)?;
+    let folder = run.folder.join("model");
+    ranks.from_first(|| checkpoint::save_model(&folder, &experiment.base, &trainer.model, &experiment.base_kinds))?;
     let result = trainer.outcome()?;
-    json::write(&outcome, &result)?;
-    checkpoint::remove_others(&run.folder, None)?;
+    ranks.from_first(|| {
+        json::write(&outcome, &result)?;
+        checkpoint::remove_others(&run.folder, None)
+    })?;
     Ok(Some(result))
 }
 
@@ -63,11 +67,11 @@ struct Trainer<'a> {
     experiment: &'a Experiment<'a>,
     run: &'a Run,
     model: Decoder,
-    optimizer: AdamW,
+    optimizer: AdamW<'a>,
     state: State,
     /// Present if there is an evaluator.
     baseline: Option<Baseline>,
-    accumulator: GradientAccumulator,
+    accumulator: GradientAccumulator<'a>,
     /// The rows to train on, grouped by pair.
     rows: Vec<Vec<Row>>,
     /// The number of steps of the whole run.
@@ -78,19 +82,22 @@ struct Trainer<'a> {
 
 impl<'a> Trainer<'a> {
     fn start(experiment: &'a Experiment<'a>, run: &'a Run, base_model: Option<Decoder>) -> Result<Self> {
-        let folder = &run.folder;
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        checkpoint::remove_partial(folder)?;
-        let latest = checkpoint::latest(folder)?;
+        let (folder, ranks) = (&run.folder, experiment.ranks);
+        let latest = ranks.from_first(|| {
+            fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+            checkpoint::remove_partial(folder)?;
+            checkpoint::latest(folder)
+        })?;
         let model = match (&latest, base_model) {
             (Some((checkpoint, _)), _) => experiment.load(checkpoint)?,
             (None, Some(model)) => model,
             (None, None) => experiment.load(&experiment.base)?,
         };
-        checkpoint::check_free_space(folder, &model)?;
-        let mut optimizer = AdamW::new(&model.parameters);
+        ranks.from_first(|| checkpoint::check_free_space(folder, &model))?;
+        let sharing = experiment.args.zero1.then_some(ranks);
+        let mut optimizer = AdamW::with_shared_moments(&model.parameters, sharing);
         let mut state = State::default();
-        let log = Log::open(folder, latest.as_ref().map(|(checkpoint, _)| &**checkpoint))?;
+        let log = Log::open(folder, latest.as_ref().map(|(checkpoint, _)| &**checkpoint), ranks.is_first())?;
         if let Some((checkpoint, saved)) = latest {
             checkpoint::restore(&checkpoint, &mut optimizer, &saved)?;
             state = saved;
@@ -99,6 +106,11 @@ impl<'a> Trainer<'a> {
         let evaluator = experiment.evaluator.as_ref();
         let baseline = evaluator.map(|evaluator| experiment.baseline(evaluator, base_model)).transpose()?;
         let mut rows = experiment.encoder.rows(&experiment.data, run.method)?;
+        let (all, useless) = (rows.len(), rows.iter().filter(|rows| !run.method.learns_from(rows)).count());
+        if useless > 0 && ranks.is_first() {
+            let (path, name) = (experiment.data.path.display(), run.method.name);
+            println!("{path}: --method {name} learns nothing from {useless} of {all} pairs within --max-length");
+        }
         if run.method.base == Base::LogProbs {
             experiment.add_reference(&mut rows, base_model)?;
         }
@@ -108,7 +120,7 @@ impl<'a> Trainer<'a> {
             None => experiment.args.steps,
         };
         let name = format!("{} {}", run.method.name, run.seed);
-        let bar = progress::bar(name, steps, &state)?;
+        let bar = progress::bar(name, steps, &state, ranks.is_first())?;
         Ok(Self { experiment, run, model, optimizer, state, baseline, accumulator, rows, steps, log, bar })
     }
 
@@ -133,7 +145,7 @@ impl<'a> Trainer<'a> {
         if let Some(quantity) = gradient.not_finite() {
             return self.fail(quantity, &batch);
         }
-        gradient.apply(&mut self.optimizer, lr);
+        gradient.apply(&mut self.optimizer, lr)?;
         self.state.step += 1;
         self.state.seconds += gradient.seconds.total();
 
@@ -152,22 +164,26 @@ impl<'a> Trainer<'a> {
             seconds: gradient.seconds,
             evaluation: self.evaluate()?,
         };
-        progress::show(&self.bar, &metrics);
+        if self.experiment.ranks.is_first() {
+            progress::show(&self.bar, &metrics);
+        }
         self.log.write(metrics)
     }
 
     fn evaluate(&self) -> Result<Option<Evaluation>> {
         match &self.experiment.evaluator {
-            Some(evaluator) if self.is_evaluation_due() => {
-                Ok(Some(Evaluation { step: self.state.step, scores: evaluator.scores(&self.model)?.0 }))
-            }
+            Some(evaluator) if self.is_evaluation_due() => Ok(Some(Evaluation {
+                step: self.state.step,
+                scores: evaluator.scores(&self.model, self.experiment.ranks)?.0,
+            })),
             _ => Ok(None),
         }
     }
 
     fn save_checkpoint(&self) -> Result<PathBuf> {
         let Self { model, optimizer, state, log, .. } = self;
-        checkpoint::save(&self.run.folder, &self.experiment.base, model, optimizer, state, log)
+        let checkpoint = Checkpoint { model, optimizer, state, log };
+        checkpoint.save(&self.run.folder, &self.experiment.base, self.experiment.ranks)
     }
 
     /// Saves the model before the step whose loss or gradient is not finite, and reports the records that cause it.
@@ -205,7 +221,7 @@ impl<'a> Trainer<'a> {
         let mut evaluations: Vec<Evaluation> = lines.iter().filter_map(|line| line.evaluation.clone()).collect();
         let mut answers = vec![];
         if let (Some(evaluator), Some(baseline)) = (&self.experiment.evaluator, self.baseline) {
-            let trained = evaluator.answers(&self.model);
+            let trained = evaluator.answers(&self.model, self.experiment.ranks)?;
             if let Some(last) = evaluations.last_mut() {
                 evaluator.score_answers(&self.experiment.encoder, &trained, &mut last.scores)?;
             }
@@ -240,7 +256,7 @@ fn pairs_of_step<'a>(
 /// The least number of steps that compute this many tokens.
 fn steps_within<'a>(
     budget: usize,
-    accumulator: &GradientAccumulator,
+    accumulator: &GradientAccumulator<'_>,
     pairs: impl Fn(usize) -> Vec<&'a [Row]>,
 ) -> Result<usize> {
     let (mut steps, mut tokens) = (0, 0);
