@@ -1,12 +1,14 @@
 # The commands of the README and of CI. Each does the set-up it needs; after one of them, plain cargo works as well.
 
-.PHONY: help demo finetune test bench bench-step bench-memory evidence gpu gpu-pack lint cli doc versions audit mutants release libtorch
+.PHONY: help demo finetune finetune-distributed test bench bench-step bench-memory evidence gpu gpu-pack lint cli doc versions audit mutants release libtorch
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 demo: libtorch ## train on the embedded data, under two minutes after the build
 	cargo run --release --example train | python3 scripts/demo.py
+
+PYTHON := python3
 
 # `make finetune` resumes a run that was stopped.
 FINETUNE := target/finetune
@@ -17,6 +19,15 @@ finetune: libtorch ## fine-tune a pretrained LLM on real corrections, both fetch
 		--model $(FINETUNE)/model --data $(FINETUNE)/pairs/train.jsonl --eval $(FINETUNE)/pairs/eval.jsonl \
 		--steps 60 --batch 4 --max-length 128 --eval-every 30 --out $(FINETUNE)/run)
 
+finetune-distributed: libtorch ## the same with two processes on one machine (Python with torch, which brings torchrun)
+	python3 examples/finetune/fetch_model.py $(FINETUNE)/model
+	python3 examples/finetune/fetch_pairs.py $(FINETUNE)/pairs
+	cargo build --release -p figa-finetune
+	$(PYTHON) -m torch.distributed.run --no-python --nproc-per-node 2 target/release/finetune \
+		$(if $(wildcard $(FINETUNE)/distributed/run.json), --resume $(FINETUNE)/distributed, \
+		--model $(FINETUNE)/model --data $(FINETUNE)/pairs/train.jsonl --eval $(FINETUNE)/pairs/eval.jsonl \
+		--steps 20 --batch 4 --max-length 128 --answers 20 --zero1 --out $(FINETUNE)/distributed)
+
 test: libtorch ## run all tests
 	python3 -m unittest discover -s examples/python
 	cargo test --workspace
@@ -24,7 +35,6 @@ test: libtorch ## run all tests
 bench: libtorch ## time alignment, losses, labelling and the reduction of gradients
 	cargo bench --workspace
 
-PYTHON := python3
 BATCHES := 3
 bench-step: libtorch ## compare training steps with those of transformers (Python with torch and transformers)
 	python3 examples/finetune/fetch_model.py $(FINETUNE)/model
