@@ -142,7 +142,7 @@ def tables(task, recipes):
     values = {name: {m.key: draws.values(m, results) for m in metrics} for name, results in complete.items()}
     scores, differences = [], []
     for name, results in complete.items():
-        cost = [results[0].get("lr", "–"), f"{mean_of(results, 'tokens') / 1000:.1f}k", f"{mean_of(results, 'seconds'):.0f}"]
+        cost = [results[0].get("lr", "–"), f"{mean_of(results, 'tokens') / 1000:.1f}k", f"{mean_of(results, 'cpu_seconds'):.0f}"]
         cells = [in_text(values[name][metric.key], metric.digits) for metric in metrics]
         for key in SCORES[task]:
             cells.append(f"{sum(result['scores'][key] for result in results) / len(results):.3g}")
@@ -151,7 +151,7 @@ def tables(task, recipes):
             pairs = [(values[name][metric.key] - values[BASELINE][metric.key], metric.digits) for metric in metrics]
             differences.append([f"`{name}`", *(difference(*pair) for pair in pairs)])
     names = [metric.name + (" ↑" if metric.higher_is_better else " ↓") for metric in metrics]
-    head = ["recipe", "rate", "tokens", "seconds", *names, *(key.replace("_", " ") for key in SCORES[task])]
+    head = ["recipe", "rate", "tokens", "CPU seconds", *names, *(key.replace("_", " ") for key in SCORES[task])]
     draw(task, values)
     return {"scores": table(head, scores), "differences": table(["recipe", *names], differences)}
 

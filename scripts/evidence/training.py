@@ -37,15 +37,20 @@ class Diverged(Exception):
 
 
 def call(command, log):
-    """Runs a command with its output in a file. Its last line says what failed."""
+    """Runs a command with its output in a file, and returns the seconds that it has kept cores busy."""
     parts = [str(part) for part in command]
     with open(log, "a", encoding="utf-8") as file:
-        status = subprocess.run(parts, stdout=file, stderr=file, stdin=subprocess.DEVNULL, cwd=ROOT).returncode
-    if status:
+        process = subprocess.Popen(parts, stdout=file, stderr=file, stdin=subprocess.DEVNULL, cwd=ROOT)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        finally:
+            process.kill()
+    if status := os.waitstatus_to_exitcode(status):
         last = Path(log).read_text(encoding="utf-8").strip().split("\n")[-1]
         if "is not finite" in last:
             raise Diverged(last)
-        raise SystemExit(f"{' '.join(map(str, command))}\nfailed with {status}: {last}")
+        raise SystemExit(f"{' '.join(parts)}\nfailed with {status}: {last}")
+    return usage.ru_utime + usage.ru_stime
 
 
 def read_lines(path):
@@ -106,7 +111,7 @@ class Training:
         folder = WORK / "runs" / self.name
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"
-        model, trained = MODEL, {"stages": [], "steps": 0, "tokens": 0, "seconds": 0.0}
+        model, trained = MODEL, {"stages": [], "steps": 0, "tokens": 0, "cpu_seconds": 0}
         for number, method in enumerate(self.recipe.stages):
             data = self.task.data(self.seed, number, model, folder, log)
             if method.startswith(REVERSED):
@@ -115,14 +120,15 @@ class Training:
             command = [FINETUNE, "--model", model, "--data", data, "--method", method, "--lr", self.lr]
             command += ["--budget", self.task.budget(len(self.recipe.stages)), "--batch", BATCH, "--seed", self.seed]
             command += ["--max-length", self.task.max_length, "--save-every", 1000000, *COMPUTE, "--out", out]
-            if not (out / "outcome.json").exists():
+            cost = folder / f"cost-{number}.json"
+            if not cost.exists():
                 shutil.rmtree(out, ignore_errors=True)
-                call(command, log)
+                cost.write_text(json.dumps(call(command, log)))
             steps = read_lines(out / "metrics.jsonl")
             trained["stages"].append(" ".join(shown(part) for part in command))
             trained["steps"] += len(steps)
             trained["tokens"] += sum(step["computed"] for step in steps)
-            trained["seconds"] += sum(sum(step["seconds"].values()) for step in steps)
+            trained["cpu_seconds"] += round(json.loads(cost.read_text()))
             model = out / "model"
         measured = self.task.measure(model, self.set, folder, log)
         if self.set != "dev":

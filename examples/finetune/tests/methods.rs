@@ -54,6 +54,33 @@ fn methods_weigh_tokens_differently() {
     }
 }
 
+#[test]
+fn shuffled_labels_are_as_many_in_other_places() {
+    let sandbox = Sandbox::new("qwen2");
+    let model = sandbox.path("model");
+    let config = Config::read(&model).unwrap();
+    let encoder = Encoder::new(&model, &config, &sandbox.args("out", &["--max-length=20"]).rows).unwrap();
+    let record = SpaRecord::new("w3", "w4 w5 w6 w7 w8 w11 w12", "w9 w5 w6 w10 w8 w11 w12");
+    let data = Dataset { path: "pairs.jsonl".into(), records: vec![record] };
+    let weights = |method: &str| -> Vec<Vec<f32>> {
+        let rows = encoder.rows(&data, method.parse::<Method>().unwrap()).unwrap();
+        rows[0].iter().map(|row| row.example.weights().to_vec()).collect()
+    };
+    let (plain, shuffled) = (weights("figa"), weights("figa+labels=shuffled"));
+    assert_ne!(plain, shuffled);
+    assert_eq!(shuffled, weights("figa+labels=shuffled"));
+    for (plain, shuffled) in plain.iter().zip(&shuffled) {
+        let sorted = |weights: &[f32]| {
+            let mut weights = weights.to_vec();
+            weights.sort_by(f32::total_cmp);
+            weights
+        };
+        assert_eq!(sorted(plain), sorted(shuffled));
+        // Neither the prompt nor EOS takes part.
+        assert_eq!((shuffled[0], shuffled.last()), (plain[0], plain.last()));
+    }
+}
+
 /// The gradient of the first step, by parameter: the first moments are a tenth of it.
 fn first_gradient(sandbox: &Sandbox, out: &str, more: &[&str]) -> BTreeMap<String, Tensor> {
     sandbox.run_interrupted(out, more, 1);
