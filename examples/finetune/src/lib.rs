@@ -14,7 +14,7 @@
 //! 2. `experiment` reads everything that the runs share. [`hub`] finds the model, [`decoder`] loads it, and [`encode`]
 //!    turns records into rows. `inputs` is what a resumed run must find unchanged.
 //! 3. `train` is the loop, for each [`method`] and seed. `reference` holds what some methods need of the base model.
-//!    `schedule` selects the pairs of a step, `rows` makes batches of them, `loss` computes their [`gradients`], [`adamw`] updates
+//!    `schedule` selects the pairs of a step, `rows` makes batches of them, `loss` computes their [`gradients`] and `stats`, [`adamw`] updates
 //!    the parameters, `log` and `progress` report, and `checkpoint` saves.
 //! 4. `evaluate` scores a model on held-out pairs, with answers from [`generate`], and on a control text.
 //!    `metrics` lists the scores; `word_edits` defines one of them.
@@ -68,6 +68,7 @@ mod report;
 mod rollout;
 mod rows;
 mod schedule;
+mod stats;
 mod summary;
 mod table;
 mod train;

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use figa_loss::tch::{self, Device, Kind, Tensor};
 use figa_loss::{
-    Anchored, Distillation, Example, FigaLoss, LossOutput, LossStats, LossSummary, ModelOutput, PreferenceBatch,
-    PreferenceStats, PreferenceSummary, Reduction, Reference, TokenLoss, log_probs,
+    Anchored, Distillation, Example, FigaLoss, LossOutput, ModelOutput, PreferenceBatch, Reduction, Reference,
+    TokenLoss, log_probs,
 };
 
 use crate::adamw::AdamW;
@@ -14,6 +14,7 @@ use crate::gradients::Gradients;
 use crate::method::{Base, Loss, Method, Tokens};
 use crate::ranks::Ranks;
 use crate::rows::{Batch, Layout, Row};
+use crate::stats::{Stats, Totals};
 
 /// Gradients with a larger norm are scaled down to it.
 const MAX_GRAD_NORM: f64 = 1.0;
@@ -87,65 +88,6 @@ struct Denominators {
     pairs: f64,
     /// Of the likelihood term of a loss of pairs.
     chosen: f64,
-}
-
-/// Counts and means of a step, as far as its loss has them.
-#[derive(Default)]
-struct Stats {
-    /// See [`Gradient::computed`].
-    computed: usize,
-    tokens: Option<LossStats>,
-    anchor: Option<LossStats>,
-    pairs: Option<PreferenceStats>,
-}
-
-impl Stats {
-    fn add(self, other: Self) -> Result<Self> {
-        fn add<T>(one: Option<T>, other: Option<T>, sum: fn(&T, &T) -> figa_loss::Result<T>) -> Result<Option<T>> {
-            Ok(match (one, other) {
-                (Some(one), Some(other)) => Some(sum(&one, &other)?),
-                (one, other) => one.or(other),
-            })
-        }
-        Ok(Self {
-            computed: self.computed + other.computed,
-            tokens: add(self.tokens, other.tokens, LossStats::add)?,
-            anchor: add(self.anchor, other.anchor, LossStats::add)?,
-            pairs: add(self.pairs, other.pairs, PreferenceStats::add)?,
-        })
-    }
-}
-
-/// What is known of a step, over all processes.
-struct Totals {
-    loss: f64,
-    computed: usize,
-    gated: i64,
-    kl: Option<f64>,
-    accuracy: Option<f64>,
-    margin: Option<f64>,
-}
-
-impl Stats {
-    fn totals(self, loss: f64, ranks: &Ranks) -> Result<Totals> {
-        let tokens: Option<LossSummary> = self.tokens.map(|stats| stats.read()).transpose()?;
-        let anchor: Option<LossSummary> = self.anchor.map(|stats| stats.read()).transpose()?;
-        let pairs: Option<PreferenceSummary> = self.pairs.map(|stats| stats.read()).transpose()?;
-        // A mean as its sum and the number of its values.
-        let sum = |mean: Option<f64>, count: i64| mean.map_or([0.0; 2], |mean| [mean * count as f64, count as f64]);
-        let rewarded = anchor.or(tokens).map(|tokens| tokens.rewarded);
-        let kl = rewarded.map_or([0.0; 2], |class| sum(class.mean_kl, class.count));
-        let accuracy = pairs.map_or([0.0; 2], |pairs| sum(pairs.accuracy, pairs.pairs));
-        let margin = pairs.map_or([0.0; 2], |pairs| sum(pairs.mean_margin, pairs.pairs));
-        let gated = tokens.map_or(0, |tokens| tokens.gated.count);
-        let counts = [loss, self.computed as f64, gated as f64];
-        let mut all = [&counts[..], &kl, &accuracy, &margin].concat();
-        ranks.sum(&mut all)?;
-        let mean = |at: usize| (all[at + 1] > 0.0).then(|| all[at] / all[at + 1]);
-        let [loss, computed, gated] = [all[0], all[1], all[2]];
-        let (computed, gated) = (computed as usize, gated as i64);
-        Ok(Totals { loss, computed, gated, kl: mean(3), accuracy: mean(5), margin: mean(7) })
-    }
 }
 
 /// Computes the gradient of a step in as many forward passes as needed, on all processes.
