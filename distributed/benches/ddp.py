@@ -52,7 +52,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     distributed.init_process_group("gloo")
-    model = nn.parallel.DistributedDataParallel(Decoder(layers), gradient_as_bucket_view=True)
+    model = nn.parallel.DistributedDataParallel(Decoder(layers))
     ids = torch.randint(VOCABULARY, (SEQUENCES, TOKENS))
     for line in sys.stdin:
         distributed.barrier()

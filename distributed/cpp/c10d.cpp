@@ -316,9 +316,10 @@ ReducerHandle* c10d_reducer_new(
     std::vector<bool> sparse(count, false);
     auto buckets = std::get<0>(c10d::compute_bucket_assignment_by_size(tensors, {first, bucket_bytes}, sparse));
     std::reverse(buckets.begin(), buckets.end());
+    // Gradients are not views of the buckets: the optimizers of tch detach gradients, which is an error for views.
     auto reducer = std::make_unique<c10d::Reducer>(
         std::move(tensors), std::move(buckets), *group, sparse, int64_t(bucket_bytes), find_unused,
-        /*gradient_as_bucket_view=*/true, std::unordered_map<size_t, std::string>(), int64_t(first),
+        /*gradient_as_bucket_view=*/false, std::unordered_map<size_t, std::string>(), int64_t(first),
         /*skip_all_reduce_unused_params=*/false, /*use_python_reducer=*/false, std::vector<int64_t>());
     return new ReducerHandle{std::move(reducer), find_unused};
   });
