@@ -1,13 +1,14 @@
-//! What it takes to reduce gradients, and what that adds to a training step, beside PyTorch's `DistributedDataParallel`.
+//! What it takes to reduce gradients, and what that adds to a training step, beside PyTorch's
+//! `DistributedDataParallel`.
 //!
 //! ```sh
 //! cargo bench -p tch-c10d --bench reduce
 //! cargo bench -p tch-c10d --bench reduce -- --layers 4 --rounds 3    # a smaller model, for a look
 //! ```
 //!
-//! The model is a decoder with the shapes of SmolLM2-135M, in f32, with one thread a process. Processes stay alive and take turns: in each
-//! round, each measurement once. Times are those of the slowest process, medians over the rounds. The comparison needs a
-//! `python3` with torch; without one it is left out, and that is said.
+//! The model is a decoder with the shapes of SmolLM2-135M, in f32, with one thread a process. Processes stay alive and
+//! take turns: in each round, each measurement once. Times are those of the slowest process, medians over the rounds.
+//! The comparison needs a `python3` with torch; without one it is left out, and that is said.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::TcpListener;

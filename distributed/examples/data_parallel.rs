@@ -46,7 +46,8 @@ fn train() -> Result<(), Box<dyn Error>> {
     let targets = inputs.sin();
     for step in 1..=STEPS {
         let errors = (model.forward(&inputs) - &targets).square().sum(Kind::Float);
-        // The reducer takes the mean over processes; the mean over samples is wanted, of which they have unequal shares.
+        // The reducer takes the mean over processes; the mean over samples is wanted, of which they have unequal
+        // shares.
         let loss = &errors * world_size / SAMPLES;
         optimizer.zero_grad();
         reducer.backward(&loss)?;

@@ -20,8 +20,8 @@ pub enum ReduceOp {
 /// Processes that know each other.
 ///
 /// All processes call the same operations in the same order, with tensors of the same shape and dtype. Each call first
-/// waits until all processes make it, and compares; then it begins, and [`Work::wait`] ends it. Tensors on the CPU go through Gloo,
-/// those on GPUs through NCCL.
+/// waits until all processes make it, and compares; then it begins, and [`Work::wait`] ends it. Tensors on the CPU go
+/// through Gloo, those on GPUs through NCCL.
 ///
 /// After an error of communication, a group is of no use: the process ends, and the launcher starts all of them anew.
 #[derive(Debug)]
@@ -197,8 +197,8 @@ impl ProcessGroup {
         Error::Communication { rank: self.rank(), world_size: self.world_size(), operation, reason }
     }
 
-    /// An error of c10d, which rarely says whose fault it is. Those who see an error report it in the store, so the cause
-    /// is among the others.
+    /// An error of c10d, which rarely says whose fault it is. Those who see an error report it in the store, so the
+    /// cause is among the others.
     pub(crate) fn communication_error(&self, operation: &'static str, message: &str) -> Error {
         let hint = match self.store.silent_ranks(self.rank(), self.world_size()) {
             Ok(silent) if silent.is_empty() => "all ranks report errors".into(),

@@ -1,8 +1,8 @@
 //! PyTorch's own distributed engine for [`tch`]: process groups, and the gradient reducer of `DistributedDataParallel`.
 //!
-//! Every libtorch contains it (c10d). Tensors on the CPU go through Gloo, those on GPUs through NCCL. A launcher starts as many
-//! processes as there are GPUs; each trains on its share of the data, and a [`Reducer`] averages their gradients while
-//! backward still computes others.
+//! Every libtorch contains it (c10d). Tensors on the CPU go through Gloo, those on GPUs through NCCL. A launcher starts
+//! as many processes as there are GPUs; each trains on its share of the data, and a [`Reducer`] averages their
+//! gradients while backward still computes others.
 //!
 //! ```
 //! use tch::{Device, Kind, Tensor};
@@ -28,9 +28,9 @@
 //! # Ok::<(), tch_c10d::Error>(())
 //! ```
 //!
-//! `torchrun --no-python --nproc-per-node 2 PROGRAM` starts two processes on one machine, and needs nothing of Python but torchrun
-//! itself; `srun PROGRAM` and `mpirun PROGRAM` work as well ([`Rendezvous::from_env`]).
-//! `docs/scaling.md` in the repository describes several machines, and what many GPUs gain.
+//! `torchrun --no-python --nproc-per-node 2 PROGRAM` starts two processes on one machine, and needs nothing of Python
+//! but torchrun itself; `srun PROGRAM` and `mpirun PROGRAM` work as well ([`Rendezvous::from_env`]). `docs/scaling.md`
+//! in the repository describes several machines, and what many GPUs gain.
 //!
 //! # Operations
 //!
@@ -66,14 +66,15 @@
 //! # Ok::<(), tch_c10d::Error>(())
 //! ```
 //!
-//! Gloo compares nothing: where processes call different things, it ends the process, mixes up tensors, or waits. So each operation
-//! first compares what all processes call, which takes one small message around all of them.
+//! Gloo compares nothing: where processes call different things, it ends the process, mixes up tensors, or waits. So
+//! each operation first compares what all processes call, which takes one small message around all of them.
 //!
 //! # When processes fail
 //!
-//! No call waits longer than [`Rendezvous::timeout`], and a moment for the error: a message in one line, with the rank, what
-//! happened, and which ranks have not reported an error, because the cause is among them. A group does not recover. The program prints the error and
-//! ends, and the launcher starts all processes anew (`torchrun --max-restarts`).
+//! No call waits longer than [`Rendezvous::timeout`], and a moment for the error: a message in one line, with the rank,
+//! what happened, and which ranks have not reported an error, because the cause is among them. A group does not
+//! recover. The program prints the error and ends, and the launcher starts all processes anew (`torchrun
+//! --max-restarts`).
 //!
 //! ```
 //! use tch_c10d::{Error, ProcessGroup};
@@ -88,20 +89,22 @@
 //! }
 //! ```
 //!
-//! c10d's own messages, some with a backtrace, are not logged during its calls unless `TORCH_CPP_LOG_LEVEL` is set. A failure of NCCL ends the process from a thread of its own, as
-//! it does in PyTorch, and then its messages are logged.
+//! c10d's own messages, some with a backtrace, are not logged during its calls unless `TORCH_CPP_LOG_LEVEL` is set. A
+//! failure of NCCL ends the process from a thread of its own, as it does in PyTorch, and then its messages are logged.
 //!
 //! # GPUs
 //!
-//! A group has NCCL if the program has loaded `libtorch_cuda.so` and there is a GPU; [`ProcessGroup::device`] is then the GPU of
-//! the process. This crate does not link that library, so the same program runs where CUDA is not installed. A program that links `figa-loss` loads
-//! it where there is a GPU; any other one may call `dlopen`, or link `torch_cuda`.
+//! A group has NCCL if the program has loaded `libtorch_cuda.so` and there is a GPU; [`ProcessGroup::device`] is then
+//! the GPU of the process. This crate does not link that library, so the same program runs where CUDA is not installed.
+//! A program that links `figa-loss` loads it where there is a GPU; any other one may call `dlopen`, or link
+//! `torch_cuda`.
 //!
 //! # Building
 //!
-//! A C++ file is compiled against libtorch's headers, in less than a minute. The wheels of torch have them (`LIBTORCH`, or `LIBTORCH_USE_PYTORCH`, as for tch);
-//! a header that is missing is named. tch 0.24 with torch 2.11 is tested. The feature `doc-only` type-checks without libtorch. A program
-//! finds libtorch at run time if its `build.rs` passes on `DEP_TCH_C10D_LIBTORCH_LIB`:
+//! A C++ file is compiled against libtorch's headers, in less than a minute. The wheels of torch have them (`LIBTORCH`,
+//! or `LIBTORCH_USE_PYTORCH`, as for tch); a header that is missing is named. tch 0.24 with torch 2.11 is tested; with
+//! the headers of torch 2.13 the file compiles. The feature `doc-only` type-checks without libtorch. A program finds
+//! libtorch at run time if its `build.rs` passes on `DEP_TCH_C10D_LIBTORCH_LIB`:
 //!
 //! ```no_run
 //! // build.rs

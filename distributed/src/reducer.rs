@@ -76,7 +76,8 @@ impl<'a> Reducer<'a> {
     /// For a step of several passes, call `f_backward` for all but the last.
     ///
     /// # Errors
-    /// If a process has ended or hangs, if others call something else, or if a parameter got no gradient and `find_unused` is not set.
+    /// If a process has ended or hangs, if others call something else, or if a parameter got no gradient and
+    /// `find_unused` is not set.
     pub fn backward(&self, loss: &Tensor) -> Result<()> {
         let failed = |message: String| self.group.communication_error("Reducer::backward", &message);
         self.group.agree(&Call::new("Reducer::backward", 0))?;

@@ -69,9 +69,9 @@ impl Rendezvous {
     /// | SLURM (`srun`) | `SLURM_PROCID`, `SLURM_NTASKS`, `SLURM_LOCALID` | the first node of the job; 20000 and the last four digits of the job's number |
     /// | Open MPI (`mpirun`) | `OMPI_COMM_WORLD_RANK`, `OMPI_COMM_WORLD_SIZE`, `OMPI_COMM_WORLD_LOCAL_RANK` | on one machine `127.0.0.1`; 29500 |
     ///
-    /// The first launcher in this table whose rank is set counts. `MASTER_ADDR` and `MASTER_PORT` count with each. By hand, a `LOCAL_RANK` that is
-    /// not set is the rank. torchrun also says that its agent runs the store (`TORCHELASTIC_USE_AGENT_STORE`), and how often it has restarted the processes
-    /// (`TORCHELASTIC_RESTART_COUNT`).
+    /// The first launcher in this table whose rank is set counts. `MASTER_ADDR` and `MASTER_PORT` count with each. By
+    /// hand, a `LOCAL_RANK` that is not set is the rank. torchrun also says that its agent runs the store
+    /// (`TORCHELASTIC_USE_AGENT_STORE`), and how often it has restarted the processes (`TORCHELASTIC_RESTART_COUNT`).
     ///
     /// # Errors
     /// If a variable that is needed is not set or invalid.

@@ -172,7 +172,9 @@ fn two_processes_have_one_rank() {
         let outcomes = Processes::start(test, 3, duplicate).finish(&[]);
         let has = |text: &str| outcomes.iter().filter(|outcome| outcome.stderr.contains(text)).count();
         assert_eq!(has("another process has rank 1 too"), 1, "{outcomes:#?}");
-        assert_eq!(has("rank 2 did not come"), 2, "{outcomes:#?}");
+        // Rank 0 runs the store, so the other one sees either the same or its end.
+        assert!(message(&outcomes[0], 0).contains("rank 2 did not come"), "{outcomes:#?}");
+        outcomes[1..].iter().for_each(|outcome| drop(message(outcome, 1)));
     });
 }
 
