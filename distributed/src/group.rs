@@ -200,13 +200,14 @@ impl ProcessGroup {
     /// An error of c10d, which rarely says whose fault it is. Those who see an error report it in the store, so the
     /// cause is among the others.
     pub(crate) fn communication_error(&self, operation: &'static str, message: &str) -> Error {
-        let hint = match self.store.silent_ranks(self.rank(), self.world_size()) {
-            Ok(silent) if silent.is_empty() => "all ranks report errors".into(),
-            Ok(silent) => format!("see {}, without a report of an error", ranks(&silent)),
-            Err(_) if self.rendezvous.agent_store => "the store of the launcher does not answer".into(),
-            Err(_) => "see rank 0, whose store does not answer".into(),
+        let first = match self.store.silent_ranks(self.rank(), self.world_size()) {
+            Ok(silent) if silent.is_empty() => None,
+            Ok(silent) => Some(format!("{} did not report an error", ranks(&silent))),
+            Err(_) if self.rendezvous.agent_store => Some("the store of the launcher does not answer".into()),
+            Err(_) => Some("rank 0, which runs the store, does not answer".into()),
         };
-        self.failed(operation, format!("{}; {hint}; restart all ranks", one_line(message)))
+        let first = first.map_or(String::new(), |first| format!("; {first}: look there first"));
+        self.failed(operation, format!("{}{first}; restart all ranks", one_line(message)))
     }
 
     /// What every operation needs of a tensor.

@@ -99,6 +99,8 @@
 //! A program that links `figa-loss` loads it where there is a GPU; any other one may call `dlopen`, or link
 //! `torch_cuda`.
 //!
+//! NCCL has not been run yet: `make gpu` in the repository runs the tests with it, on a machine with a GPU.
+//!
 //! # Building
 //!
 //! A C++ file is compiled against libtorch's headers, in less than a minute. The wheels of torch have them (`LIBTORCH`,

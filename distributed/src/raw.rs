@@ -141,7 +141,8 @@ impl Group {
     }
 
     // SAFETY of the calls below: the pointer is valid, as are the handles of tensors for the time of the call. c10d
-    // copies the handles. A tensor that an operation writes is borrowed mutably until its `Work` is dropped, see there.
+    // copies the handles. Its threads write to a tensor that `crate::Work` borrows mutably until they have ended. Another
+    // handle of the same memory (`shallow_clone`) could still read it, as tch allows with all that it writes in place.
 
     pub(crate) fn all_reduce(&self, tensor: &mut Tensor, max: bool) -> Result<Work> {
         Work::new(unsafe { c10d_all_reduce(self.pointer.as_ptr(), handle(tensor), max) })

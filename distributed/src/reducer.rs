@@ -88,7 +88,7 @@ impl<'a> Reducer<'a> {
 
     fn incomplete(&self, message: &str) -> Error {
         let reason = match without_gradient(message) {
-            Some((first, count)) => format!("{count} parameters got no gradient, the first of them number {first}"),
+            Some((first, count)) => format!("parameters without a gradient: {count}, the first of them number {first}"),
             None => one_line(message),
         };
         let reason = format!("{reason}; leave out what the loss does not depend on, or set find_unused");

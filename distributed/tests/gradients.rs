@@ -151,7 +151,7 @@ fn a_parameter_without_a_gradient_is_an_error() {
         let reducer = Reducer::new(group, &parameters, ReducerOptions::default()).unwrap();
         let error = reducer.backward(&parameters[0].sum(OPTIONS.0)).unwrap_err().to_string();
         let expected = format!(
-            "rank {} of 2: Reducer::backward failed: 1 parameters got no gradient, the first of them number 1; leave out \
+            "rank {} of 2: Reducer::backward failed: parameters without a gradient: 1, the first of them number 1; leave out \
              what the loss does not depend on, or set find_unused",
             group.rank()
         );
