@@ -23,6 +23,7 @@ use self::folder::PartialFolder;
 use self::output::{Output, Paths};
 use self::rows::{LabelledPair, OutputFormat};
 use self::state::Origin;
+pub use self::table::RowTable;
 use crate::encoding::EncodingArgs;
 use crate::new_file::check_distinct;
 use crate::records::{RecordArgs, progress_bar};

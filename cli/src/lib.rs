@@ -2,7 +2,7 @@
 //! needs no libtorch.
 //!
 //! [`run`] is the command. A trainer that reads the same records takes [`FieldArgs`] and [`PromptArgs`] into its own command
-//! line. The rest is private: this page is a map for those who change it. To use its parts from Rust, see the library
+//! line, and a program that writes the same columns takes [`RowTable`]. The rest is private: this page is a map for those who change it. To use its parts from Rust, see the library
 //! [`figa_loss`].
 //!
 //! ```text
@@ -76,6 +76,7 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use encoding::{PromptArgs, parse_aligner, parse_granularity};
+pub use label::RowTable;
 pub use records::FieldArgs;
 
 /// Token-level labels and loss weights for pairs of answers, after FIGA (arXiv 2311.04072)

@@ -23,7 +23,18 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use rayon::prelude::*;
 
-/// The rows of a segment, column by column.
+/// The rows of `figa label`, column by column: those of a segment, or those that another program makes.
+///
+/// ```no_run
+/// use figa_cli::RowTable;
+/// use figa_loss::{PairEncoder, SpaRecord};
+///
+/// let encoder = PairEncoder::read("path/to/model", None)?;
+/// let mut table = RowTable::default();
+/// table.push(1, &encoder.encode(&SpaRecord::new("Spell cat.", "c, t", "c, a, t"))?);
+/// assert_eq!(table.into_batch().schema().field(1).name(), "original_input_ids");
+/// # Ok::<(), figa_loss::Error>(())
+/// ```
 #[derive(Default)]
 pub struct RowTable {
     records: Vec<i64>,
@@ -54,14 +65,16 @@ impl RowTable {
     }
 
     /// Empties the table; `None` if it has no rows.
-    pub fn take(&mut self) -> Option<RecordBatch> {
-        let Self { records, original, revised } = mem::take(self);
-        if records.is_empty() {
-            return None;
-        }
+    pub(super) fn take(&mut self) -> Option<RecordBatch> {
+        (!self.records.is_empty()).then(|| mem::take(self).into_batch())
+    }
+
+    /// The columns of the file: `record`, and ids, labels and weights of both sides.
+    pub fn into_batch(self) -> RecordBatch {
+        let Self { records, original, revised } = self;
         let records: ArrayRef = Arc::new(Int64Array::from(records));
         let columns = [records].into_iter().chain(original.into_arrays()).chain(revised.into_arrays());
-        Some(RecordBatch::try_new(schema().into(), columns.collect()).expect("the columns of the schema"))
+        RecordBatch::try_new(schema().into(), columns.collect()).expect("the columns of the schema")
     }
 }
 

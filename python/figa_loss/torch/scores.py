@@ -1,0 +1,273 @@
+"""From a model's output to what a loss wants to know of each row, and back: chunk by chunk, on active rows only.
+
+With `q` the softmax over the other columns, a label has the log-odds and the gradient
+
+    log_odds            = x[label] - logsumexp(x[others])      log (p / (1 - p))
+    d log_odds / d x    = e_label - q                          e_label: 1 at the label, 0 elsewhere
+
+Everything else is a function of the log-odds, exact even where `p` is almost 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .rows import Rows
+
+# What a chunk may always take.
+CHUNK_LOGITS = 4 << 20
+
+
+@dataclass(frozen=True)
+class LmHead:
+    """The last layer of a model: `softcap * tanh(scale * (hidden @ weight.T + bias) / softcap)`."""
+
+    weight: Tensor
+    """`[V, H]`; a sharded one, as `fully_shard` makes them, is gathered."""
+    bias: Tensor | None = None
+    """`[V]`."""
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What follows the product."""
+        x = x if self.scale == 1.0 else x * self.scale
+        return x if self.softcap is None else (x / self.softcap).tanh() * self.softcap
+
+
+Output = Tensor | tuple[Tensor, "Tensor | LmHead | torch.nn.Linear"]
+"""Logits `[..., V]`, or hidden states `[..., H]` and a head."""
+
+Measures = dict[str, Tensor]
+"""What is known of `n` rows: tensors `[n]` or `[n, K]`."""
+
+Measure = Callable[[Tensor, Rows], Measures]
+"""A function of logits `[n, V]`, f32 or f64, and their rows; by ordinary operations."""
+
+
+def measure_rows(output: Output, rows: Rows, measure: Measure, chunk_rows: int | None = None) -> tuple[Measures, Rows]:
+    """What `measure` says of all rows, differentiable, and the rows on the device of the output."""
+    source, head = parts(output)
+    vocab = source.shape[-1] if head is None else head.weight.shape[0]
+    rows.check(source.shape[:-1].numel(), vocab)
+    rows = rows.to(source.device)
+    if source.dtype == torch.float64:
+        rows = rows._with(weights=rows.weights.double())
+    dtype = _autocast_dtype(source.device.type)
+    with torch.autocast(source.device.type, enabled=False):
+        inputs = source.flatten(0, -2).index_select(0, rows.outputs)
+        if head is None:
+            return measure(wide(inputs), rows), rows
+        chunk = max(inputs.shape[1], CHUNK_LOGITS // vocab) if chunk_rows is None else chunk_rows
+        weight, bias = head.weight, head.bias
+        if dtype is not None:
+            inputs, weight, bias = inputs.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        if len(rows) <= chunk:
+            return measure(head.finish(_Product.apply(inputs, weight, bias)), rows), rows
+        names: list[str] = []
+        values = _Chunked.apply(measure, names, head, rows, chunk, inputs, weight, bias)
+        return dict(zip(names, values, strict=True)), rows
+
+
+def parts(output: Output) -> tuple[Tensor, LmHead | None]:
+    """Logits, or hidden states and a head."""
+    if isinstance(output, Tensor):
+        _check_floats("logits", output)
+        return output, None
+    hidden, head = output
+    if isinstance(head, torch.nn.Linear):
+        head = LmHead(head.weight, head.bias)
+    elif not isinstance(head, LmHead):
+        head = LmHead(head)
+    _check_floats("hidden", hidden)
+    if head.weight.dim() != 2 or head.weight.shape[1] != hidden.shape[-1]:
+        raise ValueError(f"lm_head: expected shape [V, H] = [V, {hidden.shape[-1]}], got {list(head.weight.shape)}")
+    weight, bias = (None if part is None else _gathered(part) for part in (head.weight, head.bias))
+    if weight.dtype != hidden.dtype and not torch.is_autocast_enabled(hidden.device.type):
+        raise TypeError(f"lm_head: expected dtype {hidden.dtype}, that of hidden, got {weight.dtype}")
+    return hidden, LmHead(weight, bias, head.scale, head.softcap)
+
+
+def _check_floats(name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name}: expected a float dtype, got {tensor.dtype}")
+    if tensor.dim() < 2:
+        raise ValueError(f"{name}: expected shape [..., V] with at least two dimensions, got {list(tensor.shape)}")
+
+
+def _autocast_dtype(device: str) -> torch.dtype | None:
+    """The dtype that autocast gives to products; `None` where it is off."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def _gathered(parameter: Tensor) -> Tensor:
+    """A sharded parameter in full. Its gradient is the mean over the processes, as that of `fully_shard` is."""
+    if not hasattr(parameter, "full_tensor"):
+        return parameter
+    from torch.distributed.tensor import Partial
+
+    mesh = parameter.device_mesh
+    full = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    if full.requires_grad:
+        full.register_hook(lambda gradient: gradient / mesh.size())
+    return full
+
+
+def wide(x: Tensor) -> Tensor:
+    """In f32, or f64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def log_odds(x: Tensor, labels: Tensor) -> Tensor:
+    """`[n]`: the log-odds of the labels, given logits `x [n, V]`."""
+    return _LogOdds.apply(x, labels)
+
+
+def column_log_odds(x: Tensor, columns: Tensor) -> Tensor:
+    """`[n, K]`: the log-odds of columns `[n, K]`; minus infinity for numbers that are no column."""
+    valid = (columns >= 0) & (columns < x.shape[1])
+    columns = columns.masked_fill(~valid, 0)
+    # Only the likeliest column may have a probability near 1, where p says little about 1 - p.
+    greatest = x.detach().argmax(1, keepdim=True)
+    others = x.scatter(1, greatest, -torch.inf).logsumexp(1, keepdim=True)
+    is_greatest = columns == greatest
+    log_p = x.log_softmax(1).gather(1, columns).masked_fill(is_greatest, -1.0)
+    odds = torch.where(is_greatest, x.gather(1, greatest) - others, log_p - (-log_p.exp()).log1p())
+    return odds.masked_fill(~valid, -torch.inf)
+
+
+def entropy(x: Tensor, top_k: int | None = None) -> Tensor:
+    """`[n]`: the entropy of the `top_k` likeliest columns, renormalised, or of all."""
+    if top_k is not None and top_k < x.shape[1]:
+        x = x.topk(top_k, 1, sorted=False).values
+    log_p = x.log_softmax(1)
+    return -(log_p.exp() * log_p.clamp_min(torch.finfo(x.dtype).min)).sum(1)
+
+
+class _LogOdds(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, labels: Tensor) -> Tensor:
+        at = labels.unsqueeze(1)
+        label = x.gather(1, at)
+        q = x.scatter(1, at, -torch.inf)
+        # A finite number: where all others are masked, p is then 1 instead of NaN.
+        greatest = q.amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).min)
+        q.sub_(greatest).exp_()
+        total = q.sum(1, keepdim=True)
+        ctx.save_for_backward(q, total, at)
+        # A label of plus infinity is as wrong as any other column of that size.
+        label = label.masked_fill(label.isposinf(), torch.nan)
+        return (label - greatest - total.log()).squeeze(1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None]:
+        q, total, at = ctx.saved_tensors
+        # At least 1, but where all others are masked.
+        slopes = slopes.unsqueeze(1) / total.clamp_min(1.0)
+        return (q * -slopes).scatter_(1, at, slopes * total), None
+
+
+class _Product(torch.autograd.Function):
+    """`inputs @ weight.T + bias` in f32 or f64, whose gradients neither overflow nor underflow in f16."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return _logits(inputs, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        with torch.autocast(inputs.device.type, enabled=False):
+            of_inputs, of_weight, of_bias = _gradients(gradient, inputs, weight, ctx.needs_input_grad)
+        return _to(inputs.dtype, of_inputs), _to(weight.dtype, of_weight), _to(weight.dtype, of_bias)
+
+
+class _Chunked(torch.autograd.Function):
+    """What `measure` says of all rows. Only one chunk of logits is held at a time: they are computed once more for the gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        measure: Measure,
+        names: list[str],
+        head: LmHead,
+        rows: Rows,
+        chunk: int,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        chunks = []
+        for start in range(0, len(rows), chunk):
+            x = head.finish(_logits(inputs[start : start + chunk], weight, bias))
+            chunks.append(measure(x, rows.part(start, start + chunk)))
+        names.extend(chunks[0])
+        ctx.state = (measure, tuple(names), head, rows, chunk)
+        ctx.save_for_backward(inputs, weight, bias)
+        ctx.set_materialize_grads(False)
+        return tuple(torch.cat([measures[name] for measures in chunks]) for name in names)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        measure, names, head, rows, chunk = ctx.state
+        inputs, weight, bias = ctx.saved_tensors
+        needs = ctx.needs_input_grad[5:]
+        slopes = {name: slope for name, slope in zip(names, given, strict=True) if slope is not None}
+        # Rows that do not matter to the loss, such as gated ones, are not computed again.
+        matter = torch.stack([(slope != 0).reshape(len(rows), -1).any(1) for slope in slopes.values()]).any(0)
+        indices = matter.nonzero().squeeze(1)
+        of_inputs = torch.zeros(inputs.shape, dtype=wide(inputs[:0]).dtype, device=inputs.device) if needs[0] else None
+        of_weight = torch.zeros(weight.shape, dtype=wide(weight[:0]).dtype, device=weight.device) if needs[1] else None
+        of_bias = torch.zeros(weight.shape[:1], dtype=wide(weight[:0]).dtype, device=weight.device) if needs[2] else None
+        with torch.autocast(inputs.device.type, enabled=False):
+            for some in indices.split(chunk):
+                hidden = inputs[some]
+                x = _logits(hidden, weight, bias).requires_grad_()
+                with torch.enable_grad():
+                    measures = measure(head.finish(x), rows.select(some))
+                known = [name for name in slopes if measures[name].requires_grad]
+                (dx,) = torch.autograd.grad([measures[name] for name in known], x, [slopes[name][some] for name in known])
+                part = _gradients(dx, hidden, weight, needs)
+                if of_inputs is not None and part[0] is not None:
+                    of_inputs[some] = part[0]
+                for sum_, further in ((of_weight, part[1]), (of_bias, part[2])):
+                    if sum_ is not None and further is not None:
+                        sum_ += further
+        return (None,) * 5 + (_to(inputs.dtype, of_inputs), _to(weight.dtype, of_weight), _to(weight.dtype, of_bias))
+
+
+def _logits(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return wide(F.linear(inputs, weight, bias))
+
+
+def _gradients(
+    gradient: Tensor, inputs: Tensor, weight: Tensor, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of a product, in the dtype of its own. In half precision each row is scaled, so that its greatest entry is 1, and
+    the factors are multiplied where there is room for them."""
+    of_inputs = of_weight = None
+    if inputs.dtype in (torch.float16, torch.bfloat16):
+        sizes = gradient.abs().amax(1, keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
+        unit, greatest = (gradient / sizes).to(inputs.dtype), sizes.max()
+        if needs[0]:
+            of_inputs = (unit @ weight).float() * sizes
+        if needs[1]:
+            of_weight = (unit.T @ (inputs * (sizes / greatest)).to(inputs.dtype)).float() * greatest
+    else:
+        of_inputs = gradient @ weight if needs[0] else None
+        of_weight = gradient.T @ inputs if needs[1] else None
+    return of_inputs, of_weight, gradient.sum(0) if needs[2] else None
+
+
+def _to(dtype: torch.dtype, gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.to(dtype)

@@ -1,0 +1,153 @@
+"""The losses against the fixtures of the crate: values and gradients of plain expressions and of published sources, in f64."""
+
+import functools
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from figa_loss import torch as losses  # noqa: E402
+from figa_loss.torch import LmHead, Pairs, Reference, Rows, log_probs  # noqa: E402
+
+# For f32 against f64: relative to the largest number of a list.
+F32 = 1e-6
+
+
+def close(actual, expected, tolerance):
+    """Relative to the largest number; absolute below 1e-6 of that of one row."""
+    expected = torch.as_tensor(expected, dtype=torch.float64).reshape(actual.shape)
+    difference = (actual.double() - expected).abs().max().item()
+    assert difference <= tolerance * max(expected.abs().max().item(), 1e-3), f"{difference} for {expected.abs().max()}"
+
+
+def tensors(case, dtype):
+    shape = case["shape"]
+    logits = torch.tensor(case["logits"], dtype=dtype).reshape(shape).requires_grad_()
+    labels = torch.tensor(case["labels"]).reshape(shape[:2])
+    weights = torch.tensor(case.get("weights") or [1.0] * labels.numel(), dtype=dtype).reshape(shape[:2])
+    return logits, labels, weights
+
+
+def as_hidden(logits):
+    """Hidden states and a head whose product is the logits."""
+    return logits, LmHead(torch.eye(logits.shape[-1], dtype=logits.dtype))
+
+
+WAYS = {
+    "logits": lambda loss, logits: loss(logits),
+    "fused": lambda loss, logits: loss(as_hidden(logits)),
+    "fused in chunks": lambda loss, logits: loss(as_hidden(logits), chunk_rows=2),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, F32)])
+def test_figa_equals_the_plain_expression(fixtures, dtype, tolerance, way):
+    cases = fixtures("loss.jsonl")
+    assert len(cases) == 45
+    for case in cases:
+        logits, labels, weights = tensors(case, dtype)
+        gate = {0: None, 1: lambda gate: gate[0], 2: tuple}[len(case["gate"] or [])]
+        gate = gate and gate(case["gate"])
+
+        def loss(output, chunk_rows=None, gate=gate, reduction=case["reduction"], rows=Rows.of_batch(labels, weights)):
+            return losses.FigaLoss(gate=gate, reduction=reduction, chunk_rows=chunk_rows).on(output, rows)
+
+        value = WAYS[way](loss, logits)
+        value.backward()
+        close(value.detach(), case["loss"], tolerance)
+        close(logits.grad, case["grad"], tolerance)
+
+
+def family(case, dtype):
+    """The loss of a case as a function of a model's output."""
+    logits, labels, weights = tensors(case, dtype)
+    rows = Rows.of_shifted(labels, weights)
+    name, count = case["name"], labels.shape[0]
+
+    def tokens(key):
+        return torch.tensor(case[key], dtype=dtype).reshape(labels.shape)
+
+    teacher = torch.tensor(case["teacher"], dtype=dtype).reshape(case["shape"]) if "teacher" in case else None
+    if name in ("dft", "dft of trl"):
+        return losses.Dft, {}, rows
+    if name == "eaft":
+        return losses.Eaft, {}, rows
+    if name == "asft":
+        return losses.Asft, {"reference": Reference(teacher)}, rows
+    if name == "distillation":
+        return losses.Distillation, {"reference": Reference(teacher, case["divergence"], case["temperature"])}, rows
+    if name in ("npo", "simnpo"):
+        make = losses.Npo if name == "npo" else functools.partial(losses.SimNpo, beta=2.5, gamma=3.0)
+        return make, {"reference_log_probs": tokens("reference")}, rows
+    if name == "tgdpo":
+        sign = torch.cat([torch.ones(count // 2, 1), -torch.ones(count // 2, 1)]).to(dtype)
+        rows = Rows.of_shifted(labels, 1 + 0.05 * sign * tokens("rewards"))
+    pairs = {
+        "dpo": losses.Dpo,
+        "tis-dpo": losses.Dpo,
+        "ddpo": losses.Dpo,
+        "tgdpo": losses.Dpo,
+        "ddpo average": functools.partial(losses.Dpo, average=True),
+        "ipo": functools.partial(losses.Ipo, average=True),
+        "simpo": losses.SimPo,
+        "cpo": losses.Cpo,
+        "orpo": losses.Orpo,
+        "tdpo1": functools.partial(losses.Tdpo, alpha=None),
+        "tdpo2": losses.Tdpo,
+    }
+    if name in pairs:
+        further = {"pairs": Pairs.halves(count // 2), "reference_log_probs": tokens("reference")}
+        if teacher is not None:
+            further["reference"] = Reference(teacher)
+        return pairs[name], further, rows
+    further = {"old_log_probs": tokens("old"), "advantages": tokens("advantages")}
+    options = {}
+    if "reference" in case:
+        further["reference_log_probs"] = tokens("reference")
+        options["kl_beta"] = 0.04
+    policies = {
+        "cispo": losses.Cispo,
+        "sapo": losses.Sapo,
+        "dapo": functools.partial(losses.Grpo, clip_high=0.28, reduction="active_tokens"),
+        "liger dapo token": functools.partial(losses.Grpo, reduction="active_tokens"),
+        "liger grpo token": losses.Grpo,
+        "liger grpo sequence": functools.partial(losses.Grpo, ratio="sequence"),
+    }
+    if name == "rlmec":
+        further = {"old_log_probs": tokens("old"), "rewards": tokens("advantages"), "supervised": tokens("supervised")}
+        return losses.Rlmec, further, rows
+    return functools.partial(policies[name], **options), further, rows
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, F32)])
+def test_the_family_equals_its_published_sources(fixtures, dtype, tolerance, way):
+    cases = fixtures("family.jsonl")
+    assert len(cases) == 28
+    for case in cases:
+        logits = tensors(case, dtype)[0]
+        if case["name"] == "unlikelihood of candidates":
+            _, labels, weights = tensors(case, dtype)
+            rows = Rows.of_shifted(labels, weights)
+            candidates = torch.tensor(case["candidates"]).reshape(*labels.shape, -1)
+
+            def loss(output, chunk_rows=None, rows=rows, candidates=candidates, factor=case["factor"]):
+                options = {"reduction": "sum", "chunk_rows": chunk_rows}
+                penalty = losses.CandidateUnlikelihood(**options).on(output, rows, candidates=candidates)
+                return losses.WeightedNll(**options).on(output, rows) + factor * penalty
+
+        else:
+            make, further, rows = family(case, dtype)
+
+            def loss(output, chunk_rows=None, make=make, further=further, rows=rows):
+                return make(chunk_rows=chunk_rows).on(output, rows, **further)
+
+        value = WAYS[way](loss, logits)
+        value.backward()
+        within = max(tolerance, case.get("tolerance", 0))
+        try:
+            close(value.detach(), case["loss"], within)
+            close(logits.grad, case["grad"], within)
+        except AssertionError as error:
+            raise AssertionError(f"{case['name']}: {error}") from None
