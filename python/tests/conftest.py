@@ -30,3 +30,20 @@ def records():
     """The embedded records."""
     text = (ROOT / "examples" / "data" / "spa_tiny.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A tiny random model with a tokenizer of words."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("model")
+    path = str(FIXTURES / "labels-tokenizer.json")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=path, eos_token="</s>", pad_token="</s>")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(1)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=None, eos_token_id=0,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder

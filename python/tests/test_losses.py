@@ -1,6 +1,7 @@
 """The losses against the fixtures of the crate: values and gradients of plain expressions and of published sources, in f64."""
 
 import functools
+import json
 
 import pytest
 
@@ -151,3 +152,25 @@ def test_the_family_equals_its_published_sources(fixtures, dtype, tolerance, way
             close(logits.grad, case["grad"], within)
         except AssertionError as error:
             raise AssertionError(f"{case['name']}: {error}") from None
+
+
+def test_the_loss_of_a_batch_is_that_of_the_crate(tokenizer_json, records):
+    """The batch and the numbers of labels.py, which a test of the crate computes as well."""
+    from conftest import FIXTURES
+
+    from figa_loss import PairEncoder, collate
+
+    expected = json.loads((FIXTURES / "labels.json").read_text())
+    encoder = PairEncoder(tokenizer_json, eos_token="</s>", prompt="plain")
+    batch = collate([encoder.encode(record) for record in records[:8]])
+    ids, labels, weights = (torch.from_numpy(batch[name]) for name in ("input_ids", "labels", "weights"))
+    vocab = expected["shape"][2]
+    logits = 2 * torch.sin(ids[:, :, None].double() + 0.37 * torch.arange(vocab, dtype=torch.float64))
+    boost = 8 * torch.sin(torch.arange(ids.shape[1] - 1, dtype=torch.float64)).expand(ids.shape[0], -1)
+    logits[:, :-1].scatter_add_(2, ids[:, 1:, None], boost[:, :, None])
+    logits = logits.float().requires_grad_()
+    loss = losses.figa_loss(logits, labels, weights)
+    loss.backward()
+    assert list(logits.shape) == expected["shape"]
+    assert loss.item() == pytest.approx(expected["loss"], rel=F32)
+    assert logits.grad.norm().item() == pytest.approx(expected["grad_norm"], rel=F32)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .rows import Rows
@@ -247,22 +246,31 @@ class _Chunked(torch.autograd.Function):
 
 
 def _logits(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return wide(F.linear(inputs, weight, bias))
+    x = _product(inputs, weight.T)
+    return x if bias is None else x + bias
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """In f32 or f64, which is never rounded to half precision."""
+    if a.dtype in (torch.float32, torch.float64):
+        return a @ b
+    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
 
 
 def _gradients(
     gradient: Tensor, inputs: Tensor, weight: Tensor, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of a product, in the dtype of its own. In half precision each row is scaled, so that its greatest entry is 1, and
-    the factors are multiplied where there is room for them."""
+    """The gradients of a product. In half precision each row is scaled by a power of 2, so that its greatest entry is about 1, and the
+    factors are multiplied where there is room for them."""
     of_inputs = of_weight = None
     if inputs.dtype in (torch.float16, torch.bfloat16):
-        sizes = gradient.abs().amax(1, keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
+        exponents = gradient.abs().amax(1, keepdim=True).frexp().exponent
+        sizes = torch.ldexp(torch.ones_like(gradient[:, :1]), exponents)
         unit, greatest = (gradient / sizes).to(inputs.dtype), sizes.max()
         if needs[0]:
-            of_inputs = (unit @ weight).float() * sizes
+            of_inputs = _product(unit, weight) * sizes
         if needs[1]:
-            of_weight = (unit.T @ (inputs * (sizes / greatest)).to(inputs.dtype)).float() * greatest
+            of_weight = _product(unit.T, (inputs * (sizes / greatest)).to(inputs.dtype)) * greatest
     else:
         of_inputs = gradient @ weight if needs[0] else None
         of_weight = gradient.T @ inputs if needs[1] else None

@@ -112,11 +112,11 @@ class TokenLoss(nn.Module):
 
     # Which rows there are depends on the data, so the loss is computed as it is between compiled parts.
     @torch.compiler.disable
-    def on(self, output: Output, rows: Rows, **further: Any) -> Tensor:
-        """The loss of a model's output on rows."""
+    def on(self, output: Output, rows: Rows, *, reduction: Reduction | None = None, **further: Any) -> Tensor:
+        """The loss of a model's output on rows. `reduction` replaces that of the loss, such as with the count of a step."""
         measures, rows = measure_rows(output, rows, lambda x, some: self.measure(x, some, **further), self.chunk_rows)
         value, counted = self.terms(Scores(rows, measures), **further)
-        return _reduced(self.reduction, value, counted, rows)
+        return _reduced(self.reduction if reduction is None else reduction, value, counted, rows)
 
     def measure(self, x: Tensor, rows: Rows, **_: Any) -> Measures:
         """What the loss asks of some rows, given their logits `x [n, V]`."""

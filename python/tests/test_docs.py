@@ -1,0 +1,41 @@
+"""The examples of the documentation."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import figa_loss
+
+FLAGS = doctest.NORMALIZE_WHITESPACE
+
+
+@pytest.mark.parametrize("page", ["README.md", "python/README.md"])
+def test_the_pages_run(page, model_folder):
+    from conftest import ROOT
+
+    results = doctest.testfile(str(ROOT / page), module_relative=False, globs={"MODEL": model_folder}, optionflags=FLAGS)
+    assert results.attempted >= 6 and results.failed == 0
+
+
+def test_the_docstrings_run():
+    pytest.importorskip("torch")
+    pytest.importorskip("pyarrow")
+    modules = [info.name for info in pkgutil.walk_packages(figa_loss.__path__, "figa_loss.")]
+    attempted = 0
+    for name in modules:
+        if name not in ("figa_loss._core", "figa_loss.__main__"):
+            results = doctest.testmod(importlib.import_module(name), optionflags=FLAGS)
+            assert results.failed == 0, name
+            attempted += results.attempted
+    assert attempted > 10
+
+
+def test_every_public_name_is_documented():
+    torch = pytest.importorskip("figa_loss.torch")
+    for module in (figa_loss, torch):
+        assert sorted(module.__all__) == sorted(set(module.__all__))
+        for name in module.__all__:
+            if name[0].isalpha() and callable(value := getattr(module, name)):
+                assert value.__doc__, name
