@@ -1,6 +1,6 @@
 # The commands of the README and of CI. Each does the set-up it needs; after one of them, plain cargo works as well.
 
-.PHONY: help demo finetune finetune-distributed test bench bench-step bench-memory evidence gpu gpu-pack lint cli doc versions audit mutants release libtorch
+.PHONY: help demo finetune finetune-distributed test python bench bench-step bench-memory bench-python evidence gpu gpu-pack lint cli doc versions audit mutants release libtorch
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
@@ -31,6 +31,10 @@ finetune-distributed: libtorch ## the same with two processes on one machine (Py
 test: libtorch ## run all tests
 	python3 -m unittest discover -s examples/python
 	cargo test --workspace
+
+# The wheel itself needs no libtorch; its tests use the torch that comes with it.
+python: libtorch ## build the wheel of the Python package, and test it in a fresh venv
+	@sh scripts/python.sh
 
 bench: libtorch ## time alignment, losses, labelling and the reduction of gradients
 	cargo bench --workspace
