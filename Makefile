@@ -51,6 +51,9 @@ bench-memory: libtorch ## compare the memory of training steps with that of tran
 	cargo build --release -p figa-cli -p figa-finetune
 	$(PYTHON) benches/memory.py --finetune target/release/finetune --figa target/release/figa --tokens 512 --batch 1
 
+bench-python: python ## compare the Python package with python-Levenshtein, RapidFuzz and TRL
+	LD_LIBRARY_PATH=target/python/missing target/python/venv/bin/python benches/python_package.py
+
 JOBS := 2
 evidence: libtorch ## run the experiments behind docs/results.md that are missing, hours (Python with numpy and matplotlib)
 	python3 examples/finetune/fetch_model.py target/evidence/model
