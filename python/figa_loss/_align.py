@@ -130,7 +130,7 @@ def align(
     >>> alignment.spans[0]
     Span(tag='replace', original_start=1, original_end=2, revised_start=1, revised_end=2)
     """
-    method = (_name(aligner), granularity, original_words, revised_words)
+    method = _method(aligner, granularity, original_words, revised_words)
     removed, added, spans = _core.align(original, revised, method)
     return Alignment(removed, added, [Span(*span) for span in spans])  # type: ignore[arg-type]
 
@@ -159,7 +159,7 @@ def label(
     >>> TokenLabel(labels.revised[1]).name
     'SUBSTITUTED'
     """
-    method = (_name(aligner), granularity, original_words, revised_words)
+    method = _method(aligner, granularity, original_words, revised_words)
     return Labels(*_core.label(original, revised, eos, method, (alpha, beta, gamma)))
 
 
@@ -197,6 +197,11 @@ def _one_chunk(name: str, column: Any) -> Any:
     if isinstance(column, pyarrow.ChunkedArray):
         return pyarrow.concat_arrays(column.chunks) if column.num_chunks else pyarrow.array([], column.type)
     return column
+
+
+def _method(aligner: Aligner | str, granularity: str, original_words: Any, revised_words: Any) -> dict[str, Any]:
+    words = {"original_words": original_words, "revised_words": revised_words}
+    return {"aligner": _name(aligner), "granularity": granularity, **words}
 
 
 def _name(aligner: Aligner | str) -> str:

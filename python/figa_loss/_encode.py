@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,8 +13,6 @@ from . import _core
 from ._align import Aligner, _name
 
 if TYPE_CHECKING:
-    import os
-
     import numpy.typing as npt
     import pyarrow
 
@@ -88,25 +87,23 @@ class PairEncoder:
             "max_answer_tokens": max_answer_tokens,
             "fields": list((fields or {}).items()),
         }
-        files = _read(model)
-        self._start(files, settings)
-        # Workers see the time that this encoder sees.
-        self._state = (files, {**settings, "date": self._encoder.date()})
-
-    def _start(self, files: Files, settings: dict[str, Any]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                path = Path(folder, name)
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(content)
-            self._encoder = _core.Encoder(folder, tuple(settings.values()))
+        self._settings = settings
+        self._files: Files | None = None
+        if hasattr(model, "save_pretrained"):
+            self._files = _saved(model)
+            self._encoder = _start(self._files, settings)
+        else:
+            self._path = os.fspath(model)
+            self._encoder = _core.Encoder(self._path, settings)
 
     def __getstate__(self) -> tuple[Files, dict[str, Any]]:
-        return self._state
+        files = _read(Path(self._path)) if self._files is None else self._files
+        # Workers see the time that this encoder sees.
+        return files, {**self._settings, "date": self._encoder.date()}
 
     def __setstate__(self, state: tuple[Files, dict[str, Any]]) -> None:
-        self._start(*state)
-        self._state = state
+        self._files, self._settings = state
+        self._encoder = _start(*state)
 
     @property
     def eos_id(self) -> int:
@@ -157,18 +154,29 @@ class PairEncoder:
         return pyarrow.Table.from_batches(rows, self.schema)
 
 
-def _read(model: Any) -> Files:
-    """The files of a model's folder, of the folder of a file in it, or of a tokenizer of `transformers`."""
-    if hasattr(model, "save_pretrained"):
-        if not getattr(model, "is_fast", True):
-            raise TypeError(f"model: expected a fast tokenizer, got {type(model).__name__}")
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            return _read(folder)
-    path = Path(model)
+def _read(path: Path) -> Files:
+    """The files of a model's folder that shape its rows, or a tokenizer and the files beside it."""
     folder = path if path.is_dir() else path.parent
     files = {str(Path(file).relative_to(folder)): Path(file).read_bytes() for file in _core.Encoder.files(str(path))}
-    if not path.is_dir():
-        # A tokenizer of another name.
-        files["tokenizer.json"] = files.pop(path.name, None) or path.read_bytes()
+    if folder != path:
+        # It may have another name.
+        files["tokenizer.json"] = files.pop(path.name)
     return files
+
+
+def _saved(tokenizer: Any) -> Files:
+    """The files of a tokenizer of `transformers`."""
+    if not getattr(tokenizer, "is_fast", True):
+        raise TypeError(f"model: expected a fast tokenizer, got {type(tokenizer).__name__}")
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return _read(Path(folder))
+
+
+def _start(files: Files, settings: dict[str, Any]) -> _core.Encoder:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            path = Path(folder, name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        return _core.Encoder(folder, settings)

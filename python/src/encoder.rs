@@ -25,7 +25,7 @@ use crate::error::exception;
 use crate::long::{interruptible, pool};
 use crate::options;
 
-/// What an encoder is made of, beside the folder of the model.
+/// What an encoder is made of, beside the folder of the model: a mapping.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Settings {

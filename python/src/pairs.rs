@@ -75,7 +75,7 @@ pub fn distance(source: &Bound<'_, PyAny>, dest: &Bound<'_, PyAny>) -> PyResult<
     compute(source.py(), &pair, distance_of, distance_of, Aligner::Levenshtein)
 }
 
-/// How to find the changes.
+/// How to find the changes: a mapping.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub struct Method {
