@@ -35,7 +35,9 @@ impl Batch {
 pub fn import(name: &str, object: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
     if !object.hasattr("__arrow_c_array__")? {
         let kind = object.get_type().name()?;
-        return Err(PyTypeError::new_err(format!("{name}: expected Arrow data, such as pyarrow.array(...), got {kind}")));
+        return Err(PyTypeError::new_err(format!(
+            "{name}: expected Arrow data, such as pyarrow.array(...), got {kind}"
+        )));
     }
     let capsules = object.call_method0("__arrow_c_array__")?;
     let (schema, array): (Bound<'_, PyCapsule>, Bound<'_, PyCapsule>) = capsules.extract()?;

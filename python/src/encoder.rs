@@ -65,7 +65,9 @@ impl Encoder {
             None => PromptTemplate::for_model(&model, &options).map_err(failed)?,
             Some("chat") => match ChatTemplate::read(&model, &options).map_err(failed)? {
                 Some(template) => PromptTemplate::Chat(template),
-                None => return Err(PyValueError::new_err("prompt: the model has no chat template; use alpaca or plain")),
+                None => {
+                    return Err(PyValueError::new_err("prompt: the model has no chat template; use alpaca or plain"));
+                }
             },
             Some("alpaca") => PromptTemplate::Alpaca,
             Some("plain") => PromptTemplate::Plain,

@@ -32,7 +32,9 @@ pub fn interruptible<T: Send + 'static>(
         let result = py.detach(|| receiver.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(INTERVAL));
         match result {
             Ok(result) => return Ok(result),
-            Err(RecvTimeoutError::Timeout) => py.check_signals().inspect_err(|_| stop.store(true, Ordering::Relaxed))?,
+            Err(RecvTimeoutError::Timeout) => {
+                py.check_signals().inspect_err(|_| stop.store(true, Ordering::Relaxed))?
+            }
             Err(RecvTimeoutError::Disconnected) => match worker.join() {
                 Err(cause) => panic::resume_unwind(cause),
                 Ok(()) => return Err(PyRuntimeError::new_err("the worker thread ended without a result")),

@@ -21,11 +21,9 @@ pub fn pack<'py>(py: Python<'py>, groups: Vec<Vec<Row<'py>>>, pad_id: u32) -> Py
     let batch = py.detach(|| pack_examples(&groups, pad_id, Example::is_active));
     let PackedBatch { batch_size, seq_len, has_branches, .. } = batch;
     let arrays = PyDict::new(py);
-    for (name, values) in [
-        ("input_ids", batch.input_ids),
-        ("position_ids", batch.position_ids),
-        ("visible_until", batch.visible_until),
-    ] {
+    for (name, values) in
+        [("input_ids", batch.input_ids), ("position_ids", batch.position_ids), ("visible_until", batch.visible_until)]
+    {
         arrays.set_item(name, values.into_pyarray(py).reshape([batch_size, seq_len])?)?;
     }
     arrays.set_item("labels", batch.labels.into_pyarray(py))?;
