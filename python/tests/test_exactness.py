@@ -137,19 +137,31 @@ def test_compiled_steps_have_the_same_gradients():
     assert error(gradients(compiled(hidden, head), hidden, head), expected) < 1e-6
 
 
-def test_a_sharded_head_gets_the_mean_gradient(tmp_path):
-    """Two processes with a row of the batch each, and a head of which each holds a half."""
+@pytest.mark.parametrize("kind", ["sharded", "replicated"])
+def test_a_head_on_two_processes_gets_the_mean_gradient(tmp_path, kind):
+    """Each process has a row of the batch, and half of the head or all of it."""
     import torch.multiprocessing as multiprocessing
 
     hidden, head, labels, weights = batch()
     loss = FigaLoss(gate=None, reduction="sum")
     expected = gradients(loss.fused(hidden[:2], head, labels[:2], weights[:2]) / 2, head)[1]
-    multiprocessing.spawn(sharded, (str(tmp_path),), nprocs=2)
+    multiprocessing.spawn(process, (str(tmp_path), kind), nprocs=2)
     for rank in range(2):
         assert error([torch.load(tmp_path / f"{rank}.pt")], [expected]) < 1e-6
 
 
-def sharded(rank, folder):
+class HeadOnly(torch.nn.Module):
+    """A model of which the loss computes the head."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = torch.nn.Parameter(head)
+
+    def forward(self, hidden):
+        return hidden * 1.0
+
+
+def process(rank, folder, kind):
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
@@ -157,11 +169,17 @@ def sharded(rank, folder):
     os.environ.update(MASTER_ADDR="127.0.0.1", RANK=str(rank), WORLD_SIZE="2")
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     hidden, head, labels, weights = batch()
-    own = distribute_tensor(head.detach(), init_device_mesh("cpu", (2,)), [Shard(0)]).requires_grad_()
+    model = HeadOnly(head.detach())
+    if kind == "sharded":
+        model.head = torch.nn.Parameter(distribute_tensor(head.detach(), init_device_mesh("cpu", (2,)), [Shard(0)]))
+    else:
+        model = torch.nn.parallel.DistributedDataParallel(model)
+    own = getattr(model, "module", model).head
     loss = FigaLoss(gate=None, reduction="sum", chunk_rows=2)
     part = slice(rank, rank + 1)
-    loss.fused(hidden[part], own, labels[part], weights[part]).backward()
-    torch.save(own.grad.full_tensor().double(), f"{folder}/{rank}.pt")
+    loss.fused(model(hidden[part]), own, labels[part], weights[part]).backward()
+    gradient = own.grad.full_tensor() if kind == "sharded" else own.grad
+    torch.save(gradient.double(), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -154,6 +154,73 @@ def test_the_family_equals_its_published_sources(fixtures, dtype, tolerance, way
             raise AssertionError(f"{case['name']}: {error}") from None
 
 
+def plain_formulas(logp, w, old, advantages):
+    """The losses without a case in the fixtures, each token's by ordinary operations."""
+    p, ratio = logp.exp(), (logp - old).exp()
+    return {
+        losses.WeightedNll: (-w * logp, {}),
+        losses.Unlikelihood: (-w * (1 - p).log(), {}),
+        losses.Chord: (-w * (p * (1 - p)).detach() * logp, {}),
+        losses.Focal: (-w * (1 - p) ** 2 * logp, {}),
+        losses.ImportanceSampling: (-w * ratio * advantages, {"old_log_probs": old, "advantages": advantages}),
+        losses.Dro: (
+            -w * (logp * advantages - 0.025 * (logp - old) ** 2),
+            {"old_log_probs": old, "advantages": advantages},
+        ),
+    }
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_other_losses_equal_their_formulas(way):
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 6, (2, 4), generator=generator)
+    w, old, advantages = (torch.randn(2, 4, generator=generator, dtype=torch.float64) for _ in range(3))
+    rows = Rows.of_shifted(labels, w)
+    for make in plain_formulas(*[torch.zeros(1)] * 4):
+        plain = logits.clone().requires_grad_()
+        logp = plain.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+        value, further = plain_formulas(logp, w, old, advantages)[make]
+        value.mean().backward()
+        own = logits.clone().requires_grad_()
+
+        def loss(output, chunk_rows=None, make=make, further=further):
+            return make(chunk_rows=chunk_rows).on(output, rows, **further)
+
+        result = WAYS[way](loss, own)
+        result.backward()
+        close(result.detach(), value.mean().item(), 1e-9)
+        close(own.grad, plain.grad, 1e-9)
+
+
+@pytest.mark.parametrize("tail", ["bucket", "renormalised", "ignored"])
+def test_the_likeliest_columns_of_a_teacher(tail):
+    generator = torch.Generator().manual_seed(6)
+    logits, teacher = (torch.randn(2, 4, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    labels, weights = torch.zeros(2, 4, dtype=torch.long), torch.ones(2, 4, dtype=torch.float64)
+    t, columns = teacher.log_softmax(-1).topk(3)
+    plain, own = (logits.clone().requires_grad_() for _ in range(2))
+    p = plain.log_softmax(-1).gather(-1, columns)
+    a, b = (t, p) if tail != "renormalised" else (t.log_softmax(-1), p.log_softmax(-1))
+    value = (a.exp() * (a - b)).sum(-1)
+    if tail == "bucket":
+        rest = [1 - values.exp().sum(-1) for values in (t, p)]
+        value = value + rest[0] * (rest[0] / rest[1]).log()
+    value.mean().backward()
+    loss = losses.TopKDistillation(tail).on(own, Rows.of_shifted(labels, weights), columns=columns, log_probs=t)
+    loss.backward()
+    close(loss.detach(), value.mean().item(), 1e-9)
+    close(own.grad, plain.grad, 1e-9)
+
+
+def test_log_probs_are_those_of_a_softmax():
+    logits, labels = torch.randn(2, 4, 6), torch.randint(0, 6, (2, 4))
+    expected = logits[:, :-1].log_softmax(-1).gather(-1, labels[:, 1:].unsqueeze(-1)).squeeze(-1)
+    for output in (logits, as_hidden(logits)):
+        actual = log_probs(output, Rows.of_batch(labels, torch.ones(2, 4)))
+        assert torch.allclose(actual[:, 1:], expected, atol=1e-6) and (actual[:, 0] == 0).all()
+
+
 def test_the_loss_of_a_batch_is_that_of_the_crate(tokenizer_json, records):
     """The batch and the numbers of labels.py, which a test of the crate computes as well."""
     from conftest import FIXTURES
