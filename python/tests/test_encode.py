@@ -39,7 +39,7 @@ def test_rows_are_those_of_the_command(encoder, tokenizer_json, records, tmp_pat
 
 
 def test_the_command_fails_as_figa_does(tmp_path):
-    run = figa("stats", tmp_path / "none.jsonl")
+    run = figa("show", tmp_path / "none.jsonl")
     assert run.returncode == 1
     assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
     assert figa("stats").returncode == 2
@@ -78,8 +78,8 @@ def test_records_of_other_shapes(tokenizer_json):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"instruction": "a", "original_output": "b"}, "record:1:.* `?revised_output"),
-        ({"instruction": "a", "original_output": "b", "revised_output": 5}, "record:1: revised_output"),
+        ({"instruction": "a", "original_output": "b"}, "record:1:.*`revised_output`"),
+        ({"instruction": "a", "original_output": "b", "revised_output": 5}, "record:1: `revised_output` is a number"),
         ({"instruction": "a", "original_output": "b", "revised_output": "\ud800"}, "record:1:"),
     ],
 )
