@@ -110,7 +110,8 @@ def test_trainers_train_as_the_plain_loop_does(folder, plain_loop, tmp_path, lib
     records = datasets.load_dataset("json", data_files=str(folder / "pairs.jsonl"), split="train")
     rows = records.map(encoder.encode_batch, batched=True, remove_columns=records.column_names)
     collator = figa_trainer.PairCollator(encoder.eos_id)
-    figa_trainer.ARGUMENTS |= {"use_cpu": True, "lr_scheduler_type": "constant", "weight_decay": 0.01}
+    # TRL's default is bf16.
+    figa_trainer.ARGUMENTS |= {"use_cpu": True, "bf16": False, "lr_scheduler_type": "constant", "weight_decay": 0.01}
     if library == "trl":
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         trainer = figa_trainer.with_trl(load(folder), rows, collator, str(tmp_path), tokenizer)
