@@ -50,9 +50,12 @@ mod diff;
 mod granularity;
 mod levenshtein;
 
+use std::fmt;
 use std::hash::Hash;
 use std::ops::Range;
+use std::str::FromStr;
 
+use crate::error::{Error, Result};
 use crate::side::Side;
 
 pub use granularity::Granularity;
@@ -145,6 +148,16 @@ impl Span {
 }
 
 /// How to find the changes; see [which aligner?](crate::align#which-aligner)
+///
+/// Its name, in lower case, is what `Display` writes and `FromStr` reads.
+///
+/// ```
+/// use figa_loss::Aligner;
+///
+/// assert_eq!("myers".parse::<Aligner>()?, Aligner::Myers);
+/// assert_eq!(Aligner::default().to_string(), "levenshtein");
+/// # Ok::<(), figa_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Aligner {
@@ -159,6 +172,22 @@ pub enum Aligner {
     Histogram,
     /// Hunt's longest common subsequence over matching positions.
     Hunt,
+}
+
+impl fmt::Display for Aligner {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", format!("{self:?}").to_lowercase())
+    }
+}
+
+impl FromStr for Aligner {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let expected = "levenshtein, myers, patience, histogram or hunt";
+        let found = Self::ALL.iter().copied().find(|aligner| aligner.to_string() == text);
+        found.ok_or_else(|| Error::Value { argument: "aligner", expected, actual: format!("{text:?}") })
+    }
 }
 
 impl Aligner {

@@ -286,3 +286,20 @@ fn items_with_equal_hashes_are_distinguished() {
     let colliding = plain.each_ref().map(|items| items.iter().map(|&item| Collides(item)).collect::<Vec<_>>());
     assert_eq!(editops(&colliding[0], &colliding[1]), editops(&plain[0], &plain[1]));
 }
+
+#[test]
+fn aligners_and_granularities_have_names() {
+    for &aligner in Aligner::ALL {
+        assert_eq!(aligner.to_string().parse::<Aligner>().unwrap(), aligner);
+    }
+    for granularity in [Granularity::Token, Granularity::Word, Granularity::Phrase(0), Granularity::Phrase(12)] {
+        assert_eq!(granularity.to_string().parse::<Granularity>().unwrap(), granularity);
+    }
+    let error = "Diff".parse::<Aligner>().unwrap_err().to_string();
+    assert!(error.starts_with("aligner: expected ") && error.ends_with(", got \"Diff\""), "{error}");
+    assert!(Aligner::ALL.iter().all(|aligner| error.contains(&aligner.to_string())), "{error}");
+    for text in ["phrase", "phrase:", "phrase:-1", "word:2", ""] {
+        let error = text.parse::<Granularity>().unwrap_err().to_string();
+        assert_eq!(error, format!("granularity: expected token, word or phrase:N, got {text:?}"));
+    }
+}

@@ -24,7 +24,7 @@ pub struct LabellingArgs {
     #[serde(serialize_with = "by_debug")]
     pub aligner: Aligner,
     /// Unit of change: token, word, or phrase:N, which joins changes with at most N kept tokens between them
-    #[arg(long, value_parser = parse_granularity, default_value = "token")]
+    #[arg(long, default_value = "token")]
     #[serde(serialize_with = "by_debug")]
     pub granularity: Granularity,
     /// Reward of added tokens and of the revised answer's EOS
@@ -203,40 +203,7 @@ fn by_debug<S: serde::Serializer>(value: &impl Debug, serializer: S) -> Result<S
 }
 
 fn aligner_parser() -> impl TypedValueParser<Value = Aligner> {
-    PossibleValuesParser::new(Aligner::ALL.iter().map(lowercase)).try_map(|name| parse_aligner(&name))
-}
-
-/// Reads an aligner as `--aligner` takes it.
-///
-/// # Errors
-/// The names of all aligners.
-pub fn parse_aligner(text: &str) -> Result<Aligner, String> {
-    let found = Aligner::ALL.iter().copied().find(|&aligner| lowercase(aligner) == text);
-    let names = || Aligner::ALL.iter().map(lowercase).collect::<Vec<_>>().join(", ");
-    found.ok_or_else(|| format!("expected {}", names()))
-}
-
-/// A granularity as `--granularity` takes it.
-pub fn granularity_name(granularity: Granularity) -> String {
-    match granularity {
-        Granularity::Phrase(gap) => format!("phrase:{gap}"),
-        other => lowercase(other),
-    }
-}
-
-/// Reads a granularity as `--granularity` takes it.
-///
-/// # Errors
-/// What is expected.
-pub fn parse_granularity(text: &str) -> Result<Granularity, String> {
-    match text.split_once(':') {
-        None if text == "token" => Ok(Granularity::Token),
-        None if text == "word" => Ok(Granularity::Word),
-        Some(("phrase", gap)) => {
-            gap.parse().map(Granularity::Phrase).map_err(|_| format!("phrase:{gap}: expected a number"))
-        }
-        _ => Err("expected token, word or phrase:N".into()),
-    }
+    PossibleValuesParser::new(Aligner::ALL.iter().map(Aligner::to_string)).try_map(|name| name.parse::<Aligner>())
 }
 
 /// `NAME=JSON`; what is no JSON is a string.

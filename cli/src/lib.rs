@@ -75,7 +75,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use encoding::{PromptArgs, parse_aligner, parse_granularity};
+pub use encoding::PromptArgs;
 pub use label::RowTable;
 pub use records::FieldArgs;
 

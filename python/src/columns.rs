@@ -35,8 +35,8 @@ pub fn label_batch(
         return Err(PyValueError::new_err(message));
     }
     let labelling = Labelling {
-        aligner: options::aligner(&method.0)?,
-        granularity: options::granularity(&method.1)?,
+        aligner: options::named(&method.0)?,
+        granularity: options::named(&method.1)?,
         weights: options::weights(weights)?,
         eos,
     };

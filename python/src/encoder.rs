@@ -78,8 +78,8 @@ impl Encoder {
             }
         };
         encoder.drop_reasoning = settings.drop_reasoning;
-        encoder.aligner = options::aligner(&settings.aligner)?;
-        encoder.granularity = options::granularity(&settings.granularity)?;
+        encoder.aligner = options::named(&settings.aligner)?;
+        encoder.granularity = options::named(&settings.granularity)?;
         encoder.weights = options::weights(settings.weights)?;
         encoder.max_length = settings.max_length;
         encoder.max_answer_tokens = settings.max_answer_tokens.unwrap_or(encoder.max_answer_tokens);

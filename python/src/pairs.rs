@@ -87,7 +87,8 @@ pub struct Method {
 
 impl Method {
     fn align(&self, py: Python<'_>, pair: &Pair<'_>) -> PyResult<Alignment> {
-        let (aligner, granularity) = (options::aligner(&self.aligner)?, options::granularity(&self.granularity)?);
+        let aligner = options::named(&self.aligner)?;
+        let granularity: figa_loss::Granularity = options::named(&self.granularity)?;
         let words = [&self.original_words, &self.revised_words].map(|words| words.as_deref().unwrap_or_default());
         if granularity == figa_loss::Granularity::Word && words.iter().any(|words| words.is_empty()) {
             let message = "granularity: word needs original_words and revised_words, the number of each token's word";

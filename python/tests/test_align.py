@@ -104,7 +104,7 @@ def test_aligners_and_granularities():
     assert widened.removed.tolist() == [True, True, False]
     assert align("abcd", "xbyd", granularity="phrase:1").removed.tolist() == [True, True, True, False]
     for options, message in [
-        ({"aligner": "best"}, "aligner: expected one of levenshtein, myers, patience, histogram, hunt, got \"best\""),
+        ({"aligner": "best"}, "aligner: expected levenshtein, myers, patience, histogram or hunt, got \"best\""),
         ({"granularity": "line"}, "granularity: expected token, word or phrase:N, got \"line\""),
         ({"granularity": "word"}, "granularity: word needs original_words and revised_words"),
         ({"granularity": "word", "original_words": [0] * 4, "revised_words": [0]}, "original_words: expected at most one"),

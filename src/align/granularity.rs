@@ -1,11 +1,23 @@
 //! Words and phrases: an alignment of tokens, widened. Widening only adds changed tokens.
 
+use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use super::{Alignment, Span};
 use crate::error::{Error, Result};
 
 /// What counts as one change.
+///
+/// `Display` writes and `FromStr` reads `token`, `word` and `phrase:N`.
+///
+/// ```
+/// use figa_loss::Granularity;
+///
+/// assert_eq!("phrase:2".parse::<Granularity>()?, Granularity::Phrase(2));
+/// assert_eq!(Granularity::Word.to_string(), "word");
+/// # Ok::<(), figa_loss::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Granularity {
@@ -18,6 +30,31 @@ pub enum Granularity {
     /// Changes with at most this many kept tokens between them join, and the tokens between them count as changed on
     /// both sides.
     Phrase(usize),
+}
+
+impl fmt::Display for Granularity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token => write!(formatter, "token"),
+            Self::Word => write!(formatter, "word"),
+            Self::Phrase(gap) => write!(formatter, "phrase:{gap}"),
+        }
+    }
+}
+
+impl FromStr for Granularity {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = match text.split_once(':') {
+            None if text == "token" => Some(Self::Token),
+            None if text == "word" => Some(Self::Word),
+            Some(("phrase", gap)) => gap.parse().ok().map(Self::Phrase),
+            _ => None,
+        };
+        let expected = "token, word or phrase:N";
+        found.ok_or_else(|| Error::Value { argument: "granularity", expected, actual: format!("{text:?}") })
+    }
 }
 
 impl Granularity {

@@ -6,7 +6,7 @@ use figa_loss::{Fields, RawRecord, Side, SpaRecord, TokenLabel};
 use super::sample::Sample;
 use super::tokens::{ShownTexts, ShownToken};
 use super::{Comparison, prompt_parts};
-use crate::encoding::{LabellingArgs, granularity_name, lowercase};
+use crate::encoding::LabellingArgs;
 use crate::terminal::printable;
 
 /// A run of more kept tokens than this is folded, except for some context at both ends.
@@ -39,8 +39,8 @@ pub fn page(
         include_str!("page.html"),
         style = include_str!("page.css"),
         name = escape(name),
-        aligner = lowercase(labelling.aligner),
-        granularity = granularity_name(labelling.granularity),
+        aligner = labelling.aligner,
+        granularity = labelling.granularity,
         shown = shown,
         count = count,
         active = format!("{:.1}%", 100.0 * tally.active as f64 / tally.tokens as f64),

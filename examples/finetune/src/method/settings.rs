@@ -6,7 +6,6 @@ use std::str::FromStr;
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::{Error, ErrorKind};
 use clap::{Arg, Command};
-use figa_cli::{parse_aligner, parse_granularity};
 use figa_loss::Gate;
 
 use super::{Base, Loss, METHODS, Method, Weights};
@@ -27,7 +26,7 @@ impl FromStr for Method {
                 return Err(format!("{key} is set twice"));
             }
             keys.push(key);
-            method.set(key, value).map_err(|error| format!("{key}={value}: {error}"))?;
+            method.set(key, value)?;
         }
         // A program has few methods, and each as long as it runs.
         Ok(Self { name: if keys.is_empty() { method.name } else { text.to_owned().leak() }, ..method })
@@ -38,14 +37,14 @@ impl Method {
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         let number = || match value.parse() {
             Ok(number) if f64::is_finite(number) && number >= 0.0 => Ok(number),
-            _ => Err("expected a number of at least 0".to_owned()),
+            _ => Err(format!("{key}: expected a number of at least 0, got {value:?}")),
         };
         match (key, &mut self.weights, &mut self.loss) {
-            ("aligner", Weights::Figa(_) | Weights::Edits(_), _) => self.aligner = parse_aligner(value)?,
-            ("granularity", Weights::Figa(_) | Weights::Edits(_), _) => self.granularity = parse_granularity(value)?,
+            ("aligner", Weights::Figa(_) | Weights::Edits(_), _) => self.aligner = parse(value)?,
+            ("granularity", Weights::Figa(_) | Weights::Edits(_), _) => self.granularity = parse(value)?,
             ("labels", Weights::Figa(_) | Weights::Edits(_), _) => match value {
                 "shuffled" => self.shuffled = true,
-                _ => return Err("expected shuffled".into()),
+                _ => return Err(format!("labels: expected shuffled, got {value:?}")),
             },
             ("alpha", Weights::Figa(weights), _) => weights.alpha = number()? as f32,
             ("beta", Weights::Figa(weights), _) => weights.beta = number()? as f32,
@@ -60,7 +59,7 @@ impl Method {
             ("beta", _, Loss::Pairs(_, beta)) => *beta = number()?,
             ("changed", Weights::Edits(weights), _) => weights.changed = number()? as f32,
             ("kept", Weights::Edits(weights), _) => weights.kept = number()? as f32,
-            _ => return Err(format!("{} has no such setting; it has {}", self.name, self.settings())),
+            _ => return Err(format!("{} has no setting {key}; it has {}", self.name, self.settings())),
         }
         Ok(())
     }
@@ -73,6 +72,10 @@ impl Method {
             Weights::Revised => "none",
         }
     }
+}
+
+fn parse<T: FromStr<Err = figa_loss::Error>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: figa_loss::Error| error.to_string())
 }
 
 /// Reads a method, and lists those of the table in the help.
@@ -128,12 +131,12 @@ mod tests {
             ("figa+gamma", "\"gamma\": expected NAME=VALUE, as in gamma=0.1"),
             ("figa+", "\"\": expected NAME=VALUE"),
             ("figa+gamma=0.1+gamma=0.2", "gamma is set twice"),
-            ("figa+gamma=-1", "gamma=-1: expected a number of at least 0"),
-            ("figa+gate=nan", "gate=nan: expected a number of at least 0"),
-            ("sft+granularity=word", "granularity=word: sft has no such setting; it has none"),
-            ("dpo+gate=1", "gate=1: dpo has no such setting; it has beta, changed, kept, aligner"),
-            ("figa+aligner=diff", "aligner=diff: expected levenshtein, myers"),
-            ("figa+labels=random", "labels=random: expected shuffled"),
+            ("figa+gamma=-1", "gamma: expected a number of at least 0, got \"-1\""),
+            ("figa+gate=nan", "gate: expected a number of at least 0, got \"nan\""),
+            ("sft+granularity=word", "sft has no setting granularity; it has none"),
+            ("dpo+gate=1", "dpo has no setting gate; it has beta, changed, kept, aligner"),
+            ("figa+aligner=diff", "aligner: expected levenshtein, myers"),
+            ("figa+labels=random", "labels: expected shuffled, got \"random\""),
         ] {
             let error = text.parse::<Method>().unwrap_err();
             assert!(error.starts_with(expected), "{text}: {error}");
