@@ -177,7 +177,9 @@ LONG_CALLS = {
 def test_ctrl_c_ends_a_long_call(call):
     pytest.importorskip("pyarrow")
     script = f"""
-        import os, figa_loss, numpy, pyarrow
+        import os, signal, figa_loss, numpy, pyarrow
+        # A shell makes programs in the background ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         print("started", flush=True)
         try:
             {LONG_CALLS[call]}

@@ -177,10 +177,11 @@ def test_ray_data(many, tmp_path):
         ray.shutdown()
 
 
-def test_spark(many):
+def test_spark(many, monkeypatch):
     pyspark = pytest.importorskip("pyspark.sql", reason="Spark is not installed")
     from pyspark.sql.pandas.types import from_arrow_schema
 
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     path, encoder, expected = many
     session = pyspark.SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
     try:
