@@ -27,7 +27,7 @@ took "$(basename "$wheel"), $(du -h "$wheel" | cut -f1), built"
 python3 -m venv "$out/venv"
 install "$out/venv" "$wheel"
 "$out/venv/bin/python" -c 'import figa_loss; assert figa_loss.distance("kitten", "sitting") == 3'
-"$out/venv/bin/python" -m figa_loss --version
+"$out/venv/bin/figa" --version
 install "$out/venv" --no-deps --requirement python/tests/requirements.txt
 took "installed, with what the tests use,"
 

@@ -7,7 +7,7 @@ removed are penalised, and kept tokens are left alone (FIGA, arXiv 2311.04072).
 * `PairEncoder`, `collate`, `pack`: records -> rows -> batches;
 * `figa_loss.torch`: the losses, in PyTorch;
 * `figa_loss.trainer`: a collator and a loss for `transformers.Trainer`;
-* `python -m figa_loss`: the command `figa`.
+* `python -m figa_loss`: the command `figa`, which is installed under that name too.
 
 PyTorch, transformers and pyarrow are imported by the functions that need them, and only by those.
 """
