@@ -267,8 +267,11 @@ impl RowArgs {
 }
 
 impl Args {
-    /// Checks the arguments, or reads those of the run to resume.
-    pub(crate) fn resolve(mut self) -> Result<Self> {
+    /// Checks the arguments, or reads those of the run to resume. A program that was restarted by its launcher resumes its run.
+    pub(crate) fn resolve(mut self, was_restarted: bool) -> Result<Self> {
+        if was_restarted && self.out.as_ref().is_some_and(|out| out.join(RUN_FILE).exists()) {
+            self.resume = self.out.take();
+        }
         if let Some(folder) = self.resume.take() {
             let args: Self = json::read(&folder.join(RUN_FILE)).context("--resume: expected the folder of a run")?;
             // The folder may have moved.

@@ -93,7 +93,7 @@ use self::train::Run;
 /// # Errors
 /// One line that names the argument or file, and what to do.
 pub fn run(args: Args, interrupted: &dyn Fn() -> bool) -> Result<bool> {
-    let args = args.resolve()?;
+    let args = args.resolve(Ranks::were_restarted()?)?;
     let ranks = &Ranks::from_env()?;
     let (experiment, base_model) = Experiment::prepare(&args, ranks)?;
     if args.profile {

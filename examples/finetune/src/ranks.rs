@@ -24,6 +24,11 @@ impl Ranks {
         Ok(Self { group: rendezvous.map(|rendezvous| ProcessGroup::connect(&rendezvous)).transpose()? })
     }
 
+    /// Whether the launcher has started the program again after a process had died.
+    pub fn were_restarted() -> Result<bool> {
+        Ok(Rendezvous::from_env()?.is_some_and(|rendezvous| rendezvous.restarts > 0))
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.group.as_ref().map_or(1, ProcessGroup::world_size)

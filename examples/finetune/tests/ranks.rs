@@ -28,6 +28,11 @@ impl Processes {
 
     /// Starts a process with each of the commands.
     fn start_each(commands: &[Vec<String>]) -> Self {
+        Self::start_again(commands, 0)
+    }
+
+    /// The same, as a launcher does that has already restarted them so often.
+    fn start_again(commands: &[Vec<String>], restarts: usize) -> Self {
         let count = commands.len();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
         let start = |rank: usize| {
@@ -36,6 +41,7 @@ impl Processes {
             if count > 1 {
                 command.env("RANK", rank.to_string()).env("WORLD_SIZE", count.to_string());
                 command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", &port);
+                command.env("TORCHELASTIC_RESTART_COUNT", restarts.to_string());
             }
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
         };
@@ -185,8 +191,8 @@ fn all_processes_end_with_one_that_is_killed() {
             assert!(error.contains(&format!("rank {rank} of 3")) && error.contains("restart all ranks"), "{stderr}");
             assert_eq!(code, Some(1), "{stderr}");
         }
-        let resume = ["finetune", "--resume", &sandbox.text_path(&out)].map(str::to_owned);
-        Processes::start(&resume, 3).succeed();
+        // torchrun starts them again with the same command.
+        Processes::start_again(&vec![sandbox.command(&out, &more); 3], 1).succeed();
         assert_same_model(&sandbox, "whole", &out);
     }
 }
