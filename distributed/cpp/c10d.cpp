@@ -31,10 +31,10 @@ namespace {
 thread_local std::string last_error;
 
 // How long after its limit a call may still return by itself.
-constexpr int64_t kGraceMs = 1000;
+constexpr int64_t kGraceMs = 3000;
 
-// c10d logs its errors, some with a backtrace, before it throws them. While such a guard exists, only what ends the process
-// is logged, unless the environment asks for more.
+// c10d logs its errors, some with a backtrace, before it throws them. While such a guard exists, only what ends the
+// process is logged, unless the environment asks for more.
 class QuietLogs {
  public:
   QuietLogs() {
@@ -78,7 +78,10 @@ auto catching(F body) -> decltype(body()) {
 // own, which is abandoned after some time; `body` owns all that it uses.
 template <class F>
 auto bounded(int64_t limit_ms, F body) -> decltype(body()) {
-  std::packaged_task<decltype(body())()> task(std::move(body));
+  std::packaged_task<decltype(body())()> task([body = std::move(body)]() mutable {
+    QuietLogs quiet; // for as long as the thread runs
+    return body();
+  });
   auto result = task.get_future();
   std::thread(std::move(task)).detach();
   TORCH_CHECK(
@@ -89,9 +92,9 @@ auto bounded(int64_t limit_ms, F body) -> decltype(body()) {
 
 // NCCL's backend is in libtorch_cuda.so. Linking it would keep programs from starting where CUDA is not installed, so
 // its two constructors are looked up in a program that has loaded it already. Their classes are known by their bases
-// only, because the headers that declare them need those of CUDA and NCCL, which the wheels of torch do not have. So the
-// objects get more memory than they need: in torch 2.11, 0x458 and 0xf8 bytes, which the destructors of libtorch_cuda.so
-// pass to operator delete.
+// only, because the headers that declare them need those of CUDA and NCCL, which the wheels of torch lack. So the
+// objects get more memory than they need: the larger one takes 0x458 bytes in torch 2.11 and 0x480 in 2.13, the sizes
+// that its destructor passes to operator delete.
 constexpr size_t kNcclObjectBytes = 16 << 10;
 constexpr const char* kNewNcclOptions = "_ZN4c10d16ProcessGroupNCCL7OptionsC1Eb";
 constexpr const char* kNewNccl =
@@ -107,7 +110,10 @@ c10::intrusive_ptr<Base> construct(F constructor) {
     ::operator delete(memory);
     throw;
   }
-  return c10::intrusive_ptr<Base>::unsafe_steal_from_new(static_cast<Base*>(memory));
+  auto object = c10::intrusive_ptr<Base>::unsafe_steal_from_new(static_cast<Base*>(memory));
+  // One reference stays, so that the destructor never runs: it would name another size to the allocator.
+  new c10::intrusive_ptr<Base>(object);
+  return object;
 }
 
 // Null where there is no GPU, or no libtorch_cuda.so with NCCL.
@@ -147,8 +153,8 @@ const char* c10d_error() {
   return last_error.c_str();
 }
 
-// A client of the store at an address, and the store itself if `serve` is set. Connecting ends after the first limit, and
-// so does every call below after its own.
+// A client of the store at an address, and the store itself if `serve` is set. This call and those below end after
+// their limit.
 StorePtr* c10d_store_new(const char* host, uint16_t port, const char* prefix, bool serve, int64_t limit_ms) {
   return catching([&] {
     c10d::TCPStoreOptions options;
@@ -234,6 +240,8 @@ GroupPtr* c10d_group_new(StorePtr* store, int rank, int size, int64_t limit_ms, 
 
 void c10d_group_free(GroupPtr* group) {
   catching([&] {
+    // What the destructor of NCCL's backend would do. Gloo has nothing to shut down.
+    (*group)->shutdown();
     delete group;
     return true;
   });

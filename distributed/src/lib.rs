@@ -90,7 +90,7 @@
 //! ```
 //!
 //! c10d's own messages, some with a backtrace, are not logged during its calls unless `TORCH_CPP_LOG_LEVEL` is set. A
-//! failure of NCCL ends the process from a thread of its own, as it does in PyTorch, and then its messages are logged.
+//! failure of NCCL ends the process from a thread of its own, as it does in PyTorch, with a message in many lines.
 //!
 //! # GPUs
 //!
