@@ -79,8 +79,8 @@ def family(case, dtype):
     if name == "distillation":
         return losses.Distillation, {"reference": Reference(teacher, case["divergence"], case["temperature"])}, rows
     if name in ("npo", "simnpo"):
-        make = losses.Npo if name == "npo" else functools.partial(losses.SimNpo, beta=2.5, gamma=3.0)
-        return make, {"reference_log_probs": tokens("reference")}, rows
+        kind = losses.Npo if name == "npo" else functools.partial(losses.SimNpo, beta=2.5, gamma=3.0)
+        return kind, {"reference_log_probs": tokens("reference")}, rows
     if name == "tgdpo":
         sign = torch.cat([torch.ones(count // 2, 1), -torch.ones(count // 2, 1)]).to(dtype)
         rows = Rows.of_shifted(labels, 1 + 0.05 * sign * tokens("rewards"))
