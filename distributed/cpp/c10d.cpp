@@ -240,10 +240,13 @@ GroupPtr* c10d_group_new(StorePtr* store, int rank, int size, int64_t limit_ms, 
 
 void c10d_group_free(GroupPtr* group) {
   catching([&] {
-    // What the destructor of NCCL's backend would do. Gloo has nothing to shut down.
-    (*group)->shutdown();
-    delete group;
-    return true;
+    // Gloo's destructor waits for all operations, even for one that hangs.
+    return bounded(kGraceMs, [group] {
+      // What the destructor of NCCL's backend would do. Gloo has nothing to shut down.
+      (*group)->shutdown();
+      delete group;
+      return true;
+    });
   });
 }
 
@@ -295,9 +298,12 @@ WorkPtr* c10d_receive(GroupPtr* group, at::Tensor* tensor, int peer) {
   });
 }
 
+// Gloo limits each message of an operation; this limits the whole. With NCCL, waiting does not block.
 bool c10d_work_wait(WorkPtr* work) {
   return catching([&] {
-    TORCH_CHECK((*work)->wait(), "the operation was aborted");
+    auto gloo = dynamic_cast<c10d::ProcessGroupGloo::AsyncWork*>(work->get());
+    auto limit = gloo ? gloo->getTimeout() + Milliseconds(kGraceMs) : kNoTimeout;
+    TORCH_CHECK((*work)->wait(limit), "the operation was aborted");
     return true;
   });
 }
