@@ -186,12 +186,12 @@ def label_batch(
     """
     import pyarrow
 
-    columns = [_one_chunk(name, column) for name, column in (("original", original), ("revised", revised))]
-    batch = _core.label_batch(*columns, eos, (_name(aligner), granularity), (alpha, beta, gamma))
+    method, weights = (_name(aligner), granularity), (alpha, beta, gamma)
+    batch = _core.label_batch(_one_chunk(original), _one_chunk(revised), eos, method, weights)
     return pyarrow.record_batch(batch)
 
 
-def _one_chunk(name: str, column: Any) -> Any:
+def _one_chunk(column: Any) -> Any:
     import pyarrow
 
     if isinstance(column, pyarrow.ChunkedArray):

@@ -54,15 +54,17 @@ def labels_and_weights(labels: Tensor) -> tuple[Tensor, Tensor]:
 def compute_loss(make: Callable[..., TokenLoss] = FigaLoss, **options: Any) -> Callable[..., Tensor]:
     """A `compute_loss_func`: a loss of `figa_loss.torch` with these options, divided by the active tokens of the whole step.
 
-    With the gate of `FigaLoss`, gated tokens count too: a step knows them only at its end.
+    With the gate of `FigaLoss`, gated tokens count too: a step knows them only at its end. Where the trainer gives no count, as in
+    some evaluations, it is that of the batch.
     """
     loss = make(**options)
 
     def compute(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
         rows = Rows.of_batch(*labels_and_weights(labels))
+        count = len(rows) if num_items_in_batch is None else num_items_in_batch
         # A step without an active token has a loss of 0.
-        count = None if num_items_in_batch is None else torch.as_tensor(num_items_in_batch).clamp_min(1)
-        return loss.on(logits, rows, reduction=count)
+        result: Tensor = loss.on(logits, rows, reduction=torch.as_tensor(count).clamp_min(1))
+        return result
 
     return compute

@@ -49,7 +49,7 @@ class Reference:
         teacher = self.logits(rows)
         columns = min(x.shape[1], teacher.shape[1])
         p, t = ((logits[:, :columns] / self.temperature).log_softmax(1) for logits in (x, teacher.to(x.dtype)))
-        b = {"forward": 0.0, "reverse": 1.0}.get(self.divergence, self.divergence)  # type: ignore[call-overload]
+        b = {"forward": 0.0, "reverse": 1.0}[self.divergence] if isinstance(self.divergence, str) else self.divergence
         if b == 0:
             return kl_terms(t, p).sum(1)
         if b == 1:

@@ -87,7 +87,7 @@ def parts(output: Output) -> tuple[Tensor, LmHead | None]:
     _check_floats("hidden", hidden)
     if head.weight.dim() != 2 or head.weight.shape[1] != hidden.shape[-1]:
         raise ValueError(f"lm_head: expected shape [V, H] = [V, {hidden.shape[-1]}], got {list(head.weight.shape)}")
-    weight, bias = (None if part is None else _gathered(part) for part in (head.weight, head.bias))
+    weight, bias = _gathered(head.weight), None if head.bias is None else _gathered(head.bias)
     if weight.dtype != hidden.dtype and not torch.is_autocast_enabled(hidden.device.type):
         raise TypeError(f"lm_head: expected dtype {hidden.dtype}, that of hidden, got {weight.dtype}")
     return hidden, LmHead(weight, bias, head.scale, head.softcap)
@@ -112,7 +112,7 @@ def _gathered(parameter: Tensor) -> Tensor:
     from torch.distributed.tensor import Partial
 
     mesh = parameter.device_mesh
-    full = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    full: Tensor = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
     if full.requires_grad:
         full.register_hook(lambda gradient: gradient / mesh.size())
     return full
