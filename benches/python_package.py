@@ -2,9 +2,9 @@
 
     make bench-python
 
-Alignment: python-Levenshtein and RapidFuzz on the same arrays of int64, conversion included, and equal scripts. Loss: forward and
-backward pass of the FIGA loss without a gate, from hidden states and a head, beside TRL's chunked log-probabilities times the weights and
-the plain expression on all logits, with equal gradients; peak memory is what a run adds, in a process of its own.
+Alignment: python-Levenshtein and RapidFuzz on the same arrays of int64, conversion included, and equal scripts. Loss:
+forward and backward pass of the FIGA loss without a gate, from hidden states and a head, beside TRL's chunked
+log-probabilities times the weights and the plain expression on all logits, with equal gradients; peak memory is what a run adds, in a process of its own.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Fine-grained losses for language models: what a revision changed, token by token, and what it weighs.
 
-A model's original answer is compared with a minimally revised one. Tokens that the revision added are rewarded, tokens that it
-removed are penalised, and kept tokens are left alone (FIGA, arXiv 2311.04072).
+A model's original answer is compared with a minimally revised one. Tokens that the revision added are rewarded, tokens
+that it removed are penalised, and kept tokens are left alone (FIGA, arXiv 2311.04072).
 
 * `editops`, `distance`, `align`, `label`, `label_batch`: two sequences of tokens, or columns of them;
 * `PairEncoder`, `collate`, `pack`: records -> rows -> batches;

@@ -22,8 +22,8 @@ Tag = Literal["replace", "insert", "delete"]
 class Aligner(str, Enum):
     """How to find the changes. For most users, `LEVENSHTEIN`, the default.
 
-    Where whole paragraphs move, Levenshtein would substitute almost every token of them: take one of the diffs then. They only
-    insert and delete. `MYERS` is minimal in that sense; `PATIENCE` and `HISTOGRAM` anchor on rare tokens.
+    Where whole paragraphs move, Levenshtein would substitute almost every token of them: take one of the diffs then.
+    They only insert and delete. `MYERS` is minimal in that sense; `PATIENCE` and `HISTOGRAM` anchor on rare tokens.
     """
 
     LEVENSHTEIN = "levenshtein"
@@ -121,8 +121,8 @@ def align(
     """Which tokens the revision changed.
 
     `granularity` is what counts as one change: `"token"`; `"word"`, where a word with a changed token counts as changed
-    throughout; `"phrase:N"`, where changes with at most N kept tokens between them join. Words need the number of each token's
-    word, as `word_ids()` of a tokenizer's encoding returns them.
+    throughout; `"phrase:N"`, where changes with at most N kept tokens between them join. Words need the number of each
+    token's word, as `word_ids()` of a tokenizer's encoding returns them.
 
     >>> alignment = align(["the", "cat", "sat"], ["the", "dog", "sat", "down"])
     >>> alignment.removed.tolist(), alignment.added.tolist()
@@ -150,8 +150,9 @@ def label(
 ) -> Labels:
     """What the revision did to each token, and its signed weight.
 
-    `eos` is the token that ends an answer, `None` if there is none. `alpha` is the reward of added tokens and of the revised
-    answer's EOS, `beta` the penalty of removed tokens, `gamma` the reward of kept tokens. See `align` for the rest.
+    `eos` is the token that ends an answer, `None` if there is none. `alpha` is the reward of added tokens and of the
+    revised answer's EOS, `beta` the penalty of removed tokens, `gamma` the reward of kept tokens. See `align` for the
+    rest.
 
     >>> labels = label([5, 6, 7, 0], [5, 8, 7, 0], eos=0)
     >>> labels.original_weights.tolist(), labels.revised_weights.tolist()

@@ -22,9 +22,9 @@ Files = dict[str, bytes]
 class PairEncoder:
     """Turns records into rows: token ids, labels and weights of both answers.
 
-    A record holds a prompt, the model's original answer and the revised one, in any shape that the command `figa` reads: texts,
-    messages, or conversations that end with the answer. A row is what the model's chat template renders for the whole
-    conversation, or else prompt, answer and EOS. It has one entry a token:
+    A record holds a prompt, the model's original answer and the revised one, in any shape that the command `figa`
+    reads: texts, messages, or conversations that end with the answer. A row is what the model's chat template renders
+    for the whole conversation, or else prompt, answer and EOS. It has one entry a token:
 
     | column | type | |
     |---|---|---|
@@ -34,11 +34,12 @@ class PairEncoder:
 
     Args:
         model: a model's folder, its `tokenizer.json`, or a fast tokenizer of `transformers`.
-        fields: names of a record's fields where they differ from `instruction`, `input`, `output`, `original_output` and
-            `revised_output`: `{"instruction": "prompt", "original": "rejected", "revised": "chosen"}`. The fields `system`, `tools` and
-            `documents` are read only if they are named.
+        fields: names of a record's fields where they differ from `instruction`, `input`, `output`, `original_output`
+            and `revised_output`: `{"instruction": "prompt", "original": "rejected", "revised": "chosen"}`. The fields
+            `system`, `tools` and `documents` are read only if they are named.
         max_length: rows are cut after this many tokens, after the answers are aligned.
-        prompt: `"chat"`, `"alpaca"`, `"plain"` or `"verbatim"`; by default the model's chat template if it has one, else Alpaca.
+        prompt: `"chat"`, `"alpaca"`, `"plain"` or `"verbatim"`; by default the model's chat template if it has one,
+            else Alpaca.
         eos_token: the token that ends an answer where the template does not; by default the one that the model names.
         alpha: reward of added tokens and of the revised answer's EOS.
         beta: penalty of removed tokens.
@@ -137,8 +138,8 @@ class PairEncoder:
     def encode_batch(self, batch: Any) -> Any:
         """The rows of many records, on all cores and without the GIL. What comes back has the kind of what is given:
 
-        * a `pyarrow.Table` or a mapping of lists: a table, for `datasets.map(encoder.encode_batch, batched=True)` and for
-          `map_batches(encoder.encode_batch, batch_format="pyarrow")` of Ray Data;
+        * a `pyarrow.Table` or a mapping of lists: a table, for `datasets.map(encoder.encode_batch, batched=True)` and
+          for `map_batches(encoder.encode_batch, batch_format="pyarrow")` of Ray Data;
         * a `pyarrow.RecordBatch`: a record batch;
         * an iterator of record batches: an iterator, for `mapInArrow(encoder.encode_batch, schema)` of Spark.
         """

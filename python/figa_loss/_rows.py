@@ -19,8 +19,9 @@ COLUMNS = {"input_ids": np.int64, "labels": np.int64, "weights": np.float32}
 def collate(pairs: Iterable[Mapping[str, Any]], pad_id: int = 0) -> dict[str, npt.NDArray[Any]]:
     """Both answers of each pair as rows of one batch, padded on the right: original, revised, original, revised.
 
-    `pairs` have the columns of `PairEncoder`; so have the rows of the files that `figa label` writes. The result is `input_ids`,
-    `attention_mask` (bool), `labels` (-100 in prompt and padding) and `weights` (0 there), each `[2 * len(pairs), S]`.
+    `pairs` have the columns of `PairEncoder`; so have the rows of the files that `figa label` writes. The result is
+    `input_ids`, `attention_mask` (bool), `labels` (-100 in prompt and padding) and `weights` (0 there), each
+    `[2 * len(pairs), S]`.
 
     >>> pair = {"original_input_ids": [5, 6], "original_labels": [-100, 6], "original_weights": [0, -0.5]}
     >>> pair |= {"revised_input_ids": [5, 7, 8], "revised_labels": [-100, 7, 8], "revised_weights": [0, 1, 1]}
@@ -36,20 +37,20 @@ def collate(pairs: Iterable[Mapping[str, Any]], pad_id: int = 0) -> dict[str, np
         for name, values in zip(columns, row, strict=True):
             batch[name][at, : len(values)] = values
         mask[at, : len(row[0])] = True
-    return {"input_ids": batch["input_ids"], "attention_mask": mask, "labels": batch["labels"], "weights": batch["weights"]}
+    return {"input_ids": batch.pop("input_ids"), "attention_mask": mask, **batch}
 
 
 def pack(pairs: Iterable[Mapping[str, Any]], pad_id: int = 0) -> dict[str, Any]:
-    """Both answers of each pair in one row `[len(pairs), S]`: what they begin with is computed once, then a branch for each.
+    """Both answers of each pair in one row `[len(pairs), S]`: what they begin with once, then a branch for each.
 
-    A token attends to the tokens in front of it in its own answer, whose positions it continues, so it has the hidden state that it
-    has in a row of its own. Behind the last token that weighs something, nothing is computed. The result has
+    A token attends to the tokens in front of it in its own answer, whose positions it continues, so it has the hidden
+    state that it has in a row of its own. Behind the last token that weighs something, nothing is computed. Returns
 
     * `input_ids`, `position_ids`: `[B, S]`;
-    * `visible_until`: `[B, S]`, column `k` is seen by columns `k` to `visible_until[k] - 1`; `figa_loss.torch.attention_mask` makes the
-      mask;
-    * `labels`, `weights`, `outputs`, `sequences`: `[N]`, the tokens that have a label, answer by answer, where the output that predicts
-      each is among the `B * S` positions (-1 if it is not needed), and the number of its answer;
+    * `visible_until`: `[B, S]`, column `k` is seen by columns `k` to `visible_until[k] - 1`;
+      `figa_loss.torch.attention_mask` makes the mask;
+    * `labels`, `weights`, `outputs`, `sequences`: `[N]`, the tokens that have a label, answer by answer, where the
+      output that predicts each is among the `B * S` positions (-1 if it is not needed), and the number of its answer;
     * `has_branches`: if no row has any, the mask is the causal one.
 
     `figa_loss.torch.Rows.of_targets` takes the last four.

@@ -1,8 +1,9 @@
 """A collator and a loss for `transformers.Trainer`, and for what is built on it, such as TRL's `SFTTrainer`.
 
-The trainer hands a loss function the labels of a batch and nothing else, and counts those that are not -100 over all micro-batches and
-processes of a step. So labels and weights travel as one complex tensor: the label of a token is its real part, its weight the
-imaginary one, and tokens without a weight are -100. The count is then that of the active tokens, by which the loss is divided.
+The trainer hands a loss function the labels of a batch and nothing else, and counts those that are not -100 over all
+micro-batches and processes of a step. So labels and weights travel as one complex tensor: the label of a token is its
+real part, its weight the imaginary one, and tokens without a weight are -100. The count is then that of the active
+tokens, by which the loss is divided.
 
     encoder = PairEncoder(model_folder)
     trainer = transformers.Trainer(
@@ -27,8 +28,8 @@ from .torch import IGNORE_INDEX, FigaLoss, Rows, TokenLoss
 
 
 class PairCollator:
-    """Makes a batch of pairs with the columns of `PairEncoder`: `input_ids` and `attention_mask`, `[2 * pairs, S]`, and `labels`, complex64
-    of the same shape, with the weights in the imaginary part.
+    """Makes a batch of pairs with the columns of `PairEncoder`: `input_ids` and `attention_mask`, `[2 * pairs, S]`, and
+    `labels`, complex64 of the same shape, with the weights in the imaginary part.
 
     Args:
         pad_id: what fills up `input_ids`; any id will do.
@@ -52,10 +53,11 @@ def labels_and_weights(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def compute_loss(make: Callable[..., TokenLoss] = FigaLoss, **options: Any) -> Callable[..., Tensor]:
-    """A `compute_loss_func`: a loss of `figa_loss.torch` with these options, divided by the active tokens of the whole step.
+    """A `compute_loss_func`: a loss of `figa_loss.torch` with these options, divided by the active tokens of the whole
+    step.
 
-    With the gate of `FigaLoss`, gated tokens count too: a step knows them only at its end. Where the trainer gives no count, as in
-    some evaluations, it is that of the batch.
+    With the gate of `FigaLoss`, gated tokens count too: a step knows them only at its end. Where the trainer gives no
+    count, as in some evaluations, it is that of the batch.
     """
     loss = make(**options)
 

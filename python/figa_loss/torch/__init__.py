@@ -12,13 +12,13 @@
 | answers to forget | `Npo`, `SimNpo` | log-probabilities of a reference; none |
 | a teacher | `Distillation`, `TopKDistillation` | its output, or its likeliest columns |
 
-Each is a module that is called with `logits [B, S, V]`, `labels [B, S]` and `weights [B, S]`, in the positions of `input_ids`. Its method
-`fused` takes hidden states and a head instead, and `on` a model's output and `Rows`, such as those of a packed batch. Only active
-tokens are computed: those with a label and a weight other than 0.
+Each is a module that is called with `logits [B, S, V]`, `labels [B, S]` and `weights [B, S]`, in the positions of
+`input_ids`. Its method `fused` takes hidden states and a head instead, and `on` a model's output and `Rows`, such as
+those of a packed batch. Only active tokens are computed: those with a label and a weight other than 0.
 
-Under autocast the head's product has its dtype, and everything behind it is f32. A gradient that is needed for several micro-batches
-or processes takes a number as `reduction`: the count of all. A head that `fully_shard` has sharded is gathered, and its gradient
-reduced.
+Under autocast the head's product has its dtype, and everything behind it is f32. A gradient that is needed for several
+micro-batches or processes takes a number as `reduction`: the count of all. A head that `fully_shard` has sharded is
+gathered, and its gradient reduced.
 """
 
 from .distill import Asft, Distillation, Reference, TopKDistillation

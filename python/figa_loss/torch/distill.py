@@ -17,16 +17,17 @@ from .token import Scores, TokenLoss, at_least_0
 
 @dataclass(frozen=True)
 class Reference:
-    """A model whose distribution `t` at the positions of the rows is the reference for the model's own, `p`. It gets no gradient.
+    """A model whose distribution `t` at the positions of the rows is the reference for the model's own, `p`.
 
-    If the vocabularies differ in size, both distributions are taken over the columns that both have.
+    It gets no gradient. If the vocabularies differ in size, both distributions are taken over the columns that both have.
     """
 
     output: Output
     """Its logits, or its hidden states and head, at the same positions."""
     divergence: str | float = "forward"
-    """`"forward"`, KL(t || p); `"reverse"`, KL(p || t); or a number b from 0 to 1 for the generalised Jensen-Shannon divergence
-    `b KL(t || m) + (1 - b) KL(p || m)` with `m = b t + (1 - b) p`. As in TRL, 0 means forward and 1 reverse."""
+    """`"forward"`, KL(t || p); `"reverse"`, KL(p || t); or a number b from 0 to 1 for the generalised Jensen-Shannon
+    divergence `b KL(t || m) + (1 - b) KL(p || m)` with `m = b t + (1 - b) p`. As in TRL, 0 means forward and 1
+    reverse."""
     temperature: float = 1.0
     """Both models' logits are divided by it."""
 
@@ -59,15 +60,15 @@ class Reference:
 
 
 def kl_terms(a: Tensor, b: Tensor) -> Tensor:
-    """What each column adds to KL(a || b), given log-probabilities. Columns where `a` is 0 add nothing, whatever `b` is."""
+    """What each column adds to KL(a || b), given log-probabilities: nothing where `a` is 0, whatever `b` is."""
     return a.exp() * (a - b).masked_fill(a.isneginf(), 0.0)
 
 
 class Distillation(TokenLoss):
     """A divergence from the teacher at the positions of the rows: `w K`. Takes `reference`, a `Reference`.
 
-    As in TRL, there is no factor `temperature^2`. With the kept tokens of the revised answers as rows, it is an anchor beside another
-    loss: add both.
+    As in TRL, there is no factor `temperature^2`. With the kept tokens of the revised answers as rows, it is an anchor
+    beside another loss: add both.
     """
 
     def measure(self, x: Tensor, rows: Rows, *, reference: Reference, **_: Any) -> Measures:
@@ -112,7 +113,10 @@ class TopKDistillation(TokenLoss):
 
 
 class Asft(TokenLoss):
-    """Anchored supervised fine-tuning (arXiv 2509.23753): `w (sg(p) nll + alpha KL(ref || p))`. Takes `reference`, a `Reference`."""
+    """Anchored supervised fine-tuning (arXiv 2509.23753): `w (sg(p) nll + alpha KL(ref || p))`.
+
+    Takes `reference`, a `Reference`.
+    """
 
     def __init__(self, alpha: float = 0.1, **options: Any) -> None:
         super().__init__(**options)

@@ -1,8 +1,8 @@
 """Policy gradient losses on sampled answers.
 
-With `l` the log-probability of a token, `l_old` that under the policy that sampled it, and `A` its advantage, the ratio is
-`r = exp(l - l_old)`. Weights are the mask of the answers' tokens: tokens of advantage 0 and clipped tokens are rows too, so that
-they count in every denominator and the KL term acts on them.
+With `l` the log-probability of a token, `l_old` that under the policy that sampled it, and `A` its advantage, the ratio
+is `r = exp(l - l_old)`. Weights are the mask of the answers' tokens: tokens of advantage 0 and clipped tokens are rows
+too, so that they count in every denominator and the KL term acts on them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from .token import Reduction, Scores, TokenLoss, at_least_0, greater_than_0
 
 
 class PolicyLoss(TokenLoss):
-    """A loss of samples. Takes `old_log_probs` and `advantages`, and with `kl_beta` `reference_log_probs`, all in the shape of the labels
-    and constants.
+    """A loss of samples. Takes `old_log_probs` and `advantages`, and with `kl_beta` `reference_log_probs`, all in the
+    shape of the labels and constants.
 
     Args:
         kl_beta: the weight of the KL term to a reference model, `exp(l_ref - l) - (l_ref - l) - 1`.
@@ -74,8 +74,8 @@ class ImportanceSampling(PolicyLoss):
 class Grpo(PolicyLoss):
     """The clipped surrogate of PPO and GRPO: `-w min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)`.
 
-    The mean over each answer's tokens, then over the answers. DAPO has `clip_high=0.28, reduction="active_tokens"`; Dr. GRPO divides
-    by a number; GSPO has `ratio="sequence"`.
+    The mean over each answer's tokens, then over the answers. DAPO has `clip_high=0.28, reduction="active_tokens"`; Dr.
+    GRPO divides by a number; GSPO has `ratio="sequence"`.
     """
 
     reduction: Reduction = "sequence_means"
@@ -102,7 +102,8 @@ class Cispo(PolicyLoss):
 class Sapo(PolicyLoss):
     """A smooth gate in place of the clip range (arXiv 2511.20347): `-w (4 / tau) sigmoid(tau (r - 1)) A`.
 
-    `tau` is `tau_positive` where `A > 0`, else `tau_negative`. The mean over each answer's tokens, then over the answers.
+    `tau` is `tau_positive` where `A > 0`, else `tau_negative`. The mean over each answer's tokens, then over the
+    answers.
     """
 
     reduction: Reduction = "sequence_means"

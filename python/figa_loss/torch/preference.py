@@ -85,8 +85,8 @@ class PreferenceLoss(nn.Module):
         self.ignore_index, self.chunk_rows = ignore_index, chunk_rows
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor, **further: Any) -> Tensor:
-        """The loss of `logits [B, S, V]`, `labels [B, S]` and `weights [B, S]`, which have the positions of `input_ids`. Keywords
-        as in `on`. Returns a scalar."""
+        """The loss of `logits [B, S, V]`, `labels [B, S]` and `weights [B, S]`, which have the positions of
+        `input_ids`. Keywords as in `on`. Returns a scalar."""
         return self.on(logits, Rows.of_batch(labels, weights, self.ignore_index), **further)
 
     def fused(
@@ -109,9 +109,12 @@ class PreferenceLoss(nn.Module):
         """The loss of a model's output on rows.
 
         Args:
-            pairs: by default original and revised in turn (`Pairs.alternating`), for losses of answers to forget all of them.
-            reference_log_probs: those of the labels under the reference model, in the shape of the labels; `log_probs` returns them.
-            denominators: how many pairs, and how much weight of chosen tokens, the step has, where several batches make one.
+            pairs: by default original and revised in turn (`Pairs.alternating`), for losses of answers to forget all of
+                them.
+            reference_log_probs: those of the labels under the reference model, in the shape of the labels; `log_probs`
+                returns them.
+            denominators: how many pairs, and how much weight of chosen tokens, the step has, where several batches make
+                one.
         """
         if pairs is None:
             count = rows.sequence_count
@@ -173,7 +176,8 @@ def _check_smoothing(value: float) -> float:
 class Dpo(PreferenceLoss):
     """Direct preference optimisation (arXiv 2305.18290): `-log sigmoid(beta (D_c - D_r))`.
 
-    Weights of 3 (or 5) for changed tokens and 1 for others make it the DDPO of RLHF-V. `average` divides each `D` by `sum |w|`.
+    Weights of 3 (or 5) for changed tokens and 1 for others make it the DDPO of RLHF-V. `average` divides each `D` by
+    `sum |w|`.
     """
 
     needs_reference = True
@@ -207,7 +211,8 @@ class Ipo(PreferenceLoss):
 
 
 class SimPo(PreferenceLoss):
-    """Simple preference optimisation (arXiv 2405.14734): `-log sigmoid(beta (Lbar_c - Lbar_r) - gamma_beta_ratio beta)`."""
+    """Simple preference optimisation (arXiv 2405.14734):
+    `-log sigmoid(beta (Lbar_c - Lbar_r) - gamma_beta_ratio beta)`."""
 
     def __init__(
         self, beta: float = 2.0, gamma_beta_ratio: float = 0.25, label_smoothing: float = 0.0, **options: Any
@@ -254,7 +259,7 @@ class Orpo(PreferenceLoss):
 
 
 class Tdpo(PreferenceLoss):
-    """Token-level direct preference optimisation (arXiv 2404.11999): DPO with the divergence of both answers from the reference.
+    """Token-level direct preference optimisation (arXiv 2404.11999): DPO with the divergences from the reference.
 
         -log sigmoid(beta (D_c - D_r - (K_r - K_c)))                   TDPO1, alpha None
         -log sigmoid(beta (D_c - D_r - alpha (K_r - sg K_c)))          TDPO2
@@ -282,7 +287,8 @@ class Tdpo(PreferenceLoss):
 
 
 class Npo(PreferenceLoss):
-    """Negative preference optimisation (arXiv 2404.05868), for answers to forget: `-(2 / beta) log sigmoid(-beta D_r)`."""
+    """Negative preference optimisation (arXiv 2404.05868), for answers to forget:
+    `-(2 / beta) log sigmoid(-beta D_r)`."""
 
     needs_reference, is_paired = True, False
 
@@ -295,7 +301,8 @@ class Npo(PreferenceLoss):
 
 
 class SimNpo(PreferenceLoss):
-    """Npo without a reference, by mean log-probabilities (arXiv 2410.07163): `-(2 / beta) log sigmoid(beta (-Lbar_r - gamma))`."""
+    """Npo without a reference, by mean log-probabilities (arXiv 2410.07163):
+    `-(2 / beta) log sigmoid(beta (-Lbar_r - gamma))`."""
 
     is_paired = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ class Rows:
 
     @classmethod
     def of_batch(cls, labels: Tensor, weights: Tensor, ignore_index: int = IGNORE_INDEX) -> Rows:
-        """Rows of `labels [B, S]` and `weights [B, S]`, which have the positions of `input_ids`: the output at `t - 1` predicts
-        the label at `t`."""
+        """Rows of `labels [B, S]` and `weights [B, S]`, which have the positions of `input_ids`: the output at `t - 1`
+        predicts the label at `t`."""
         weights = _checked(labels, weights, (2,))
         # Nothing predicts the first token.
         predicted = torch.ones_like(labels, dtype=torch.bool)
@@ -47,7 +47,7 @@ class Rows:
 
     @classmethod
     def of_shifted(cls, labels: Tensor, weights: Tensor, ignore_index: int = IGNORE_INDEX) -> Rows:
-        """Rows of `labels` and `weights`, `[B, S]` or `[N]`, that have the positions of the outputs which predict them."""
+        """Rows of `labels` and `weights`, `[B, S]` or `[N]`, in the positions of the outputs that predict them."""
         weights = _checked(labels, weights, (1, 2))
         predicted = torch.ones_like(labels, dtype=torch.bool)
         tokens = _active(labels, weights, predicted, ignore_index)
@@ -120,7 +120,7 @@ class Rows:
             raise ValueError(f"logits: expected an output for each position of labels, got {positions}")
 
     def _with(self, **changes: object) -> Rows:
-        return Rows(**{field.name: changes.get(field.name, getattr(self, field.name)) for field in fields(self)})  # type: ignore[arg-type]
+        return replace(self, **changes)  # type: ignore[arg-type]
 
 
 _TENSORS = ("labels", "weights", "outputs", "tokens", "sequences")

@@ -191,7 +191,7 @@ class _Product(torch.autograd.Function):
 
 
 class _Chunked(torch.autograd.Function):
-    """What `measure` says of all rows. Only one chunk of logits is held at a time: they are computed once more for the gradient."""
+    """What `measure` says of all rows, with one chunk of logits at a time: they are computed again for the gradient."""
 
     @staticmethod
     def forward(
@@ -260,8 +260,8 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 def _gradients(
     gradient: Tensor, inputs: Tensor, weight: Tensor, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of a product. In half precision each row is scaled by a power of 2, so that its greatest entry is about 1, and the
-    factors are multiplied where there is room for them."""
+    """The gradients of a product. In half precision each row is scaled by a power of 2, so that its greatest entry is
+    about 1, and the factors are multiplied where there is room for them."""
     of_inputs = of_weight = None
     if inputs.dtype in (torch.float16, torch.bfloat16):
         exponents = gradient.abs().amax(1, keepdim=True).frexp().exponent

@@ -100,8 +100,9 @@ class TokenLoss(nn.Module):
         _check_reduction(self.reduction)
 
     def forward(self, logits: Tensor, labels: Tensor, weights: Tensor, **further: Any) -> Tensor:
-        """The loss of `logits [B, S, V]`, `labels [B, S]` (int64) and `weights [B, S]`, which have the positions of `input_ids`:
-        the shift by one happens here. `further` are the loss's own tensors. Returns a scalar in f32 (f64 for f64)."""
+        """The loss of `logits [B, S, V]`, `labels [B, S]` (int64) and `weights [B, S]`, which have the positions of
+        `input_ids`: the shift by one happens here. `further` are the loss's own tensors. Returns a scalar in f32 (f64
+        for f64)."""
         return self.on(logits, Rows.of_batch(labels, weights, self.ignore_index), **further)
 
     def fused(
@@ -113,7 +114,7 @@ class TokenLoss(nn.Module):
     # Which rows there are depends on the data, so the loss is computed as it is between compiled parts.
     @torch.compiler.disable
     def on(self, output: Output, rows: Rows, *, reduction: Reduction | None = None, **further: Any) -> Tensor:
-        """The loss of a model's output on rows. `reduction` replaces that of the loss, such as with the count of a step."""
+        """The loss of a model's output on rows. `reduction` replaces that of the loss, as with the count of a step."""
         measures, rows = measure_rows(output, rows, lambda x, some: self.measure(x, some, **further), self.chunk_rows)
         value, counted = self.terms(Scores(rows, measures), **further)
         return _reduced(self.reduction if reduction is None else reduction, value, counted, rows)
@@ -160,8 +161,8 @@ class FigaLoss(TokenLoss):
 
     Args:
         gate: the greatest nll, in nats, or the range, in which negative weights count; `None` for no gate.
-        penalty: what negative weights do: `"nll"`, the paper's, which needs a gate; `"unlikelihood"`, `-|w| log(1 - p)` made
-            positive, which needs none.
+        penalty: what negative weights do: `"nll"`, the paper's, which needs a gate; `"unlikelihood"`, `-|w| log(1 - p)`
+            made positive, which needs none.
 
     See `TokenLoss` for the other arguments and for shapes.
 
@@ -198,8 +199,8 @@ class FigaLoss(TokenLoss):
 def figa_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """The FIGA loss with its default configuration: gate at 0.6 nats, mean over the active tokens.
 
-    `logits [B, S, V]`, `labels [B, S]` (int64, -100 for none) and `weights [B, S]` have the positions of `input_ids`: the shift by
-    one happens inside. Returns a scalar in f32 (f64 for f64).
+    `logits [B, S, V]`, `labels [B, S]` (int64, -100 for none) and `weights [B, S]` have the positions of `input_ids`:
+    the shift by one happens inside. Returns a scalar in f32 (f64 for f64).
     """
     return FigaLoss()(logits, labels, weights)
 
@@ -231,7 +232,8 @@ class Unlikelihood(TokenLoss):
 class CandidateUnlikelihood(TokenLoss):
     """Unlikelihood of given tokens at each position: `-w sum_k log(1 - p_k)`, each of the candidates once.
 
-    Takes `candidates [B, S, K]`, int64, in the positions of the labels; numbers that are no column, such as -1, fill short lists.
+    Takes `candidates [B, S, K]`, int64, in the positions of the labels; numbers that are no column, such as -1, fill
+    short lists.
     """
 
     def measure(self, x: Tensor, rows: Rows, *, candidates: Tensor, **_: Any) -> Measures:
@@ -275,8 +277,8 @@ class Focal(TokenLoss):
 class Eaft(TokenLoss):
     """Entropy-adaptive fine-tuning (arXiv 2601.02151): `w sg((H / scale)^alpha) nll`.
 
-    `H` is the entropy of the `top_k` likeliest columns, renormalised (`None`: of all). The defaults are those of LLaMA-Factory;
-    axolotl has `scale=1`.
+    `H` is the entropy of the `top_k` likeliest columns, renormalised (`None`: of all). The defaults are those of
+    LLaMA-Factory; axolotl has `scale=1`.
     """
 
     def __init__(
