@@ -239,8 +239,9 @@ def test_nearly_certain_tokens_keep_their_gradient():
     assert logits.grad[0, 0].tolist() == pytest.approx([-np.exp(-40.0), np.exp(-40.0)], rel=1e-5)
 
 
-def test_without_active_tokens_the_loss_is_0():
-    hidden, head, labels, weights = batch()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_without_active_tokens_the_loss_is_0(dtype):
+    hidden, head, labels, weights = batch(dtype)
     for reduction in ("active_tokens", "abs_weights", "sequence_means", 5.0):
         loss = FigaLoss(reduction=reduction).fused(hidden, head, labels, torch.zeros_like(weights))
         value, *others = gradients(loss, hidden, head)

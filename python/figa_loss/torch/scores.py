@@ -266,7 +266,7 @@ def _gradients(
     if inputs.dtype in (torch.float16, torch.bfloat16):
         exponents = gradient.abs().amax(1, keepdim=True).frexp().exponent
         sizes = torch.ldexp(torch.ones_like(gradient[:, :1]), exponents)
-        unit, greatest = (gradient / sizes).to(inputs.dtype), sizes.max()
+        unit, greatest = (gradient / sizes).to(inputs.dtype), sizes.max() if len(sizes) else sizes.new_ones(())
         if needs[0]:
             of_inputs = _product(unit, weight) * sizes
         if needs[1]:
