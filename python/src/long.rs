@@ -27,6 +27,7 @@ pub fn interruptible<T: Send + 'static>(
         // The receiver is gone after Ctrl-C.
         let _ = sender.send(work(&flag));
     });
+    // What is used without the GIL has to be Sync, which a receiver alone is not.
     let receiver = Mutex::new(receiver);
     loop {
         let result = py.detach(|| receiver.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(INTERVAL));
