@@ -3,7 +3,7 @@
 
     python3 scripts/torchrun.py target/debug/finetune
 
-torchrun restarts them, the run goes on from its checkpoint, and its losses are those of a run with one process. Needs a
+torchrun restarts them, the run continues from its checkpoint, and its losses are those of a run with one process. Needs a
 Python with torch.
 """
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Run the experiments behind docs/results.md, and write its tables and figures.
 
-    python3 scripts/evidence list                      what there is to run, what is done, and the hours that are left
-    python3 scripts/evidence run                       run what is not done; Ctrl-C stops, and the next call goes on
+    python3 scripts/evidence list                      what there is to run, what is done, and the hours that remain
+    python3 scripts/evidence run                       run what is not done; Ctrl-C stops, and the next call continues
     python3 scripts/evidence report                    the tables and figures of what is done
     python3 scripts/evidence try RECIPE --lr 3e-5 ...  one recipe on other records (--eval) or prompts (--prompts)
 
@@ -31,7 +31,7 @@ def show_plan():
     seconds = [training.result()["wall_seconds"] for training in done]
     left = len(planned) - len(done)
     mean = sum(seconds) / len(seconds) if seconds else 300
-    print(f"{len(done)} of {len(planned)} runs are done; {left * mean / 3600:.1f} hours are left at {mean:.0f} s a run")
+    print(f"{len(done)} of {len(planned)} runs are done; {left * mean / 3600:.1f} hours remain at {mean:.0f} s a run")
     print("A run that depends on the choice of a learning rate is in the list once the rates have been compared.")
 
 

@@ -1,4 +1,4 @@
-//! Several processes do together what one does, and go on after interruptions, whatever their number.
+//! Several processes do together what one does, and continue after interruptions, whatever their number.
 
 mod common;
 
@@ -151,7 +151,7 @@ fn a_run_does_not_depend_on_the_number_of_processes() {
 }
 
 #[test]
-fn a_run_goes_on_with_another_number_of_processes() {
+fn a_run_continues_with_another_number_of_processes() {
     let sandbox = Sandbox::new("llama3");
     for option in [&["--method=figa"][..], &["--method=dpo", "--zero1"]] {
         let name = option.len();
