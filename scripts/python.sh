@@ -18,9 +18,12 @@ install() { # folder of a venv, what pip installs there
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: "$@"
 }
 
-[ -x "$out/build/bin/maturin" ] || { python3 -m venv "$out/build" && install "$out/build" maturin==1.16.0; }
+[ -x "$out/build/bin/maturin" ] || { python3 -m venv "$out/build" && install "$out/build" maturin==1.16.0 ziglang==0.17.1; }
 rm -rf "$out/wheels" "$out/venv"
-"$out/build/bin/maturin" build --quiet --release --locked --manifest-path python/Cargo.toml --out "$out/wheels"
+set -- --quiet --release --locked --manifest-path python/Cargo.toml --out "$out/wheels"
+# Zig links with an older glibc than that of this machine.
+[ "$(uname -sm)" != "Linux x86_64" ] || set -- "$@" --zig --compatibility manylinux_2_28
+PATH="$out/build/bin:$PATH" maturin build "$@"
 wheel=$(ls "$out"/wheels/*.whl)
 took "$(basename "$wheel"), $(du -h "$wheel" | cut -f1), built"
 
