@@ -65,7 +65,7 @@ pub fn rollout(args: &RolloutArgs, interrupted: &dyn Fn() -> bool) -> Result<boo
         }
         bar.inc(records.len() as u64);
         let is_last = records.last().is_some_and(|(number, _)| *number as usize + 1 == all);
-        if ranks.any(interrupted())? && !is_last {
+        if !is_last && ranks.any(interrupted())? {
             bar.abandon();
             if ranks.is_first() {
                 println!("saved; run the same command again to continue");

@@ -41,7 +41,7 @@ pub fn train(
     let mut trainer = Trainer::start(experiment, run, base_model.take())?;
     while !trainer.is_finished() {
         trainer.step()?;
-        let stop = ranks.any(interrupted())? && !trainer.is_finished();
+        let stop = !trainer.is_finished() && ranks.any(interrupted())?;
         if stop || trainer.is_checkpoint_due() {
             let latest = trainer.save_checkpoint()?;
             ranks.from_first(|| checkpoint::remove_others(&run.folder, Some(&latest)))?;
