@@ -105,7 +105,9 @@ impl Sandbox {
             vec!["--steps=6", "--batch=3", "--micro-batch=2", "--lr=0.01", "--max-length=12", "--prompt=plain"];
         short.retain(|default| {
             let (name, _) = default.split_once('=').unwrap();
-            !more.iter().any(|given| given.split_once('=').is_some_and(|(given, _)| given == name))
+            // A budget takes the place of the steps.
+            let is_given = |given: &str| given == name || (given, name) == ("--budget", "--steps");
+            !more.iter().any(|given| given.split_once('=').is_some_and(|(given, _)| is_given(given)))
         });
         fixed.iter().chain(&short).chain(more).map(|&argument| argument.to_owned()).collect()
     }
