@@ -93,11 +93,23 @@ pub struct FigaWeights {
 
 impl Default for FigaWeights {
     fn default() -> Self {
-        Self { alpha: 1.0, beta: 0.5, gamma: 0.0 }
+        Self::new()
     }
 }
 
 impl FigaWeights {
+    /// Those of the paper.
+    ///
+    /// ```
+    /// use figa_loss::FigaWeights;
+    ///
+    /// const WEIGHTS: FigaWeights = FigaWeights { gamma: 0.1, ..FigaWeights::new() };
+    /// assert_eq!((WEIGHTS.alpha, WEIGHTS.beta), (1.0, 0.5));
+    /// ```
+    pub const fn new() -> Self {
+        Self { alpha: 1.0, beta: 0.5, gamma: 0.0 }
+    }
+
     /// Checks that all three are finite and at least 0. A negative one would turn a reward into a penalty.
     ///
     /// ```

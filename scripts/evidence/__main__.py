@@ -20,7 +20,7 @@ from threading import Lock, Thread
 from corrections import Corrections
 from grid import plan
 from house_style_task import HouseStyle
-from training import EXPERIMENTS, Recipe, Training
+from training import Recipe, Training, write
 
 
 def show_plan():
@@ -44,7 +44,6 @@ class Runner:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
 
     def run(self):
-        EXPERIMENTS.mkdir(parents=True, exist_ok=True)
         workers = [Thread(target=self.work) for _ in range(self.jobs)]
         for worker in workers:
             worker.start()
@@ -54,7 +53,7 @@ class Runner:
             sys.exit(1)
 
     def next(self):
-        """An experiment that is due, and whether others are that wait for one that runs."""
+        """An experiment that is due and does not run yet."""
         with self.lock:
             if self.failed or self.end and time.time() > self.end:
                 return None
@@ -68,10 +67,7 @@ class Runner:
     def work(self):
         while training := self.next():
             try:
-                result = training.run()
-                partial = training.path().with_suffix(".partial")
-                partial.write_text(json.dumps(result, separators=(",", ":")) + "\n", encoding="utf-8")
-                partial.rename(training.path())
+                write(training.path(), json.dumps(training.run(), separators=(",", ":")) + "\n")
             except BaseException as error:  # Also those of a thread that SystemExit would end in silence.
                 self.failed = True
                 print(error, file=sys.stderr)

@@ -2,19 +2,19 @@
 
 import json
 import random
+import sys
 from dataclasses import dataclass
 from hashlib import sha256
 
-from training import COMPUTE, FINETUNE, WORK, call, read_lines, write_lines
+from training import COMPUTE, FINETUNE, ROOT, WORK, call, read_lines, write_lines
+
+sys.path.insert(0, str(ROOT / "examples/finetune"))
+from fetch_pairs import folded  # noqa: E402
 
 PAIRS = WORK / "pairs"
 DEV = 120
 # More than any method sees.
 PAIRS_OF_STAGE = 400
-
-
-def folded(text):
-    return " ".join(text.lower().split())
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,8 @@ class HouseStyle:
         return HELD_OUT if name == "held-out" else self.prompts
 
     def measure(self, model, name, folder, log):
-        prompts, base = self.prompts_of(name, folder), WORK / "base"
+        # The base model answers once for all recipes. Other prompts are those of one run.
+        prompts, base = self.prompts_of(name, folder), folder / "base" if name == "other" else WORK / "base"
         base.mkdir(parents=True, exist_ok=True)
         before = self.rollout(MODEL, prompts, base / f"answers-{name}.jsonl", None, log)
         pairs = self.revise(before, base / f"pairs-{name}.jsonl", log)

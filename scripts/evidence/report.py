@@ -73,12 +73,16 @@ SCORES = {
 }
 
 
+def read_all():
+    """All experiments, those that diverged included."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(EXPERIMENTS.glob("*.json"))]
+
+
 def load():
     """The results on held-out records by task and recipe, each ordered by seed."""
     tasks = {}
-    for path in sorted(EXPERIMENTS.glob("*-held-out.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result["scores"]:
+    for result in read_all():
+        if result["set"] == "held-out" and result["scores"]:
             tasks.setdefault(result["task"], {}).setdefault(result["recipe"], []).append(result)
     for recipes in tasks.values():
         for results in recipes.values():
@@ -145,7 +149,7 @@ def tables(task, recipes):
         cost = [results[0].get("lr", "–"), f"{mean_of(results, 'tokens') / 1000:.1f}k", f"{mean_of(results, 'cpu_seconds'):.0f}"]
         cells = [in_text(values[name][metric.key], metric.digits) for metric in metrics]
         for key in SCORES[task]:
-            cells.append(f"{sum(result['scores'][key] for result in results) / len(results):.3g}")
+            cells.append(f"{mean_of([result['scores'] for result in results], key):.3g}")
         scores.append([f"`{name}`", *cost, *cells])
         if BASELINE in values and name not in ("base", BASELINE):
             pairs = [(values[name][metric.key] - values[BASELINE][metric.key], metric.digits) for metric in metrics]
@@ -181,8 +185,7 @@ def draw(task, values):
 def log():
     """A line for each experiment, the failed ones included."""
     rows = []
-    for path in EXPERIMENTS.glob("*.json"):
-        result = json.loads(path.read_text(encoding="utf-8"))
+    for result in read_all():
         question = f"{result['task']}: {result['recipe']}"
         if "lr" in result:
             question += f" at {result['lr']}, seed {result['seed']}"

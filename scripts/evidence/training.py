@@ -58,8 +58,12 @@ def read_lines(path):
 
 
 def write_lines(path, records):
+    write(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def write(path, text):
+    """Writes a file that is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     partial.rename(path)
@@ -123,7 +127,7 @@ class Training:
             cost = folder / f"cost-{number}.json"
             if not cost.exists():
                 shutil.rmtree(out, ignore_errors=True)
-                cost.write_text(json.dumps(call(command, log)))
+                write(cost, json.dumps(call(command, log)))
             steps = read_lines(out / "metrics.jsonl")
             trained["stages"].append(" ".join(shown(part) for part in command))
             trained["steps"] += len(steps)

@@ -96,8 +96,7 @@ impl<'a> Experiment<'a> {
     /// Evaluates the base model, unless an earlier run has. `base_model` is loaded if it is `None`.
     pub fn baseline(&self, evaluator: &Evaluator, base_model: Option<&Decoder>) -> Result<Baseline> {
         let path = self.args.out()?.join("baseline.json");
-        let read = || if path.exists() { json::read(&path).map(Some) } else { Ok(None) };
-        if let Some(baseline) = self.ranks.from_first(read)? {
+        if let Some(baseline) = self.ranks.from_first(|| json::read_if_exists(&path))? {
             return Ok(baseline);
         }
         let model = match base_model {

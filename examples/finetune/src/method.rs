@@ -52,13 +52,8 @@ impl Weights {
     fn weight(self, side: Side, label: TokenLabel) -> f32 {
         match self {
             Self::Figa(weights) => weights.weight(side, label),
-            Self::Revised => {
-                if side == Side::Revised {
-                    equal(label)
-                } else {
-                    0.0
-                }
-            }
+            Self::Revised if side == Side::Original => 0.0,
+            Self::Revised => equal(label),
             Self::Edits(weights) => weights.weight(label),
         }
     }
@@ -117,7 +112,7 @@ const FIGA: Method = Method {
     aligner: Aligner::Levenshtein,
     granularity: Granularity::Token,
     shuffled: false,
-    weights: Weights::Figa(FigaWeights { alpha: 1.0, beta: 0.5, gamma: 0.0 }),
+    weights: Weights::Figa(FigaWeights::new()),
     base: Base::Nothing,
     loss: Loss::Figa(FigaLoss::new()),
 };
@@ -136,11 +131,7 @@ const DPO: Method = Method {
     weights: Weights::Edits(EditWeights { changed: 1.0, kept: 1.0 }),
     base: Base::LogProbs,
     loss: Loss::Pairs(
-        |beta, output, batch| {
-            let mut dpo = Dpo::new();
-            dpo.beta = beta;
-            dpo.on(output, batch)
-        },
+        |beta, output, batch| with(Dpo::new(), |loss| loss.beta = beta).on(output, batch),
         Dpo::new().beta,
     ),
     ..FIGA
@@ -194,11 +185,7 @@ pub const METHODS: [Method; 11] = [
         help: "SimPO: the revised answer is preferred by its mean log-probability",
         base: Base::Nothing,
         loss: Loss::Pairs(
-            |beta, output, batch| {
-                let mut simpo = SimPo::new();
-                simpo.beta = beta;
-                simpo.on(output, batch)
-            },
+            |beta, output, batch| with(SimPo::new(), |loss| loss.beta = beta).on(output, batch),
             SimPo::new().beta,
         ),
         ..DPO
@@ -208,16 +195,18 @@ pub const METHODS: [Method; 11] = [
         help: "ORPO: SFT, and the revised answer is preferred by its odds",
         base: Base::Nothing,
         loss: Loss::Pairs(
-            |lambda, output, batch| {
-                let mut orpo = Orpo::new();
-                orpo.lambda = lambda;
-                orpo.on(output, batch)
-            },
+            |lambda, output, batch| with(Orpo::new(), |loss| loss.lambda = lambda).on(output, batch),
             Orpo::new().lambda,
         ),
         ..DPO
     },
 ];
+
+/// A loss with another setting.
+fn with<L>(mut loss: L, set: impl FnOnce(&mut L)) -> L {
+    set(&mut loss);
+    loss
+}
 
 /// 1 for a token of an answer, 0 for one of the prompt.
 fn equal(label: TokenLabel) -> f32 {

@@ -34,8 +34,7 @@ pub fn train(
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Option<Outcome>> {
     let (outcome, ranks) = (run.folder.join("outcome.json"), experiment.ranks);
-    let read = || if outcome.exists() { json::read(&outcome).map(Some) } else { Ok(None) };
-    if let Some(result) = ranks.from_first(read)? {
+    if let Some(result) = ranks.from_first(|| json::read_if_exists(&outcome))? {
         return Ok(Some(result));
     }
     let mut trainer = Trainer::start(experiment, run, base_model.take())?;

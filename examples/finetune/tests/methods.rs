@@ -21,12 +21,16 @@ fn numbers(lines: &[Value], key: &str) -> Vec<f64> {
     lines.iter().map(|line| line[key].as_f64().unwrap()).collect()
 }
 
+fn encoder(sandbox: &Sandbox) -> Encoder {
+    let model = sandbox.path("model");
+    let config = Config::read(&model).unwrap();
+    Encoder::new(&model, &config, &sandbox.args("out", &["--max-length=20"]).rows).unwrap()
+}
+
 #[test]
 fn methods_weigh_tokens_differently() {
     let sandbox = Sandbox::new("qwen2");
-    let model = sandbox.path("model");
-    let config = Config::read(&model).unwrap();
-    let encoder = Encoder::new(&model, &config, &sandbox.args("out", &["--max-length=20"]).rows).unwrap();
+    let encoder = encoder(&sandbox);
     let record = SpaRecord::new("w3", "w4 w5 w6 w7 w8", "w9 w5 w6 w10 w8");
     let data = Dataset { path: "pairs.jsonl".into(), records: vec![record] };
     let penalties = vec![-0.5, 0.0, 0.0, -0.5, 0.0, 0.0];
@@ -57,9 +61,7 @@ fn methods_weigh_tokens_differently() {
 #[test]
 fn shuffled_labels_are_as_many_in_other_places() {
     let sandbox = Sandbox::new("qwen2");
-    let model = sandbox.path("model");
-    let config = Config::read(&model).unwrap();
-    let encoder = Encoder::new(&model, &config, &sandbox.args("out", &["--max-length=20"]).rows).unwrap();
+    let encoder = encoder(&sandbox);
     let record = SpaRecord::new("w3", "w4 w5 w6 w7 w8 w11 w12", "w9 w5 w6 w10 w8 w11 w12");
     let data = Dataset { path: "pairs.jsonl".into(), records: vec![record] };
     let weights = |method: &str| -> Vec<Vec<f32>> {

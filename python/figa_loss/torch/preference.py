@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .distill import Reference
-from .rows import IGNORE_INDEX, Rows
-from .scores import LmHead, Measures, Output, log_odds, measure_rows
-from .token import Scores, at_least_0, greater_than_0
+from .rows import Rows
+from .scores import Measures, Output, log_odds, measure_rows
+from .token import Loss, Scores, at_least_0, greater_than_0
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Answers:
         return self.gain / self.size
 
 
-class PreferenceLoss(nn.Module):
+class PreferenceLoss(Loss):
     """A mean over pairs. Subclasses say what a pair costs.
 
     Args:
@@ -79,21 +79,6 @@ class PreferenceLoss(nn.Module):
     is_paired = True
     nll_factor = 0.0
     """The factor of the mean nll of the chosen answers' tokens, which is added to the loss."""
-
-    def __init__(self, *, ignore_index: int = IGNORE_INDEX, chunk_rows: int | None = None) -> None:
-        super().__init__()
-        self.ignore_index, self.chunk_rows = ignore_index, chunk_rows
-
-    def forward(self, logits: Tensor, labels: Tensor, weights: Tensor, **further: Any) -> Tensor:
-        """The loss of `logits [B, S, V]`, `labels [B, S]` and `weights [B, S]`, which have the positions of
-        `input_ids`. Keywords as in `on`. Returns a scalar."""
-        return self.on(logits, Rows.of_batch(labels, weights, self.ignore_index), **further)
-
-    def fused(
-        self, hidden: Tensor, head: Tensor | LmHead | nn.Linear, labels: Tensor, weights: Tensor, **further: Any
-    ) -> Tensor:
-        """The same from `hidden [B, S, H]` and a head `[V, H]`, without ever holding all logits."""
-        return self.on((hidden, head), Rows.of_batch(labels, weights, self.ignore_index), **further)
 
     @torch.compiler.disable
     def on(
@@ -134,10 +119,6 @@ class PreferenceLoss(nn.Module):
         of_pairs, of_tokens = denominators or (max(1, len(pairs.rejected)), chosen.size.sum().clamp_min(tiny))
         loss = self.losses(chosen, rejected).sum() / of_pairs
         return loss - self.nll_factor * chosen.logp.sum() / of_tokens if self.nll_factor else loss
-
-    def measure(self, x: Tensor, rows: Rows, **_: Any) -> Measures:
-        """What the loss asks of some rows, given their logits `x [n, V]`."""
-        return {"log_odds": log_odds(x, rows.labels)}
 
     def losses(self, chosen: Answers, rejected: Answers) -> Tensor:
         """The loss of each pair, `[P]`."""

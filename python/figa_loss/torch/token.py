@@ -74,7 +74,40 @@ class Scores:
         return values.new_zeros(self.rows.sequence_count).index_add(0, self.rows.sequences, values)
 
 
-class TokenLoss(nn.Module):
+class Loss(nn.Module):
+    """What losses of tokens and of pairs have in common.
+
+    Args:
+        ignore_index: the label of positions that do not count.
+        chunk_rows: how many rows of logits are held at a time where they are computed from hidden states.
+    """
+
+    def __init__(self, *, ignore_index: int = IGNORE_INDEX, chunk_rows: int | None = None) -> None:
+        super().__init__()
+        self.ignore_index, self.chunk_rows = ignore_index, chunk_rows
+
+    def forward(self, logits: Tensor, labels: Tensor, weights: Tensor, **further: Any) -> Tensor:
+        """The loss of `logits [B, S, V]`, `labels [B, S]` (int64) and `weights [B, S]`, which have the positions of
+        `input_ids`: the shift by one happens here. `further` are the keywords of `on`, and the loss's own tensors.
+        Returns a scalar in f32 (f64 for f64)."""
+        return self.on(logits, Rows.of_batch(labels, weights, self.ignore_index), **further)
+
+    def fused(
+        self, hidden: Tensor, head: Tensor | LmHead | nn.Linear, labels: Tensor, weights: Tensor, **further: Any
+    ) -> Tensor:
+        """The same from `hidden [B, S, H]` and a head `[V, H]`, without ever holding all logits."""
+        return self.on((hidden, head), Rows.of_batch(labels, weights, self.ignore_index), **further)
+
+    def on(self, output: Output, rows: Rows, **further: Any) -> Tensor:
+        """The loss of a model's output on rows."""
+        raise NotImplementedError
+
+    def measure(self, x: Tensor, rows: Rows, **_: Any) -> Measures:
+        """What the loss asks of some rows, given their logits `x [n, V]`."""
+        return {"log_odds": log_odds(x, rows.labels)}
+
+
+class TokenLoss(Loss):
     """A loss that is a sum over tokens. Subclasses say what a token costs.
 
     Args:
@@ -85,31 +118,11 @@ class TokenLoss(nn.Module):
 
     reduction: Reduction = "active_tokens"
 
-    def __init__(
-        self,
-        *,
-        reduction: Reduction | None = None,
-        ignore_index: int = IGNORE_INDEX,
-        chunk_rows: int | None = None,
-    ) -> None:
-        super().__init__()
+    def __init__(self, *, reduction: Reduction | None = None, **options: Any) -> None:
+        super().__init__(**options)
         if reduction is not None:
             self.reduction = reduction
-        self.ignore_index = ignore_index
-        self.chunk_rows = chunk_rows
         _check_reduction(self.reduction)
-
-    def forward(self, logits: Tensor, labels: Tensor, weights: Tensor, **further: Any) -> Tensor:
-        """The loss of `logits [B, S, V]`, `labels [B, S]` (int64) and `weights [B, S]`, which have the positions of
-        `input_ids`: the shift by one happens here. `further` are the loss's own tensors. Returns a scalar in f32 (f64
-        for f64)."""
-        return self.on(logits, Rows.of_batch(labels, weights, self.ignore_index), **further)
-
-    def fused(
-        self, hidden: Tensor, head: Tensor | LmHead | nn.Linear, labels: Tensor, weights: Tensor, **further: Any
-    ) -> Tensor:
-        """The same from `hidden [B, S, H]` and a head `[V, H]`, without ever holding all logits."""
-        return self.on((hidden, head), Rows.of_batch(labels, weights, self.ignore_index), **further)
 
     # Which rows there are depends on the data, so the loss is computed as it is between compiled parts.
     @torch.compiler.disable
@@ -118,10 +131,6 @@ class TokenLoss(nn.Module):
         measures, rows = measure_rows(output, rows, lambda x, some: self.measure(x, some, **further), self.chunk_rows)
         value, counted = self.terms(Scores(rows, measures), **further)
         return _reduced(self.reduction if reduction is None else reduction, value, counted, rows)
-
-    def measure(self, x: Tensor, rows: Rows, **_: Any) -> Measures:
-        """What the loss asks of some rows, given their logits `x [n, V]`."""
-        return {"log_odds": log_odds(x, rows.labels)}
 
     def terms(self, scores: Scores, **_: Any) -> tuple[Tensor, Tensor | None]:
         """What each row adds to the sum, `[n]`, and which rows count (`None`: all)."""
