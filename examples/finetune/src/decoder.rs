@@ -203,6 +203,13 @@ impl Cache {
         }
         seen.each_ref().map(Tensor::shallow_clone)
     }
+
+    /// Drops all but these rows, int64 `[rows]`.
+    pub fn keep(&mut self, rows: &Tensor) {
+        for seen in self.layers.iter_mut().flatten() {
+            *seen = seen.index_select(0, rows);
+        }
+    }
 }
 
 /// Whether a parameter belongs to the embeddings or to a layer below `freeze_below`.

@@ -64,7 +64,7 @@ pub fn generate(model: &Decoder, prompts: &[Prompt<'_>], limits: Limits<'_>, sam
 
 fn generate_batch(model: &Decoder, prompts: &[Prompt<'_>], limits: Limits<'_>, sampling: Sampling) -> Vec<Generated> {
     let _no_grad = tch::no_grad_guard();
-    let (batch, device) = (prompts.len() as i64, model.device());
+    let device = model.device();
     let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
     let max_tokens = limits.max_tokens.min((model.config.max_position_embeddings as usize).saturating_sub(longest));
     let (mut input_ids, mut tokens) = pad_left(prompts, longest);
@@ -72,21 +72,33 @@ fn generate_batch(model: &Decoder, prompts: &[Prompt<'_>], limits: Limits<'_>, s
 
     let (head, mut cache) = (model.head(), Cache::default());
     let mut answers = vec![Generated::default(); prompts.len()];
+    // The prompts whose answers have not ended: each has a row.
+    let mut active: Vec<usize> = (0..prompts.len()).collect();
     for place in 0..max_tokens {
         let hidden = model.forward_cached(&input_ids, &tokens, &mut cache);
-        let next = sampling.choose(&head.logits(&hidden.select(1, -1)), prompts, place);
+        let of_rows: Vec<Prompt> = active.iter().map(|&prompt| prompts[prompt]).collect();
+        let mut next = sampling.choose(&head.logits(&hidden.select(1, -1)), &of_rows, place);
         let ids = Vec::<i64>::try_from(&next).expect("ids are integers");
-        for (answer, id) in answers.iter_mut().zip(ids.into_iter().map(|id| id as u32)) {
-            answer.is_complete |= limits.stop_ids.contains(&id);
-            if !answer.is_complete {
-                answer.ids.push(id);
+        let mut rows = vec![];
+        for (row, (&prompt, id)) in (0i64..).zip(active.iter().zip(ids)) {
+            if limits.stop_ids.contains(&(id as u32)) {
+                answers[prompt].is_complete = true;
+            } else {
+                answers[prompt].ids.push(id as u32);
+                rows.push(row);
             }
         }
-        if answers.iter().all(|answer| answer.is_complete) {
+        if rows.is_empty() {
             break;
         }
+        if rows.len() < active.len() {
+            active = rows.iter().map(|&row| active[row as usize]).collect();
+            let rows = Tensor::from_slice(&rows).to_device(device);
+            [next, tokens] = [next, tokens].map(|of_rows| of_rows.index_select(0, &rows));
+            cache.keep(&rows);
+        }
         input_ids = next.unsqueeze(1);
-        tokens = Tensor::cat(&[&tokens, &Tensor::ones([batch, 1], (Kind::Bool, device))], 1);
+        tokens = Tensor::cat(&[&tokens, &Tensor::ones([active.len() as i64, 1], (Kind::Bool, device))], 1);
     }
     answers
 }
