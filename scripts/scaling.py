@@ -3,12 +3,14 @@
     python3 scripts/scaling.py
     python3 scripts/scaling.py --parameters 1.7e9 --tokens 16384 --flops 4e14 --inside 300e9 --between 25e9
 
-Each GPU computes its tokens: six operations for each parameter and token, two thirds of them in the backward pass. Then, or
-meanwhile, gradients are reduced: in a ring of N processes, each sends 2 (N - 1) / N times their bytes, at the rate of the slowest
-link on the way, and every bucket waits for 2 log2 N messages. What the backward pass does not hide is added to the step. Each
-operation of tch-c10d first compares calls, which takes N - 1 messages one after the other.
+Each process computes its tokens: six operations for each parameter and token, two thirds of them in the backward pass.
+Then, or meanwhile, gradients are reduced: in a ring of N processes, each sends 2 (N - 1) / N times their bytes, at the
+rate of the slowest link on the way, and every bucket waits for 2 log2 N messages. What the backward pass does not hide is
+added to the step: it hides at most what is sent in its time, less what sending slows it. Each operation of tch-c10d
+first compares calls, which takes N - 1 messages one after the other.
 
-The default rates are round numbers of the order that is published for machines of eight GPUs. Replace them by measured ones.
+The default rates are round numbers of the order that is published for machines of eight GPUs. Replace them by measured
+ones: `cargo bench -p tch-c10d` prints all of them but those of messages.
 """
 
 import argparse
@@ -28,19 +30,23 @@ def main() -> None:
     number("--between", 20e9, "bytes per second that a GPU sends to other machines")
     number("--message", 20e-6, "seconds that a small message takes")
     number("--calls", 2, "operations of a step: the reducer, and a sum of counts")
+    number("--overlap", 1, "share of a reduction beside the backward pass that does not slow it")
     parser.add_argument("--machine", type=int, default=8, help="GPUs of a machine (8)")
+    counts = [1, 8, 16, 32, 64, 128, 256, 512]
+    parser.add_argument("--counts", type=int, nargs="+", default=counts, metavar="N", help="how many GPUs (1 to 512)")
     args = parser.parse_args()
 
     size = args.parameters * args.gradient_bytes
     compute = 6 * args.parameters * args.tokens / args.flops
     print(f"{args.parameters:g} parameters, {args.tokens:g} tokens a GPU and step, {compute:.3f} s of computing")
     print(f"{'GPUs':>5} {'reduction, s':>13} {'not hidden, s':>14} {'comparisons, s':>15} {'step, s':>8} {'efficiency':>11}")
-    for count in [1, 8, 16, 32, 64, 128, 256, 512]:
+    for count in args.counts:
         rate = args.inside if count <= args.machine else args.between
         buckets = math.ceil(size / BUCKET_BYTES)
         reduction = 2 * (count - 1) / count * size / rate + buckets * 2 * math.log2(count) * args.message
+        hidden = args.overlap * min(reduction, compute * 2 / 3)
         # The last bucket is complete when backward ends.
-        exposed = max(reduction - compute * 2 / 3, reduction / buckets)
+        exposed = max(reduction - hidden, reduction / buckets)
         comparisons = args.calls * (count - 1) * args.message
         step = compute + exposed + comparisons
         print(

@@ -8,8 +8,10 @@
 //!
 //! The model is a decoder with the shapes of SmolLM2-135M, in f32, with one thread a process. Processes stay alive and
 //! take turns: in each round, each measurement once. Times are those of the slowest process, medians over the rounds.
-//! The comparison needs a `python3` with torch; without one it is left out, and that is said.
+//! What two processes take gives the rates that `scripts/scaling.py` needs. The comparison needs a `python3` with torch;
+//! without one it is left out, and that is said.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::TcpListener;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -31,7 +33,9 @@ const TOKENS: i64 = 128;
 const BUCKET_BYTES: usize = 25 << 20;
 
 /// What a process can be asked to do.
-const REDUCTIONS: [&str; 4] = ["one tensor", "one tensor, bf16", "buckets of 25 MiB", "each tensor"];
+const REDUCTIONS: [&str; 5] = ["one tensor", "one tensor, bf16", "each tensor", BUCKETS, NUMBER];
+const BUCKETS: &str = "buckets of 25 MiB";
+const NUMBER: &str = "a number";
 const STEPS: [&str; 2] = ["step", "step, reduced"];
 
 #[derive(Parser)]
@@ -61,12 +65,21 @@ fn main() {
     if !has_torch {
         println!("{} has no torch: no comparison with PyTorch", args.python);
     }
-    let megabytes = shapes(args.layers).iter().map(|shape| shape.iter().product::<i64>()).sum::<i64>() as f64 * 4e-6;
+    let parameters = shapes(args.layers).iter().map(|shape| shape.iter().product::<i64>()).sum::<i64>() as f64;
+    let megabytes = parameters * 4e-6;
     println!("{} layers, {megabytes:.0} MB of gradients in f32, {} rounds", args.layers, args.rounds);
+    let mut of_two = HashMap::new();
     for world_size in [1, 2, 4] {
         let times = Ranks::start(&args, world_size, false).times(&REDUCTIONS, args.rounds);
         for (what, times) in REDUCTIONS.iter().zip(&times) {
             let seconds = median(times);
+            if world_size == 2 {
+                of_two.insert(*what, seconds);
+            }
+            if *what == NUMBER {
+                println!("{world_size} processes, all-reduce of {what}: {seconds:.6} s");
+                continue;
+            }
             let sent = if what.ends_with("bf16") { megabytes / 2.0 } else { megabytes };
             // What each process sends in a ring.
             let rate = 2.0 * (world_size - 1) as f64 / world_size as f64 * sent / seconds;
@@ -78,12 +91,23 @@ fn main() {
         if has_torch {
             programs.push(("DDP in Python", Ranks::start(&args, world_size, true)));
         }
-        compare(programs, world_size, args.rounds);
+        let [step, added] = compare(programs, world_size, args.rounds);
+        if world_size == 2 {
+            let (tokens, buckets, number) = ((SEQUENCES * TOKENS) as f64, of_two[BUCKETS], of_two[NUMBER]);
+            println!(
+                "python3 scripts/scaling.py --counts 1 2 4 --parameters {parameters:.4e} --tokens {tokens} --flops {:.2e} \
+                 --inside {:.2e} --message {number:.1e} --overlap {:.2}",
+                6.0 * parameters * tokens / step,
+                megabytes * 1e6 / buckets,
+                1.0 - added / buckets
+            );
+        }
     }
 }
 
-/// Steps with and without a reduction, the programs in turn.
-fn compare(mut programs: Vec<(&str, Ranks)>, world_size: usize, rounds: usize) {
+/// Steps with and without a reduction, the programs in turn. Returns the seconds of our step, and those that its reduction
+/// adds.
+fn compare(mut programs: Vec<(&str, Ranks)>, world_size: usize, rounds: usize) -> [f64; 2] {
     for (_, ranks) in &mut programs {
         // The first ones do not count.
         ranks.times(&STEPS, 0);
@@ -105,6 +129,7 @@ fn compare(mut programs: Vec<(&str, Ranks)>, world_size: usize, rounds: usize) {
         let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
         println!("{world_size} processes: tch-c10d adds {:.2} times what DDP in Python adds", median(&ratios));
     }
+    [median(&steps[0]), median(&added[0])]
 }
 
 fn median(numbers: &[f64]) -> f64 {
@@ -196,12 +221,13 @@ fn work(args: &Args) -> tch_c10d::Result<()> {
         let mut tensors: Vec<Tensor> = match &*what {
             "one tensor" => vec![flat(&gradients)],
             "one tensor, bf16" => vec![flat(&gradients).to_kind(Kind::BFloat16)],
+            NUMBER => vec![Tensor::zeros([1], (Kind::Float, Device::Cpu))],
             _ => vec![],
         };
         group.barrier()?;
         let start = Instant::now();
         match &*what {
-            "buckets of 25 MiB" => reduce_in_buckets(&group, &gradients)?,
+            BUCKETS => reduce_in_buckets(&group, &gradients)?,
             "each tensor" => {
                 let work: tch_c10d::Result<Vec<_>> =
                     gradients.iter_mut().map(|gradient| group.all_reduce(gradient, ReduceOp::Mean)).collect();

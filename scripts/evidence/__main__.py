@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from threading import Lock, Thread
+from threading import Condition, Thread
 
 from corrections import Corrections
 from grid import plan
@@ -40,7 +40,7 @@ class Runner:
 
     def __init__(self, jobs, minutes):
         self.jobs, self.end = jobs, time.time() + 60 * minutes if minutes else None
-        self.lock, self.running, self.failed = Lock(), set(), False
+        self.changed, self.running, self.failed = Condition(), set(), False
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
 
     def run(self):
@@ -54,15 +54,19 @@ class Runner:
 
     def next(self):
         """An experiment that is due and does not run yet."""
-        with self.lock:
-            if self.failed or self.end and time.time() > self.end:
-                return None
-            missing = [training for training in plan() if not training.path().exists()]
-            free = [training for training in missing if training.name not in self.running]
-            if free:
-                self.running.add(free[0].name)
-                print(f"{time.strftime('%H:%M')} {free[0].path().stem} ({len(missing)} left)", flush=True)
-            return free[0] if free else None
+        with self.changed:
+            while not self.failed and not (self.end and time.time() > self.end):
+                missing = [training for training in plan() if not training.path().exists()]
+                free = [training for training in missing if training.name not in self.running]
+                if free:
+                    self.running.add(free[0].name)
+                    print(f"{time.strftime('%H:%M')} {free[0].path().stem} ({len(missing)} left)", flush=True)
+                    return free[0]
+                if not self.running:
+                    break
+                # What is running may add to the plan.
+                self.changed.wait()
+        return None
 
     def work(self):
         while training := self.next():
@@ -71,8 +75,9 @@ class Runner:
             except BaseException as error:  # Also those of a thread that SystemExit would end in silence.
                 self.failed = True
                 print(error, file=sys.stderr)
-            with self.lock:
+            with self.changed:
                 self.running.discard(training.name)
+                self.changed.notify_all()
 
 
 def try_recipe(args):

@@ -31,6 +31,8 @@ RATES = ["1e-6", "3e-6", "1e-5", "3e-5", "1e-4", "3e-4", "1e-3"]
 FIRST_RATES = ["1e-5", "3e-5", "1e-4"]
 SEEDS = [0, 1, 2]
 ROUNDS = 3
+# The task of the ablations: it has the larger held-out set.
+ABLATED = CORRECTIONS
 
 
 def rates_of(task, recipe):
@@ -58,7 +60,7 @@ def held_out(task, recipe, rate):
 
 
 def ablations(task, name, rate):
-    """Variants of the best FIGA of a task, with its rate."""
+    """Variants of the best FIGA, with its rate."""
     variants = ["beta=0", "beta=0.25", "beta=1", "gate=none", "gate=0.3", "gate=1.2", "aligner=myers", "labels=shuffled"]
     names = [f"{name}+{variant}" for variant in variants] + [f"{REVERSED}{name}"]
     return [training for variant in names for training in held_out(task, Recipe(variant), rate)]
@@ -66,28 +68,31 @@ def ablations(task, name, rate):
 
 def plan():
     """All experiments that are known to be due, those that are done included, in the order in which they run."""
-    trainings, later = [], []
-    for task, names in RECIPES.items():
-        trainings.append(Training(task, Recipe("base"), "", 0, "held-out"))
-        best = {}
-        for name in names:
-            compared, rate = rates_of(task, Recipe(name))
-            trainings += compared
-            if rate:
-                trainings += held_out(task, Recipe(name), rate)
-                best[name] = Training(task, Recipe(name), rate, SEEDS[0], "dev")
-        if len(best) == len(names):
-            later += follow_ups(task, best)
-    return list(dict.fromkeys(trainings + later))
+    trainings, best = [], {task: {} for task in RECIPES}
+    trainings += [Training(task, Recipe("base"), "", 0, "held-out") for task in RECIPES]
+    # The first recipes of all tasks come first.
+    places = [(place, task, name) for task, names in RECIPES.items() for place, name in enumerate(names)]
+    for _, task, name in sorted(places, key=lambda place: place[0]):
+        compared, rate = rates_of(task, Recipe(name))
+        trainings += compared
+        if rate:
+            trainings += held_out(task, Recipe(name), rate)
+            best[task][name] = Training(task, Recipe(name), rate, SEEDS[0], "dev")
+    for task, found in best.items():
+        if len(found) == len(RECIPES[task]):
+            trainings += follow_ups(task, found)
+    return list(dict.fromkeys(trainings))
 
 
 def follow_ups(task, best):
-    """Rounds of the two best recipes, and ablations of the best FIGA."""
+    """Rounds of the two best recipes of the house style, and ablations of the best FIGA."""
     base = Training(task, Recipe("base"), "", 0, "dev").result()["scores"]
     order = sorted(best, key=lambda name: task.loss(best[name].result()["scores"], base))
     trainings = []
     if task == HOUSE_STYLE:
         for name in order[:2]:
             trainings += held_out(task, Recipe("--".join([name] * ROUNDS)), best[name].lr)
-    name = next(name for name in order if name.startswith("figa") and "--" not in name)
-    return trainings + ablations(task, name, best[name].lr)
+    if task == ABLATED:
+        name = next(name for name in order if name.startswith("figa") and "--" not in name)
+        trainings += ablations(task, name, best[name].lr)
+    return trainings
