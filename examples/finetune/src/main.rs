@@ -9,17 +9,12 @@ use figa_finetune::{Command, CommandLine, evaluate, rollout, run};
 /// The exit code of a program that Ctrl-C ends.
 const INTERRUPTED_CODE: u8 = 130;
 
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 fn main() -> ExitCode {
-    static INTERRUPTED: AtomicBool = AtomicBool::new(false);
     let CommandLine { command, train } = CommandLine::parse();
-    let handler = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED_CODE.into());
-        }
-        eprintln!(
-            "\nstopping after this step; press Ctrl-C again to stop now and lose the work since the last checkpoint"
-        );
-    });
+    // An evaluation has nothing to lose: the first signal ends it.
+    let handler = if let Some(Command::Evaluate(_)) = command { Ok(()) } else { ctrlc::set_handler(interrupt) };
     let execute = || match command {
         Some(Command::Evaluate(args)) => evaluate(&args).map(|()| true),
         Some(Command::Rollout(args)) => rollout(&args, &|| INTERRUPTED.load(Ordering::Relaxed)),
@@ -33,4 +28,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn interrupt() {
+    if INTERRUPTED.swap(true, Ordering::Relaxed) {
+        std::process::exit(INTERRUPTED_CODE.into());
+    }
+    eprintln!("\nstopping after this step; press Ctrl-C again to stop now and lose the work since the last checkpoint");
 }
