@@ -119,20 +119,21 @@ fn evaluate_measures_a_model_like_a_run_does_before_training() {
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_an_evaluation() {
+    use std::io::{BufRead, BufReader};
     use std::os::unix::process::ExitStatusExt;
 
     let sandbox = Sandbox::new("qwen2");
-    let (model, fifo) = (sandbox.text_path("model"), sandbox.text_path("fifo"));
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let (model, pairs) = (sandbox.text_path("model"), sandbox.text_path("pairs.jsonl"));
+    // Enough to be busy when the signal comes.
+    std::fs::write(&pairs, sandbox.text("pairs.jsonl").repeat(1000)).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_finetune"));
-    let mut child = command.args(["evaluate", "--model", &model, "--eval", &fifo, "--cpu"]).spawn().unwrap();
-    // Opens once the program reads at the other end.
-    let records = std::fs::File::options().write(true).open(&fifo).unwrap();
+    command.args(["evaluate", "--model", &model, "--eval", &pairs, "--cpu", "--prompt=plain", "--max-length=12"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut first_line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first_line).unwrap();
+    assert!(first_line.contains("10000 pairs"), "{first_line}");
     // SAFETY: a call without pointers.
     assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) }, 0);
-    // With a handler, the end of the file would end the program with an error.
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    drop(records);
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
 }
 
