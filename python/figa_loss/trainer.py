@@ -57,16 +57,18 @@ def compute_loss(make: Callable[..., TokenLoss] = FigaLoss, **options: Any) -> C
     step.
 
     With the gate of `FigaLoss`, gated tokens count too: a step knows them only at its end. Where the trainer gives no
-    count, as in some evaluations, it is that of the batch.
+    count, as in some evaluations, it is that of the batch. Where each step is one batch of one process, a `reduction`
+    among the options may replace the count: `"active_tokens"` leaves gated tokens out, as `FigaLoss` itself does.
     """
     loss = make(**options)
 
     def compute(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
         rows = Rows.of_batch(*labels_and_weights(labels))
+        if "reduction" in options:
+            return loss.on(logits, rows)
         count = len(rows) if num_items_in_batch is None else num_items_in_batch
         # A step without an active token has a loss of 0.
-        result: Tensor = loss.on(logits, rows, reduction=torch.as_tensor(count).clamp_min(1))
-        return result
+        return loss.on(logits, rows, reduction=torch.as_tensor(count).clamp_min(1))
 
     return compute

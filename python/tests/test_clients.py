@@ -2,6 +2,7 @@
 process."""
 
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -125,6 +126,61 @@ def test_trainers_train_as_the_plain_loop_does(folder, plain_loop, tmp_path, lib
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses == pytest.approx(plain_loop["losses"], abs=1e-4)
     assert_equal_weights(tmp_path, plain_loop)
+
+
+@pytest.fixture
+def finetune():
+    """The program that trains with the crate. FINETUNE says that it has to be there."""
+    if named := os.environ.get("FINETUNE"):
+        return ROOT / named
+    built = [path for path in (ROOT / "target" / kind / "finetune" for kind in ("release", "debug")) if path.exists()]
+    if not built:
+        pytest.skip("finetune is not built: cargo build -p figa-finetune")
+    return built[0]
+
+
+# The paper's gate, which skips all removed tokens of a model that knows nothing, and one that skips more or fewer of them.
+@pytest.mark.parametrize("gate", [0.6, 5.4])
+def test_trainer_trains_as_finetune_does(folder, finetune, tmp_path, gate):
+    pytest.importorskip("accelerate")
+    import torch
+    import transformers
+
+    from figa_loss.trainer import PairCollator, compute_loss
+
+    rate, steps, warm_up = 1e-3, 20, 2
+    options = f"--method figa+gate={gate} --batch {PAIRS} --steps {steps} --lr {rate} --max-length 64 --prompt plain --cpu"
+    run(finetune, "--model", folder, "--data", folder / "pairs.jsonl", "--out", tmp_path / "run", *options.split())
+    expected = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert (len({line["gated"] for line in expected}) > 1) == (gate > 1)
+
+    def factor(step):
+        progress = (step - warm_up) / (steps - warm_up)
+        return (step + 1) / warm_up if step < warm_up else (1 + math.cos(math.pi * progress)) / 2
+
+    encoder = PairEncoder(folder, max_length=64, prompt="plain")
+    model = load(folder)
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.0)
+    # A step is the whole file, whose order does not matter.
+    arguments = transformers.TrainingArguments(
+        tmp_path, per_device_train_batch_size=PAIRS, max_steps=steps, logging_steps=1, save_strategy="no",
+        report_to="none", remove_unused_columns=False, use_cpu=True,
+    )
+    trainer = transformers.Trainer(
+        model, arguments,
+        train_dataset=[encoder.encode(json.loads(line)) for line in (folder / "pairs.jsonl").read_text().splitlines()],
+        data_collator=PairCollator(encoder.eos_id),
+        compute_loss_func=compute_loss(gate=gate, reduction="active_tokens"),
+        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)),
+    )
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["loss"] for entry in entries] == pytest.approx([line["loss"] for line in expected], abs=1e-4)
+    norms = [line["grad_norm"] for line in expected]
+    assert [entry["grad_norm"] for entry in entries] == pytest.approx(norms, rel=1e-3)
+    trained = {"folder": folder, "weights": load(tmp_path / "run/model").state_dict()}
+    model.save_pretrained(tmp_path)
+    assert_equal_weights(tmp_path, trained, 1e-4)
 
 
 @pytest.fixture(scope="module")
