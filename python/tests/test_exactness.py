@@ -126,6 +126,26 @@ def test_frozen_parts_get_no_gradient():
             assert not loss.fused(hidden, head, labels, weights).requires_grad
 
 
+def test_ratios_of_sequences_span_chunks():
+    hidden, head, labels, weights = batch()
+    further = {"old_log_probs": torch.full((B, S), -3.0), "advantages": torch.linspace(-1, 1, B * S).reshape(B, S)}
+
+    def loss(chunk_rows):
+        policy = losses.Grpo(ratio="sequence", reduction="active_tokens", chunk_rows=chunk_rows)
+        return gradients(policy.fused(hidden, head, labels, weights.abs(), **further), hidden, head)
+
+    assert error(loss(2), loss(None)) < 1e-6
+
+
+@pytest.mark.parametrize("reduction", ["active_tokens", "sequence_means"])
+def test_gradients_may_be_taken_twice(reduction):
+    hidden, head, labels, weights = batch()
+    for chunk_rows in (None, 2):
+        loss = FigaLoss(reduction=reduction, chunk_rows=chunk_rows).fused(hidden, head, labels, weights)
+        first = [2 * gradient for gradient in torch.autograd.grad(loss, (hidden, head), retain_graph=True)]
+        assert error(torch.autograd.grad(2 * loss, (hidden, head)), first) < 1e-6
+
+
 def test_compiled_steps_have_the_same_gradients():
     hidden, head, labels, weights = batch()
     expected = gradients(fused_linear_figa_loss(hidden.sin(), head, labels, weights), hidden, head)

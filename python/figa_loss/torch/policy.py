@@ -31,6 +31,7 @@ class PolicyLoss(TokenLoss):
         if ratio not in ("token", "sequence"):
             raise ValueError(f"ratio: expected token or sequence, got {ratio!r}")
         self.kl_beta, self.ratio = at_least_0("kl_beta", kl_beta), ratio
+        self.one_pass = ratio == "token"
 
     def terms(
         self,
@@ -139,6 +140,7 @@ class Rlmec(TokenLoss):
     """
 
     reduction: Reduction = "sum"
+    one_pass = False
 
     def __init__(self, clip_low: float = 0.7, clip_high: float = 1.3, **options: Any) -> None:
         super().__init__(**options)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .distill import Reference
 from .rows import Rows
-from .scores import Measures, Output, log_odds, measure_rows
+from .scores import Measures, Output, between_compiled_parts, log_odds, measure_rows
 from .token import Loss, Scores, at_least_0, greater_than_0
 
 
@@ -80,7 +80,7 @@ class PreferenceLoss(Loss):
     nll_factor = 0.0
     """The factor of the mean nll of the chosen answers' tokens, which is added to the loss."""
 
-    @torch.compiler.disable
+    @between_compiled_parts
     def on(
         self,
         output: Output,
@@ -129,7 +129,10 @@ def _sums(scores: Scores, reference: Tensor | None, sequences: Tensor) -> Answer
     sequences, weights, logp = sequences.to(scores.weights.device), scores.weights, scores.logp
     gain = logp if reference is None else logp - scores.take("reference_log_probs", reference)
     divergence = scores.measures.get("divergence")
-    of = lambda values: scores.sequence_sums(values)[sequences]  # noqa: E731
+
+    def of(values: Tensor) -> Tensor:
+        return scores.sequence_sums(values)[sequences]
+
     # An answer without rows divides nothing.
     size = of(weights.abs()).clamp_min(torch.finfo(weights.dtype).tiny)
     return Answers(of(weights * logp), of(weights * gain), size, None if divergence is None else of(divergence))

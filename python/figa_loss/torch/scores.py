@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,9 +49,22 @@ Measures = dict[str, Tensor]
 Measure = Callable[[Tensor, Rows], Measures]
 """A function of logits `[n, V]`, f32 or f64, and their rows; by ordinary operations."""
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-def measure_rows(output: Output, rows: Rows, measure: Measure, chunk_rows: int | None = None) -> tuple[Measures, Rows]:
-    """What `measure` says of all rows, differentiable, and the rows on the device of the output."""
+
+def between_compiled_parts(function: F) -> F:
+    """Which rows there are depends on the data, so `torch.compile` leaves a loss as it is."""
+    return torch.compiler.disable(function)  # type: ignore[no-any-return]
+
+
+def measure_rows(
+    output: Output, rows: Rows, measure: Measure, chunk_rows: int | None = None, *, total: bool = False
+) -> tuple[Measures, Rows]:
+    """What `measure` says of all rows, differentiable, and the rows on the device of the output.
+
+    With `total`, `measure` says what a row adds to a sum, `value`, and whether it counts, `counted`; if not, its value
+    is 0. Then `value` becomes the sum, whose gradient is computed in the same pass.
+    """
     source, head = parts(output)
     vocab = source.shape[-1] if head is None else head.weight.shape[0]
     rows.check(source.shape[:-1].numel(), vocab)
@@ -62,16 +75,25 @@ def measure_rows(output: Output, rows: Rows, measure: Measure, chunk_rows: int |
     with torch.autocast(source.device.type, enabled=False):
         inputs = source.flatten(0, -2).index_select(0, rows.outputs)
         if head is None:
-            return measure(wide(inputs), rows), rows
+            return _totalled(measure(wide(inputs), rows), total), rows
         chunk = max(inputs.shape[1], CHUNK_LOGITS // vocab) if chunk_rows is None else chunk_rows
         weight, bias = head.weight, head.bias
         if dtype is not None:
             inputs, weight, bias = inputs.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         if len(rows) <= chunk:
-            return measure(head.finish(_Product.apply(inputs, weight, bias)), rows), rows
+            return _totalled(measure(head.finish(_Product.apply(inputs, weight, bias)), rows), total), rows
+        if total:
+            operands = (inputs, weight, bias)
+            needs = tuple(torch.is_grad_enabled() and each is not None and each.requires_grad for each in operands)
+            value, counted = _Summed.apply(measure, head, rows, chunk, needs, *operands)
+            return {"value": value, "counted": counted}, rows
         names: list[str] = []
         values = _Chunked.apply(measure, names, head, rows, chunk, inputs, weight, bias)
         return dict(zip(names, values, strict=True)), rows
+
+
+def _totalled(measures: Measures, total: bool) -> Measures:
+    return {**measures, "value": measures["value"].sum()} if total else measures
 
 
 def parts(output: Output) -> tuple[Tensor, LmHead | None]:
@@ -111,8 +133,9 @@ def _gathered(parameter: Tensor) -> Tensor:
         return parameter
     from torch.distributed.tensor import Partial
 
-    mesh = parameter.device_mesh
-    full: Tensor = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+    sharded: Any = parameter
+    mesh = sharded.device_mesh
+    full: Tensor = sharded.full_tensor(grad_placements=[Partial()] * mesh.ndim)
     if full.requires_grad:
         full.register_hook(lambda gradient: gradient / mesh.size())
     return full
@@ -125,7 +148,8 @@ def wide(x: Tensor) -> Tensor:
 
 def log_odds(x: Tensor, labels: Tensor) -> Tensor:
     """`[n]`: the log-odds of the labels, given logits `x [n, V]`."""
-    return _LogOdds.apply(x, labels)
+    result: Tensor = _LogOdds.apply(x, labels)
+    return result
 
 
 def column_log_odds(x: Tensor, columns: Tensor) -> Tensor:
@@ -225,24 +249,84 @@ class _Chunked(torch.autograd.Function):
         # Rows that do not matter to the loss, such as gated ones, are not computed again.
         matter = torch.stack([(slope != 0).reshape(len(rows), -1).any(1) for slope in slopes.values()]).any(0)
         indices = matter.nonzero().squeeze(1)
-        of_inputs = torch.zeros(inputs.shape, dtype=wide(inputs[:0]).dtype, device=inputs.device) if needs[0] else None
-        of_weight = torch.zeros(weight.shape, dtype=wide(weight[:0]).dtype, device=weight.device) if needs[1] else None
-        of_bias = torch.zeros(weight.shape[:1], dtype=wide(weight[:0]).dtype, device=weight.device) if needs[2] else None
+        gradients = _Gradients(inputs, weight, needs)
         with torch.autocast(inputs.device.type, enabled=False):
             for some in indices.split(chunk):
-                hidden = inputs[some]
-                x = _logits(hidden, weight, bias).requires_grad_()
+                x = _logits(inputs[some], weight, bias).requires_grad_()
                 with torch.enable_grad():
                     measures = measure(head.finish(x), rows.select(some))
                 known = [name for name in slopes if measures[name].requires_grad]
                 (dx,) = torch.autograd.grad([measures[name] for name in known], x, [slopes[name][some] for name in known])
-                part = _gradients(dx, hidden, weight, needs)
-                if of_inputs is not None and part[0] is not None:
-                    of_inputs[some] = part[0]
-                for sum_, further in ((of_weight, part[1]), (of_bias, part[2])):
-                    if sum_ is not None and further is not None:
-                        sum_ += further
+                gradients.add(some, dx)
+        of_inputs, of_weight, of_bias = gradients.finished()
         return (None,) * 5 + (_to(inputs.dtype, of_inputs), _to(weight.dtype, of_weight), _to(weight.dtype, of_bias))
+
+
+class _Summed(torch.autograd.Function):
+    """The sum of the values of all rows with its gradient, in one pass, and which rows count."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        measure: Measure,
+        head: LmHead,
+        rows: Rows,
+        chunk: int,
+        needs: tuple[bool, ...],
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        gradients = _Gradients(inputs, weight, needs)
+        sums, counted = [], []
+        for some in torch.arange(len(rows), device=inputs.device).split(chunk):
+            x = _logits(inputs[some], weight, bias).requires_grad_(any(needs))
+            with torch.set_grad_enabled(any(needs)):
+                measures = measure(head.finish(x), rows.select(some))
+                value = measures["value"].sum()
+            sums.append(value.detach())
+            counted.append(measures["counted"])
+            if value.requires_grad:
+                (dx,) = torch.autograd.grad(value, x)
+                if not counted[-1].all():
+                    some, dx = some[counted[-1]], dx[counted[-1]]
+                gradients.add(some, dx)
+        ctx.gradients = gradients.finished()
+        ctx.dtypes = (inputs.dtype, weight.dtype, weight.dtype)
+        all_counted = torch.cat(counted)
+        ctx.mark_non_differentiable(all_counted)
+        return torch.stack(sums).sum(), all_counted
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        known = zip(ctx.dtypes, ctx.gradients, strict=True)
+        return (None,) * 5 + tuple(None if gradient is None else (gradient * slope).to(dtype) for dtype, gradient in known)
+
+
+class _Gradients:
+    """The gradients of `inputs @ weight.T + bias`, given that of the product, some rows at a time. In f32 or f64."""
+
+    def __init__(self, inputs: Tensor, weight: Tensor, needs: tuple[bool, ...]) -> None:
+        self.inputs, self.weight, self.needs = inputs, weight, needs
+        self.of_inputs = torch.zeros_like(inputs, dtype=wide(inputs[:0]).dtype) if needs[0] else None
+        self.of_weight: Tensor | None = None
+        self.of_bias: Tensor | None = None
+
+    def add(self, some: Tensor, gradient: Tensor) -> None:
+        of_inputs, self.of_weight, of_bias = _gradients(
+            gradient, self.inputs[some], self.weight, self.needs, self.of_weight
+        )
+        if self.of_inputs is not None and of_inputs is not None:
+            self.of_inputs[some] = of_inputs
+        if of_bias is not None:
+            self.of_bias = of_bias if self.of_bias is None else self.of_bias + of_bias
+
+    def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        if self.of_weight is None:
+            # There may have been no rows.
+            self.add(torch.arange(0, device=self.inputs.device), wide(self.inputs.new_zeros(0, len(self.weight))))
+        return self.of_inputs, self.of_weight, self.of_bias
 
 
 def _logits(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -258,10 +342,10 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _gradients(
-    gradient: Tensor, inputs: Tensor, weight: Tensor, needs: tuple[bool, ...]
+    gradient: Tensor, inputs: Tensor, weight: Tensor, needs: tuple[bool, ...], sum_: Tensor | None = None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of a product. In half precision each row is scaled by a power of 2, so that its greatest entry is
-    about 1, and the factors are multiplied where there is room for them."""
+    """The gradients of a product, that of the weight added to `sum_`. In half precision each row is scaled by a power
+    of 2, so that its greatest entry is about 1, and the factors are multiplied where there is room for them."""
     of_inputs = of_weight = None
     if inputs.dtype in (torch.float16, torch.bfloat16):
         exponents = gradient.abs().amax(1, keepdim=True).frexp().exponent
@@ -271,9 +355,11 @@ def _gradients(
             of_inputs = _product(unit, weight) * sizes
         if needs[1]:
             of_weight = _product(unit.T, (inputs * (sizes / greatest)).to(inputs.dtype)) * greatest
+            of_weight = of_weight if sum_ is None else sum_.add_(of_weight)
     else:
         of_inputs = gradient @ weight if needs[0] else None
-        of_weight = gradient.T @ inputs if needs[1] else None
+        if needs[1]:
+            of_weight = gradient.T @ inputs if sum_ is None else sum_.addmm_(gradient.T, inputs)
     return of_inputs, of_weight, gradient.sum(0) if needs[2] else None
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .rows import IGNORE_INDEX, Rows
-from .scores import LmHead, Measures, Output, column_log_odds, entropy, log_odds, measure_rows
+from .scores import LmHead, Measures, Output, between_compiled_parts, column_log_odds, entropy, log_odds, measure_rows
 
 Reduction = str | float | Tensor
 """What the sum over the tokens is divided by. A denominator of 0, where no token counts, divides nothing.
@@ -24,6 +24,7 @@ Reduction = str | float | Tensor
 * a number > 0: the count of a whole step, for micro-batches and processes that share it
 """
 
+_BY_ROW = ("sequence_means", "none")
 _REDUCTIONS = ("active_tokens", "labelled_tokens", "abs_weights", "sum", "sequence_means", "none")
 
 
@@ -70,7 +71,7 @@ class Scores:
         return values.to(self.weights.dtype) if values.is_floating_point() else values
 
     def sequence_sums(self, values: Tensor) -> Tensor:
-        """`[n]` -> the sum of each sequence."""
+        """`[n]` -> the sum of each sequence, all of whose rows have to be here."""
         return values.new_zeros(self.rows.sequence_count).index_add(0, self.rows.sequences, values)
 
 
@@ -98,12 +99,12 @@ class Loss(nn.Module):
         """The same from `hidden [B, S, H]` and a head `[V, H]`, without ever holding all logits."""
         return self.on((hidden, head), Rows.of_batch(labels, weights, self.ignore_index), **further)
 
-    def on(self, output: Output, rows: Rows, **further: Any) -> Tensor:
+    def on(self, output: Output, rows: Rows, *_: Any, **further: Any) -> Tensor:
         """The loss of a model's output on rows."""
         raise NotImplementedError
 
-    def measure(self, x: Tensor, rows: Rows, **_: Any) -> Measures:
-        """What the loss asks of some rows, given their logits `x [n, V]`."""
+    def measure(self, x: Tensor, rows: Rows, *_: Any, **further: Any) -> Measures:
+        """What the loss asks of some rows, given their logits `x [n, V]` and the loss's own tensors."""
         return {"log_odds": log_odds(x, rows.labels)}
 
 
@@ -117,6 +118,8 @@ class TokenLoss(Loss):
     """
 
     reduction: Reduction = "active_tokens"
+    one_pass = True
+    """Whether what a row costs depends on no other row, so that its gradient can be computed with it."""
 
     def __init__(self, *, reduction: Reduction | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -124,16 +127,30 @@ class TokenLoss(Loss):
             self.reduction = reduction
         _check_reduction(self.reduction)
 
-    # Which rows there are depends on the data, so the loss is computed as it is between compiled parts.
-    @torch.compiler.disable
+    @between_compiled_parts
     def on(self, output: Output, rows: Rows, *, reduction: Reduction | None = None, **further: Any) -> Tensor:
         """The loss of a model's output on rows. `reduction` replaces that of the loss, as with the count of a step."""
-        measures, rows = measure_rows(output, rows, lambda x, some: self.measure(x, some, **further), self.chunk_rows)
-        value, counted = self.terms(Scores(rows, measures), **further)
-        return _reduced(self.reduction if reduction is None else reduction, value, counted, rows)
+        reduction = self.reduction if reduction is None else reduction
 
-    def terms(self, scores: Scores, **_: Any) -> tuple[Tensor, Tensor | None]:
-        """What each row adds to the sum, `[n]`, and which rows count (`None`: all)."""
+        def measure(x: Tensor, some: Rows) -> Measures:
+            return self.measure(x, some, **further)
+
+        def terms(measures: Measures, some: Rows) -> Measures:
+            value, counted = self.terms(Scores(some, measures), **further)
+            return {"value": value, "counted": torch.ones_like(value, dtype=torch.bool) if counted is None else counted}
+
+        if self.one_pass and not (isinstance(reduction, str) and reduction in _BY_ROW):
+            measures, rows = measure_rows(
+                output, rows, lambda x, some: terms(measure(x, some), some), self.chunk_rows, total=True
+            )
+        else:
+            measures, rows = measure_rows(output, rows, measure, self.chunk_rows)
+            measures = terms(measures, rows)
+        return _reduced(reduction, measures["value"], measures["counted"], rows)
+
+    def terms(self, scores: Scores, *_: Any, **further: Any) -> tuple[Tensor, Tensor | None]:
+        """What each row adds to the sum, `[n]`, and which rows count (`None`: all); the others add 0. With `one_pass`,
+        `scores` may be those of a part of the rows."""
         raise NotImplementedError
 
 
@@ -145,8 +162,8 @@ def _check_reduction(reduction: Reduction) -> None:
         raise ValueError(f"reduction: expected a number > 0, got {reduction}")
 
 
-def _reduced(reduction: Reduction, value: Tensor, counted: Tensor | None, rows: Rows) -> Tensor:
-    counted = torch.ones_like(value, dtype=torch.bool) if counted is None else counted
+def _reduced(reduction: Reduction, value: Tensor, counted: Tensor, rows: Rows) -> Tensor:
+    """`value` is the sum itself where no reduction by row needs more."""
     if not isinstance(reduction, str):
         return value.sum() / reduction
     if reduction == "none":
@@ -211,7 +228,7 @@ def figa_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     `logits [B, S, V]`, `labels [B, S]` (int64, -100 for none) and `weights [B, S]` have the positions of `input_ids`:
     the shift by one happens inside. Returns a scalar in f32 (f64 for f64).
     """
-    return FigaLoss()(logits, labels, weights)
+    return FigaLoss().forward(logits, labels, weights)
 
 
 def fused_linear_figa_loss(
