@@ -51,7 +51,7 @@ bench-memory: libtorch ## compare the memory of training steps with that of tran
 	cargo build --release -p figa-cli -p figa-finetune
 	$(PYTHON) benches/memory.py --finetune target/release/finetune --figa target/release/figa --tokens 512 --batch 1
 
-bench-python: python ## compare the Python package with python-Levenshtein, RapidFuzz and TRL
+bench-python: python ## compare the Python package with python-Levenshtein, RapidFuzz, TRL and Liger-Kernel
 	LD_LIBRARY_PATH=target/python/missing target/python/venv/bin/python benches/python_package.py
 
 JOBS := 2

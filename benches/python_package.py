@@ -4,7 +4,9 @@
 
 Alignment: python-Levenshtein and RapidFuzz on the same arrays of int64, conversion included, and equal scripts. Loss:
 forward and backward pass of the FIGA loss without a gate, from hidden states and a head, beside TRL's chunked
-log-probabilities times the weights and the plain expression on all logits, with equal gradients; peak memory is what a run adds, in a process of its own.
+log-probabilities times the weights, Liger-Kernel's chunked policy loss and the plain expression on all logits, with equal
+values and gradients; peak memory is what a run adds, in a process of its own. Liger-Kernel's fused cross-entropy needs a GPU.
+Its policy loss is plain PyTorch: with CISPO, advantages of 1 and the weights as importance ratios it is the same sum.
 """
 
 import argparse
@@ -90,7 +92,9 @@ class Losses:
 
     def step(self, loss):
         self.hidden.grad = self.head.grad = None
-        loss().backward()
+        value = loss()
+        value.backward()
+        return value.item()
 
     def figa_loss(self):
         from figa_loss.torch import FigaLoss
@@ -104,6 +108,17 @@ class Losses:
         logp = ChunkedLogProbFunction.apply(hidden, self.head, None, labels, 1.0, 32768, None, 1.0, ())[0]
         return -(logp * self.weights[:, 1:].flatten()).sum()
 
+    def liger(self):
+        import torch
+        from liger_kernel.chunked_loss import LigerFusedLinearGRPOLoss
+
+        labels, weights = self.labels[:, 1:], self.weights[:, 1:]
+        # What it compiles is the loss of each token, not the products. It would be compiled anew in each step.
+        loss = LigerFusedLinearGRPOLoss(beta=0.0, loss_type="cispo", epsilon_high=5.0, use_ref_model=False, compiled=False)
+        mask, advantages = torch.ones_like(weights), torch.ones(len(labels))
+        arguments = {"vllm_is_ratio": weights, "num_items_in_batch": 1}
+        return loss(self.hidden[:, :-1], self.head, labels, mask, advantages, **arguments)[0]
+
     def plain(self):
         import torch
 
@@ -111,7 +126,7 @@ class Losses:
         nll = torch.nn.functional.cross_entropy(logits, self.labels[:, 1:].flatten(), reduction="none")
         return (nll * self.weights[:, 1:].flatten()).sum()
 
-    NAMES = ("figa_loss", "trl", "plain")
+    NAMES = ("figa_loss", "trl", "liger", "plain")
 
 
 def memory(name, sizes):
@@ -130,16 +145,19 @@ def peak():
 
 
 def loss(tokens, hidden, vocab):
+    import torch
+
     for share in (0.1, 1.0):
         sizes = (tokens, hidden, vocab, share)
         losses = Losses(*sizes)
-        gradients = {}
+        results = {}
         for name in Losses.NAMES:
-            losses.step(getattr(losses, name))
-            gradients[name] = losses.head.grad.clone()
-        for name, gradient in gradients.items():
-            difference = (gradient - gradients["plain"]).norm() / gradients["plain"].norm()
-            assert difference < 1e-5, f"{name}: {difference}"
+            value = losses.step(getattr(losses, name))
+            results[name] = (torch.tensor(value), losses.hidden.grad, losses.head.grad)
+        for name, result in results.items():
+            for ours, plain in zip(result, results["plain"], strict=True):
+                difference = (ours - plain).norm() / plain.norm()
+                assert difference < 1e-5, f"{name}: {difference}"
         times = alternately({name: lambda name=name: losses.step(getattr(losses, name)) for name in Losses.NAMES}, rounds=3)
         for name, time_of in times.items():
             command = [sys.executable, __file__, "--memory", json.dumps([name, sizes])]
