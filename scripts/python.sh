@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the wheel of the Python package, and runs its tests in a fresh venv, with the torch that the other tests use. Prints the size
-# of the wheel, the oldest glibc it works with, and the seconds that each step took.
+# Builds the wheel of the Python package, and checks its types and runs its tests in a fresh venv, with the torch that the other tests
+# use. Prints the size of the wheel, the oldest glibc it works with, and the seconds that each step took.
 set -eu
 cd "$(dirname "$0")/.."
 out=$PWD/target/python
@@ -47,6 +47,10 @@ if [ -z "${LIBTORCH_USE_PYTORCH:-}" ]; then
 else
     install "$out/venv" torch==2.11.0
 fi
+"$out/venv/bin/python" -m mypy --config-file python/pyproject.toml --cache-dir "$out/mypy" python/figa_loss
+# The stub of the extension module, beside the module.
+"$out/venv/bin/python" -m mypy.stubtest --mypy-config-file python/pyproject.toml figa_loss._core
+took "types checked"
 # Each program of a test has a core or two, as it is.
 OMP_NUM_THREADS=1 "$out/venv/bin/python" -m pytest -q -rs -p no:cacheprovider python/tests
 took tested

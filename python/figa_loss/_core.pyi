@@ -1,17 +1,32 @@
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 
+__all__ = [
+    "ALIGNERS",
+    "Batch",
+    "Encoder",
+    "__version__",
+    "align",
+    "distance",
+    "editops",
+    "label",
+    "label_batch",
+    "pack",
+    "run",
+]
 __version__: str
 ALIGNERS: list[str]
 
 _Weights = tuple[float, float, float]
 
+@final
 class Batch:
     def __arrow_c_array__(self, requested_schema: object = None) -> tuple[Any, Any]: ...
 
+@final
 class Encoder:
     def __new__(cls, model: str, settings: Mapping[str, Any]) -> Encoder: ...
     @staticmethod
@@ -19,7 +34,7 @@ class Encoder:
     def eos_id(self) -> int: ...
     def date(self) -> str | None: ...
     def encode(self, record: str) -> dict[str, npt.NDArray[Any]]: ...
-    def encode_batch(self, batch: Any) -> Batch: ...
+    def encode_batch(self, batch: Any) -> tuple[Batch, list[str]]: ...
 
 def run(arguments: Sequence[str]) -> int: ...
 def editops(source: Any, dest: Any) -> list[tuple[str, int, int]]: ...
