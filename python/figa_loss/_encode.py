@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import _core
 from ._align import Aligner, _name
+from ._rows import SIDES
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow
 
 Files = dict[str, bytes]
+
+logger = logging.getLogger("figa_loss")
 
 
 class PairEncoder:
@@ -51,6 +55,10 @@ class PairEncoder:
         date: the date or time that the chat template sees if it asks for it; by default now.
         drop_reasoning: accept answers whose reasoning the chat template drops.
         max_answer_tokens: an answer of more tokens is an error; 131,072 by default.
+        token_labels: also return what the revision did to each token, `TokenLabel` numbers of type uint8:
+            `original_token_labels` and `revised_token_labels`. `collate` makes `token_labels [2 * pairs, S]` of them.
+        skip_bad: `encode_batch` leaves out bad records instead of raising `ValueError`, and logs a warning that counts them
+            and says what is wrong with the first.
 
     An encoder can be pickled, for workers on this machine or others: the files of the model travel with it.
     """
@@ -73,6 +81,8 @@ class PairEncoder:
         date: str | None = None,
         drop_reasoning: bool = False,
         max_answer_tokens: int | None = None,
+        token_labels: bool = False,
+        skip_bad: bool = False,
     ) -> None:
         settings = {
             "eos_token": eos_token,
@@ -87,6 +97,8 @@ class PairEncoder:
             "max_length": max_length,
             "max_answer_tokens": max_answer_tokens,
             "fields": list((fields or {}).items()),
+            "token_labels": token_labels,
+            "skip_bad": skip_bad,
         }
         self._settings = settings
         self._files: Files | None = None
@@ -117,16 +129,11 @@ class PairEncoder:
         import pyarrow
 
         columns = {"input_ids": pyarrow.int64(), "labels": pyarrow.int64(), "weights": pyarrow.float32()}
-        sides = ("original", "revised")
-        return pyarrow.schema(
-            [
-                pyarrow.field(
-                    f"{side}_{name}", pyarrow.list_(pyarrow.field("item", kind, nullable=False)), nullable=False
-                )
-                for side in sides
-                for name, kind in columns.items()
-            ]
-        )
+        lists = {f"{side}_{name}": kind for side in SIDES for name, kind in columns.items()}
+        if self._settings["token_labels"]:
+            lists |= {f"{side}_token_labels": pyarrow.uint8() for side in SIDES}
+        item = {kind: pyarrow.list_(pyarrow.field("item", kind, nullable=False)) for kind in lists.values()}
+        return pyarrow.schema([pyarrow.field(name, item[kind], nullable=False) for name, kind in lists.items()])
 
     def encode(self, record: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
         """The rows of a record, each column an array `[tokens]`.
@@ -146,13 +153,16 @@ class PairEncoder:
         import pyarrow
 
         if isinstance(batch, pyarrow.RecordBatch):
-            return pyarrow.record_batch(self._encoder.encode_batch(batch))
+            rows, skipped = self._encoder.encode_batch(batch)
+            if skipped:
+                # Not `warnings`, which shows the same text only once.
+                logger.warning("skipped %d of %d records, the first: %s", len(skipped), len(batch), skipped[0])
+            return pyarrow.record_batch(rows)
         if isinstance(batch, Iterator):
             return map(self.encode_batch, batch)
         table = pyarrow.table(dict(batch) if isinstance(batch, Mapping) else batch)
         batches = table.combine_chunks().to_batches()
-        rows = [pyarrow.record_batch(self._encoder.encode_batch(batch)) for batch in batches]
-        return pyarrow.Table.from_batches(rows, self.schema)
+        return pyarrow.Table.from_batches(map(self.encode_batch, batches), self.schema)
 
 
 def _read(path: Path) -> Files:

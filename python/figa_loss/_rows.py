@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 SIDES = ("original", "revised")
-COLUMNS = {"input_ids": np.int64, "labels": np.int64, "weights": np.float32}
+COLUMNS = {"input_ids": np.int64, "labels": np.int64, "weights": np.float32, "token_labels": np.uint8}
 
 
 def collate(pairs: Iterable[Mapping[str, Any]], pad_id: int = 0) -> dict[str, npt.NDArray[Any]]:
@@ -21,16 +21,19 @@ def collate(pairs: Iterable[Mapping[str, Any]], pad_id: int = 0) -> dict[str, np
 
     `pairs` have the columns of `PairEncoder`; so have the rows of the files that `figa label` writes. The result is
     `input_ids`, `attention_mask` (bool), `labels` (-100 in prompt and padding) and `weights` (0 there), each
-    `[2 * len(pairs), S]`.
+    `[2 * len(pairs), S]`; and `token_labels` (0 there) if the pairs have them.
 
     >>> pair = {"original_input_ids": [5, 6], "original_labels": [-100, 6], "original_weights": [0, -0.5]}
     >>> pair |= {"revised_input_ids": [5, 7, 8], "revised_labels": [-100, 7, 8], "revised_weights": [0, 1, 1]}
     >>> collate([pair], pad_id=9)["input_ids"].tolist()
     [[5, 6, 9], [5, 7, 8]]
     """
-    rows = [[_array(pair, side, name) for name in COLUMNS] for pair in pairs for side in SIDES]
-    size = (len(rows), max((len(row[0]) for row in rows), default=0))
+    pairs = list(pairs)
     columns = {"input_ids": pad_id, "labels": -100, "weights": 0}
+    if pairs and "original_token_labels" in pairs[0]:
+        columns["token_labels"] = 0
+    rows = [[_array(pair, side, name) for name in columns] for pair in pairs for side in SIDES]
+    size = (len(rows), max((len(row[0]) for row in rows), default=0))
     batch = {name: np.full(size, padding, COLUMNS[name]) for name, padding in columns.items()}
     mask = np.zeros(size, np.bool_)
     for at, row in enumerate(rows):
@@ -55,7 +58,8 @@ def pack(pairs: Iterable[Mapping[str, Any]], pad_id: int = 0) -> dict[str, Any]:
 
     `figa_loss.torch.Rows.of_targets` takes the last four.
     """
-    groups = [[tuple(_array(pair, side, name) for name in COLUMNS) for side in SIDES] for pair in pairs]
+    columns = ("input_ids", "labels", "weights")
+    groups = [[tuple(_array(pair, side, name) for name in columns) for side in SIDES] for pair in pairs]
     return _core.pack(groups, pad_id)
 
 

@@ -40,6 +40,7 @@ class PairCollator:
 
     def __call__(self, pairs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         batch = {name: torch.from_numpy(values) for name, values in collate(pairs, self.pad_id).items()}
+        batch.pop("token_labels", None)
         weights = batch.pop("weights")
         # Nothing predicts the first token.
         weights[:, :1] = 0

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, UInt8Array};
+use arrow_buffer::OffsetBuffer;
 use arrow_json::WriterBuilder;
 use arrow_json::writer::LineDelimited;
-use arrow_schema::DataType;
+use arrow_schema::{ArrowError, DataType, Field, Schema};
 use figa_cli::RowTable;
 use figa_loss::{
-    ChatOptions, ChatTemplate, EncodedPair, Error, Fields, Format, PairEncoder, PromptTemplate, RecordReader, Side,
+    ChatOptions, ChatTemplate, EncodedPair, Error, Example, Fields, Format, PairEncoder, PromptTemplate, RecordReader, Side,
     model_files,
 };
 use numpy::IntoPyArray;
@@ -24,6 +25,7 @@ use crate::arrow::{self, Batch, failed};
 use crate::error::exception;
 use crate::long::{interruptible, pool};
 use crate::options;
+use crate::pairs::label_number;
 
 /// What an encoder is made of, beside the folder of the model: a mapping.
 #[derive(FromPyObject)]
@@ -42,12 +44,16 @@ struct Settings {
     max_length: Option<usize>,
     max_answer_tokens: Option<usize>,
     fields: Vec<(String, String)>,
+    token_labels: bool,
+    skip_bad: bool,
 }
 
 #[pyclass(frozen)]
 pub struct Encoder {
     encoder: Arc<PairEncoder>,
     fields: Fields,
+    token_labels: bool,
+    skip_bad: bool,
 }
 
 #[pymethods]
@@ -83,7 +89,8 @@ impl Encoder {
         encoder.weights = options::weights(settings.weights)?;
         encoder.max_length = settings.max_length;
         encoder.max_answer_tokens = settings.max_answer_tokens.unwrap_or(encoder.max_answer_tokens);
-        Ok(Self { encoder: Arc::new(encoder), fields: fields(settings.fields)? })
+        let Settings { token_labels, skip_bad, .. } = settings;
+        Ok(Self { encoder: Arc::new(encoder), fields: fields(settings.fields)?, token_labels, skip_bad })
     }
 
     /// The files that shape the rows, which make the same encoder on another machine.
@@ -108,39 +115,83 @@ impl Encoder {
             let record = record.expect("a line is a record")?.parse(&self.fields)?;
             self.encoder.encode(&record)
         });
-        columns(py, pair.map_err(|error| exception(&error))?)
+        columns(py, &pair.map_err(|error| exception(&error))?, self.token_labels)
     }
 
-    /// A batch of records as a batch of rows.
-    fn encode_batch(&self, py: Python<'_>, batch: &Bound<'_, PyAny>) -> PyResult<Batch> {
+    /// A batch of records as a batch of rows, and what is wrong with those that are skipped.
+    fn encode_batch(&self, py: Python<'_>, batch: &Bound<'_, PyAny>) -> PyResult<(Batch, Vec<String>)> {
         let records = arrow::import("batch", batch)?;
         if !matches!(records.data_type(), DataType::Struct(_)) {
             return Err(PyTypeError::new_err(format!("batch: expected columns, got {}", records.data_type())));
         }
         let (encoder, fields, pool) = (self.encoder.clone(), self.fields.clone(), pool()?);
-        let rows = interruptible(py, move |stop| {
+        let (with_token_labels, skip_bad) = (self.token_labels, self.skip_bad);
+        let (rows, skipped) = interruptible(py, move |stop| {
             let lines = lines(&records).map_err(|error| failed(&error))?;
             let mut reader = RecordReader::from_text("batch", Format::Lines, Cursor::new(lines));
-            let mut table = RowTable::default();
+            let (mut table, mut token_labels, mut skipped) = (RowTable::default(), TokenLabels::default(), vec![]);
             pool.install(|| {
                 let pairs = reader.map_in_order(|raw| raw.parse(&fields).and_then(|record| encoder.encode(&record)));
                 for (row, pair) in (1..).zip(pairs.take_while(|_| !stop.load(Ordering::Relaxed))) {
-                    table.push(row, &pair?);
+                    match pair {
+                        Ok(pair) => {
+                            table.push(row, &pair);
+                            token_labels.push(&pair);
+                        }
+                        Err(error) if skip_bad => skipped.push(error.to_string()),
+                        Err(error) => return Err(error),
+                    }
                 }
                 Ok::<_, Error>(())
             })
             .map_err(|error| exception(&error))?;
-            // Without the numbers of the records, which are those of the rows.
+            // Without the numbers of the records.
             let mut rows = table.into_batch();
             rows.remove_column(0);
-            Ok::<_, PyErr>(rows)
+            let rows = if with_token_labels { token_labels.beside(&rows) } else { Ok(rows) };
+            Ok::<_, PyErr>((rows.map_err(|error| failed(&error))?, skipped))
         })??;
-        Ok(Batch(rows))
+        Ok((Batch(rows), skipped))
     }
 }
 
+/// The token labels of rows, as lists of each side.
+#[derive(Default)]
+struct TokenLabels {
+    lengths: [Vec<usize>; 2],
+    numbers: [Vec<u8>; 2],
+}
+
+impl TokenLabels {
+    fn push(&mut self, pair: &EncodedPair) {
+        for (at, row) in pair.rows().into_iter().enumerate() {
+            self.lengths[at].push(row.len());
+            self.numbers[at].extend(label_numbers(row));
+        }
+    }
+
+    /// The columns of a batch, and these.
+    fn beside(self, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let schema = rows.schema();
+        let mut fields = schema.fields().to_vec();
+        let mut columns = rows.columns().to_vec();
+        for ((side, lengths), numbers) in Side::ALL.into_iter().zip(self.lengths).zip(self.numbers) {
+            let item = Arc::new(Field::new("item", DataType::UInt8, false));
+            let numbers = Arc::new(UInt8Array::from(numbers));
+            let lists = ListArray::new(item, OffsetBuffer::from_lengths(lengths), numbers, None);
+            fields.push(Arc::new(Field::new(format!("{side}_token_labels"), lists.data_type().clone(), false)));
+            columns.push(Arc::new(lists));
+        }
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+    }
+}
+
+fn label_numbers(row: &Example) -> impl Iterator<Item = u8> {
+    row.token_labels().iter().map(|&label| label_number(label))
+}
+
 /// The records as lines of JSON. A column of a table has a value in every row, so null means that the record lacks the field.
-fn lines(records: &ArrayRef) -> Result<Vec<u8>, arrow_schema::ArrowError> {
+fn lines(records: &ArrayRef) -> Result<Vec<u8>, ArrowError> {
     let mut lines = vec![];
     let mut writer = WriterBuilder::new().with_explicit_nulls(false).build::<_, LineDelimited>(&mut lines);
     writer.write(&RecordBatch::from(records.as_struct()))?;
@@ -148,7 +199,7 @@ fn lines(records: &ArrayRef) -> Result<Vec<u8>, arrow_schema::ArrowError> {
     Ok(lines)
 }
 
-fn columns<'py>(py: Python<'py>, pair: EncodedPair) -> PyResult<Bound<'py, PyDict>> {
+fn columns<'py>(py: Python<'py>, pair: &EncodedPair, token_labels: bool) -> PyResult<Bound<'py, PyDict>> {
     let columns = PyDict::new(py);
     for side in Side::ALL {
         let row = pair.row(side);
@@ -156,6 +207,10 @@ fn columns<'py>(py: Python<'py>, pair: EncodedPair) -> PyResult<Bound<'py, PyDic
         columns.set_item(format!("{side}_input_ids"), ids.into_pyarray(py))?;
         columns.set_item(format!("{side}_labels"), row.labels().to_vec().into_pyarray(py))?;
         columns.set_item(format!("{side}_weights"), row.weights().to_vec().into_pyarray(py))?;
+    }
+    for side in Side::ALL.into_iter().filter(|_| token_labels) {
+        let numbers: Vec<u8> = label_numbers(pair.row(side)).collect();
+        columns.set_item(format!("{side}_token_labels"), numbers.into_pyarray(py))?;
     }
     Ok(columns)
 }

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import figa_loss
-from figa_loss import PairEncoder, collate, pack
+from figa_loss import PairEncoder, TokenLabel, collate, pack
+
+SIDES = ("original", "revised")
 
 
 @pytest.fixture
@@ -98,6 +100,42 @@ def test_the_row_of_a_bad_record_is_named(encoder, records):
         encoder._encoder.encode_batch(pa.array([1]))
 
 
+def test_token_labels_are_those_of_both_answers(tokenizer_json, records):
+    pa = pytest.importorskip("pyarrow")
+    encoder = PairEncoder(tokenizer_json, eos_token="</s>", prompt="plain", token_labels=True)
+    pairs = [encoder.encode(record) for record in records[:8]]
+    for pair in pairs:
+        answers = {side: pair[f"{side}_labels"] != -100 for side in SIDES}
+        ids = {side: pair[f"{side}_input_ids"][answer] for side, answer in answers.items()}
+        expected = figa_loss.label(ids["original"], ids["revised"], encoder.eos_id)
+        for side, answer in answers.items():
+            token_labels = pair[f"{side}_token_labels"]
+            assert token_labels.dtype == "uint8"
+            assert token_labels[answer].tolist() == getattr(expected, side).tolist()
+            assert (token_labels[~answer] == TokenLabel.IGNORED).all()
+    rows = encoder.encode_batch(pa.Table.from_pylist(records[:8]))
+    assert rows.schema == encoder.schema and rows.to_pylist() == [as_lists(pair) for pair in pairs]
+    batch = collate(pairs)
+    assert batch["token_labels"].shape == batch["labels"].shape
+    assert (batch["token_labels"][batch["labels"] == -100] == 0).all()
+    kept = (batch["token_labels"] == TokenLabel.KEPT).sum()
+    assert kept == sum((pair[f"{side}_token_labels"] == TokenLabel.KEPT).sum() for pair in pairs for side in SIDES) > 0
+
+
+def test_bad_records_are_skipped_and_reported(tokenizer_json, records, caplog):
+    pa = pytest.importorskip("pyarrow")
+    encoder = PairEncoder(tokenizer_json, eos_token="</s>", prompt="plain", skip_bad=True)
+    bad = {**records[3], "revised_output": None}
+    rows = encoder.encode_batch(pa.Table.from_pylist([records[0], bad, records[1], bad]))
+    assert rows.to_pylist() == [as_lists(encoder.encode(record)) for record in records[:2]]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.text.count("skipped 2 of 4 records, the first: batch:2: ") == 1
+    rows = encoder.encode_batch(pa.Table.from_pylist([bad]))
+    assert len(rows) == 0 and rows.schema == encoder.schema
+    with pytest.raises(ValueError, match="record:1: "):
+        encoder.encode(bad)
+
+
 def test_settings_that_do_not_fit_are_named(tokenizer_json, tmp_path):
     for options, message in [
         ({}, "names no eos_token"),
@@ -135,7 +173,7 @@ def test_a_tokenizer_of_transformers_gives_the_rows_of_its_folder(tokenizer_json
 def test_collated_rows_are_padded_on_the_right(encoder, records):
     pairs = [encoder.encode(record) for record in records[:3]]
     batch = collate(pairs, pad_id=7)
-    rows = [(pair, side) for pair in pairs for side in ("original", "revised")]
+    rows = [(pair, side) for pair in pairs for side in SIDES]
     for at, (pair, side) in enumerate(rows):
         length = len(pair[f"{side}_labels"])
         assert batch["attention_mask"][at].sum() == length

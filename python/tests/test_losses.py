@@ -213,6 +213,32 @@ def test_the_likeliest_columns_of_a_teacher(tail):
     close(own.grad, plain.grad, 1e-9)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_an_anchor_adds_the_mean_divergence_of_its_rows(way):
+    generator = torch.Generator().manual_seed(7)
+    logits, base = (torch.randn(2, 4, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    labels = torch.randint(0, 6, (2, 4), generator=generator)
+    weights = torch.tensor([[1.0, 0, 0, 2], [0, 1, 0, 0]], dtype=torch.float64)
+    kept = torch.tensor([[0.0, 1, 1, 0], [1, 0, 0, 0]], dtype=torch.float64)
+    plain, own = (logits.clone().requires_grad_() for _ in range(2))
+    nll = torch.nn.functional.cross_entropy(plain.flatten(0, 1), labels.flatten(), reduction="none")
+    kl = torch.nn.functional.kl_div(plain.log_softmax(-1), base.log_softmax(-1), reduction="none", log_target=True)
+    value = (nll * weights.flatten()).sum() / 3 + 0.5 * (kl.sum(-1) * kept).sum() / 3
+    value.backward()
+
+    def loss(output, **options):
+        anchored = losses.Anchored(losses.FigaLoss(**options), 0.5, losses.Distillation(**options))
+        rows, anchor_rows = (Rows.of_shifted(labels, some) for some in (weights, kept))
+        return anchored.on(output, rows, anchor_rows, reference=Reference(base))
+
+    result = WAYS[way](loss, own)
+    result.backward()
+    close(result.detach(), value.item(), 1e-9)
+    close(own.grad, plain.grad, 1e-9)
+    with pytest.raises(ValueError, match="factor: expected a finite number >= 0, got -1"):
+        losses.Anchored(losses.FigaLoss(), -1)
+
+
 def test_log_probs_are_those_of_a_softmax():
     logits, labels = torch.randn(2, 4, 6), torch.randint(0, 6, (2, 4))
     expected = logits[:, :-1].log_softmax(-1).gather(-1, labels[:, 1:].unsqueeze(-1)).squeeze(-1)

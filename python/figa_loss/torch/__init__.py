@@ -4,7 +4,8 @@
 |---|---|---|
 | a revised and an original answer | `FigaLoss`, `figa_loss`, `fused_linear_figa_loss` | signed weights |
 | good answers | `WeightedNll`, `Dft`, `Chord`, `Eaft`, `Focal` | weights |
-| the same, and a base model not to leave | `Asft`, or `Distillation` beside another loss | weights, a `Reference` |
+| the same, and a base model not to leave | `Asft` | weights, a `Reference` |
+| any of these, and kept tokens must stay as likely | `Anchored` around it | as the loss, a `Reference` |
 | unwanted tokens | `Unlikelihood`, `CandidateUnlikelihood` | weights, candidates |
 | samples with advantages | `Grpo`, `Cispo`, `Sapo`, `ImportanceSampling`, `Dro`, `Rlmec` | old log-probabilities, advantages |
 | pairs of answers | `Dpo`, `Ipo`, `Tdpo` | log-probabilities of a reference |
@@ -21,7 +22,7 @@ micro-batches or processes takes a number as `reduction`: the count of all. A he
 gathered, and its gradient reduced.
 """
 
-from .distill import Asft, Distillation, Reference, TopKDistillation
+from .distill import Anchored, Asft, Distillation, Reference, TopKDistillation
 from .packing import attention_mask
 from .policy import Cispo, Dro, Grpo, ImportanceSampling, PolicyLoss, Rlmec, Sapo
 from .preference import Answers, Cpo, Dpo, Ipo, Npo, Orpo, Pairs, PreferenceLoss, SimNpo, SimPo, Tdpo, log_probs
@@ -44,6 +45,7 @@ from .token import (
 
 __all__ = [
     "IGNORE_INDEX",
+    "Anchored",
     "Answers",
     "Asft",
     "CandidateUnlikelihood",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 from typing import Any
 
@@ -67,8 +67,7 @@ def kl_terms(a: Tensor, b: Tensor) -> Tensor:
 class Distillation(TokenLoss):
     """A divergence from the teacher at the positions of the rows: `w K`. Takes `reference`, a `Reference`.
 
-    As in TRL, there is no factor `temperature^2`. With the kept tokens of the revised answers as rows, it is an anchor
-    beside another loss: add both.
+    As in TRL, there is no factor `temperature^2`. See `Anchored` for the divergence beside another loss.
     """
 
     def measure(self, x: Tensor, rows: Rows, *, reference: Reference, **_: Any) -> Measures:
@@ -127,3 +126,37 @@ class Asft(TokenLoss):
 
     def terms(self, scores: Scores, **_: Any) -> tuple[Tensor, Tensor | None]:
         return scores.weights * (scores.p * scores.nll + self.alpha * scores.measures["divergence"]), None
+
+
+@dataclass(frozen=True)
+class Anchored:
+    """A loss of tokens, and the divergence from a reference model on other rows: `loss + factor sum v K / denominator`,
+    where `v` are the weights of the anchor's rows.
+
+    FIGA leaves kept tokens alone, and nothing in it keeps them as likely as they are. The anchor does, with the kept
+    tokens of the revised answers as rows: with `PairEncoder(token_labels=True)`, those where the `token_labels` of
+    `collate` are `TokenLabel.KEPT`, in every second row.
+
+    >>> import torch
+    >>> from figa_loss.torch import FigaLoss
+    >>> logits, labels = torch.zeros(1, 3, 4), torch.tensor([[-100, 2, 3]])
+    >>> rows, kept = (Rows.of_batch(labels, torch.tensor([weights])) for weights in ([0.0, 0, 1], [0.0, 1, 0]))
+    >>> Anchored(FigaLoss(), factor=0.1).on(logits, rows, kept, reference=Reference(logits))  # ln 4; K is still 0
+    tensor(1.3863)
+    """
+
+    loss: TokenLoss
+    """Such as `FigaLoss()`."""
+    factor: float
+    """What the anchor is multiplied by."""
+    anchor: Distillation = field(default_factory=Distillation)
+    """The divergence, and what its sum is divided by: by default, the anchor's active tokens."""
+
+    def __post_init__(self) -> None:
+        at_least_0("factor", self.factor)
+
+    def on(self, output: Output, rows: Rows, anchor_rows: Rows, *, reference: Reference, **further: Any) -> Tensor:
+        """The loss of a model's output on `rows`, and the anchor on `anchor_rows`. `further` are the keywords of the
+        loss."""
+        anchor = self.anchor.on(output, anchor_rows, reference=reference)
+        return self.loss.on(output, rows, **further) + self.factor * anchor
