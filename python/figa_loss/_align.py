@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 Tag = Literal["replace", "insert", "delete"]
 
 
-class Aligner(str, Enum):
-    """How to find the changes. For most users, `LEVENSHTEIN`, the default.
+class Aligner(Enum):
+    """How to find the changes; its value, such as `"myers"`, will do as well. For most users, `LEVENSHTEIN`, the default.
 
     Where whole paragraphs move, Levenshtein would substitute almost every token of them: take one of the diffs then.
-    They only insert and delete. `MYERS` is minimal in that sense; `PATIENCE` and `HISTOGRAM` anchor on rare tokens.
+    They only insert and delete. `MYERS` is minimal in that sense; `PATIENCE` and `HISTOGRAM` anchor on rare tokens, and
+    `HUNT` is the longest common subsequence over matching positions.
     """
 
     LEVENSHTEIN = "levenshtein"

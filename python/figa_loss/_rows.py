@@ -56,7 +56,7 @@ def pack(pairs: Iterable[Mapping[str, Any]], pad_id: int = 0) -> dict[str, Any]:
       output that predicts each is among the `B * S` positions (-1 if it is not needed), and the number of its answer;
     * `has_branches`: if no row has any, the mask is the causal one.
 
-    `figa_loss.torch.Rows.of_targets` takes the last four.
+    `figa_loss.torch.Rows.of_targets` takes `labels`, `weights`, `outputs` and `sequences`.
     """
     columns = ("input_ids", "labels", "weights")
     groups = [[tuple(_array(pair, side, name) for name in columns) for side in SIDES] for pair in pairs]

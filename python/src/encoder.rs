@@ -13,8 +13,8 @@ use arrow_json::writer::LineDelimited;
 use arrow_schema::{ArrowError, DataType, Field, Schema};
 use figa_cli::RowTable;
 use figa_loss::{
-    ChatOptions, ChatTemplate, EncodedPair, Error, Example, Fields, Format, PairEncoder, PromptTemplate, RecordReader, Side,
-    model_files,
+    ChatOptions, ChatTemplate, EncodedPair, Error, Example, Fields, Format, PairEncoder, PromptTemplate, RecordReader,
+    Side, model_files,
 };
 use numpy::IntoPyArray;
 use pyo3::exceptions::{PyTypeError, PyValueError};

@@ -187,8 +187,8 @@ class FigaLoss(TokenLoss):
 
     Args:
         gate: the greatest nll, in nats, or the range, in which negative weights count; `None` for no gate.
-        penalty: what negative weights do: `"nll"`, the paper's, which needs a gate; `"unlikelihood"`, `-|w| log(1 - p)`
-            made positive, which needs none.
+        penalty: what negative weights do: `"nll"`, the paper's, which needs a gate; `"unlikelihood"`, `-|w| log(1 - p)`,
+            which is at least 0 and needs none.
 
     See `TokenLoss` for the other arguments and for shapes.
 
