@@ -213,6 +213,31 @@ def test_the_likeliest_columns_of_a_teacher(tail):
     close(own.grad, plain.grad, 1e-9)
 
 
+@pytest.mark.parametrize("make", [losses.Dpo, losses.Ipo])
+def test_a_common_prefix_cancels(make):
+    generator = torch.Generator().manual_seed(8)
+    logits = torch.randn(7, 6, generator=generator, dtype=torch.float64).repeat(5, 1, 1)
+    labels, weights = torch.full((5, 7), 2), torch.ones(5, 7, dtype=torch.float64)
+    # Answer 0 is in two pairs and answer 4 in none. The others differ from token 5, 4 and 3 on, the last by a weight.
+    pairs = losses.Pairs(torch.tensor([0, 0, 1]), torch.tensor([1, 2, 3]))
+    labels[1, 5], labels[2, 4], weights[3, 3] = 3, 3, 2
+    for answer, first in ((1, 5), (2, 4), (3, 3)):
+        logits[answer, first:] = torch.randn(7 - first, 6, generator=generator, dtype=torch.float64)
+    fewer = pairs.skip_common_prefix(labels, weights)
+    assert [(answer == 0).tolist().count(True) for answer in fewer] == [3, 3, 3, 3, 7]
+    results = []
+    for some in (weights, fewer):
+        own = logits.clone().requires_grad_()
+        loss = make()(own, labels, some, pairs=pairs, reference_log_probs=torch.zeros_like(weights))
+        loss.backward()
+        # The same hidden states in front of the first difference get the sum.
+        results.append((loss.detach(), torch.cat([own.grad[:, :2].sum(0), own.grad[:, 2:].flatten(0, 1)])))
+    close(results[1][0], results[0][0].item(), 1e-9)
+    close(results[1][1], results[0][1], 1e-9)
+    with pytest.raises(ValueError, match="weights: expected shape"):
+        pairs.skip_common_prefix(labels, weights[0])
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_an_anchor_adds_the_mean_divergence_of_its_rows(way):
     generator = torch.Generator().manual_seed(7)

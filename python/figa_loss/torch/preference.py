@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .distill import Reference
-from .rows import Rows
+from .rows import Rows, checked
 from .scores import Measures, Output, between_compiled_parts, log_odds, measure_rows
 from .token import Loss, Scores, at_least_0, greater_than_0
 
@@ -43,6 +43,32 @@ class Pairs:
     def rejected_only(cls, sequences: int) -> Pairs:
         """For losses of answers to forget."""
         return cls(torch.arange(0), torch.arange(sequences))
+
+    def skip_common_prefix(self, labels: Tensor, weights: Tensor) -> Tensor:
+        """The weights `[B, S]` with 0 where both answers of a pair begin with the same labels and weights.
+
+        After the same prompt, at the same positions, such tokens cancel in the sums of `Dpo` and `Ipo`, value and
+        gradient: only the others are computed then. They do not cancel in averages, in `Tdpo` and in other losses.
+
+        >>> labels = torch.tensor([[-100, 5, 6, 7], [-100, 5, 8, 7]])
+        >>> Pairs.alternating(1).skip_common_prefix(labels, torch.ones(2, 4))
+        tensor([[0., 0., 1., 1.],
+                [0., 0., 1., 1.]])
+        """
+        weights = checked(labels, weights, (2,))
+        chosen, rejected = self.chosen.to(labels.device), self.rejected.to(labels.device)
+        same = (labels[chosen] == labels[rejected]) & (weights[chosen] == weights[rejected])
+        skipped = torch.full_like(labels[:, 0], labels.shape[1])
+        lengths = same.cumprod(1).sum(1)
+        # Both answers of a pair skip the same number of tokens, and one answer may be in several pairs.
+        while True:
+            skipped.scatter_reduce_(0, chosen, lengths, "amin").scatter_reduce_(0, rejected, lengths, "amin")
+            shorter = skipped[chosen].minimum(skipped[rejected])
+            if shorter.equal(lengths):
+                break
+            lengths = shorter
+        is_skipped = torch.arange(labels.shape[1], device=labels.device) < skipped.unsqueeze(1)
+        return weights.masked_fill(is_skipped, 0)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Rows:
     def of_batch(cls, labels: Tensor, weights: Tensor, ignore_index: int = IGNORE_INDEX) -> Rows:
         """Rows of `labels [B, S]` and `weights [B, S]`, which have the positions of `input_ids`: the output at `t - 1`
         predicts the label at `t`."""
-        weights = _checked(labels, weights, (2,))
+        weights = checked(labels, weights, (2,))
         # Nothing predicts the first token.
         predicted = torch.ones_like(labels, dtype=torch.bool)
         predicted[:, :1] = False
@@ -48,7 +48,7 @@ class Rows:
     @classmethod
     def of_shifted(cls, labels: Tensor, weights: Tensor, ignore_index: int = IGNORE_INDEX) -> Rows:
         """Rows of `labels` and `weights`, `[B, S]` or `[N]`, in the positions of the outputs that predict them."""
-        weights = _checked(labels, weights, (1, 2))
+        weights = checked(labels, weights, (1, 2))
         predicted = torch.ones_like(labels, dtype=torch.bool)
         tokens = _active(labels, weights, predicted, ignore_index)
         return cls._select(labels, weights, tokens, tokens, predicted, ignore_index)
@@ -58,7 +58,7 @@ class Rows:
         cls, labels: Tensor, weights: Tensor, outputs: Tensor, sequences: Tensor, ignore_index: int = IGNORE_INDEX
     ) -> Rows:
         """Rows of the targets that `figa_loss.pack` lists, all `[N]`."""
-        weights = _checked(labels, weights, (1,))
+        weights = checked(labels, weights, (1,))
         for name, numbers in (("outputs", outputs), ("sequences", sequences)):
             if numbers.shape != labels.shape:
                 raise ValueError(f"{name}: expected shape [N] = {list(labels.shape)}, got {list(numbers.shape)}")
@@ -130,7 +130,7 @@ def _active(labels: Tensor, weights: Tensor, predicted: Tensor, ignore_index: in
     return ((labels != ignore_index) & (weights != 0) & predicted).flatten().nonzero().squeeze(1)
 
 
-def _checked(labels: Tensor, weights: Tensor, dimensions: tuple[int, ...]) -> Tensor:
+def checked(labels: Tensor, weights: Tensor, dimensions: tuple[int, ...]) -> Tensor:
     """The weights, where the labels are."""
     if labels.dim() not in dimensions:
         expected = " or ".join({1: "[N]", 2: "[B, S]"}[n] for n in dimensions)
