@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.metadata
 import pkgutil
 
 import pytest
@@ -39,3 +40,11 @@ def test_every_public_name_is_documented():
         for name in module.__all__:
             if name[0].isalpha() and callable(value := getattr(module, name)):
                 assert value.__doc__, name
+
+
+def test_the_licences_are_installed():
+    from conftest import ROOT
+
+    installed = {file.name: file for file in importlib.metadata.files("figa-loss")}
+    for name in ("LICENSE-APACHE", "LICENSE-MIT"):
+        assert installed[name].read_text() == (ROOT / name).read_text()
