@@ -20,7 +20,7 @@ Tag = Literal["replace", "insert", "delete"]
 
 
 class Aligner(Enum):
-    """How to find the changes; its value, such as `"myers"`, will do as well. For most users, `LEVENSHTEIN`, the default.
+    """How to find the changes; a value, such as `"myers"`, will do as well. For most users, the default, `LEVENSHTEIN`.
 
     Where whole paragraphs move, Levenshtein would substitute almost every token of them: take one of the diffs then.
     They only insert and delete. `MYERS` is minimal in that sense; `PATIENCE` and `HISTOGRAM` anchor on rare tokens, and

@@ -57,8 +57,8 @@ class PairEncoder:
         max_answer_tokens: an answer of more tokens is an error; 131,072 by default.
         token_labels: also return what the revision did to each token, `TokenLabel` numbers of type uint8:
             `original_token_labels` and `revised_token_labels`. `collate` makes `token_labels [2 * pairs, S]` of them.
-        skip_bad: `encode_batch` leaves out bad records instead of raising `ValueError`, and logs a warning that counts them
-            and says what is wrong with the first.
+        skip_bad: `encode_batch` leaves out bad records instead of raising `ValueError`, and logs a warning that counts
+            them and says what is wrong with the first.
 
     An encoder can be pickled, for workers on this machine or others: the files of the model travel with it.
     """

@@ -300,8 +300,8 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        known = zip(ctx.dtypes, ctx.gradients, strict=True)
-        return (None,) * 5 + tuple(None if gradient is None else (gradient * slope).to(dtype) for dtype, gradient in known)
+        scaled = (None if gradient is None else gradient * slope for gradient in ctx.gradients)
+        return (None,) * 5 + tuple(map(_to, ctx.dtypes, scaled))
 
 
 class _Gradients:
