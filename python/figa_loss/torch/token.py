@@ -109,7 +109,8 @@ class Loss(nn.Module):
 
 
 class TokenLoss(Loss):
-    """A loss that is a sum over tokens. Subclasses say what a token costs.
+    """A loss that is a sum over tokens. Subclasses say what a token costs, and whether that depends on other tokens:
+    then `one_pass` is False.
 
     Args:
         reduction: what the sum is divided by, see `Reduction`.
