@@ -284,17 +284,17 @@ WorkPtr* c10d_reduce_scatter(GroupPtr* group, at::Tensor* output, at::Tensor* in
   });
 }
 
-WorkPtr* c10d_send(GroupPtr* group, at::Tensor* tensor, int peer) {
+WorkPtr* c10d_send(GroupPtr* group, at::Tensor* tensor, int peer, int tag) {
   return catching([&] {
     std::vector<at::Tensor> tensors{*tensor};
-    return handle(backend(group, tensor)->send(tensors, peer, 0));
+    return handle(backend(group, tensor)->send(tensors, peer, tag));
   });
 }
 
-WorkPtr* c10d_receive(GroupPtr* group, at::Tensor* tensor, int peer) {
+WorkPtr* c10d_receive(GroupPtr* group, at::Tensor* tensor, int peer, int tag) {
   return catching([&] {
     std::vector<at::Tensor> tensors{*tensor};
-    return handle(backend(group, tensor)->recv(tensors, peer, 0));
+    return handle(backend(group, tensor)->recv(tensors, peer, tag));
   });
 }
 

@@ -6,6 +6,10 @@ use crate::call::{Call, KINDS};
 use crate::connect::{connect, one_line};
 use crate::{Error, Rendezvous, Result, Work, raw};
 
+/// What distinguishes messages between two processes: those of `send`, and those that compare calls.
+const TENSOR_TAG: i32 = 0;
+const CALL_TAG: i32 = 1;
+
 /// How tensors of several processes become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReduceOp {
@@ -139,8 +143,8 @@ impl ProcessGroup {
         self.check("tensor of send", tensor)?;
         self.check_other("to", to)?;
         let header = Tensor::from_slice(&Call::with("send", to as i64, tensor).numbers());
-        Work::new(self, "send", self.raw.send(&header, to))?.wait()?;
-        Work::new(self, "send", self.raw.send(tensor, to))?.wait()
+        Work::new(self, "send", self.raw.send(&header, to, TENSOR_TAG))?.wait()?;
+        Work::new(self, "send", self.raw.send(tensor, to, TENSOR_TAG))?.wait()
     }
 
     /// Replaces a tensor by the one that another process [sends](Self::send).
@@ -151,10 +155,10 @@ impl ProcessGroup {
         self.check("tensor of receive", tensor)?;
         self.check_other("from", from)?;
         let mut header = Tensor::from_slice(&[0i64; Call::NUMBERS]);
-        Work::new(self, "receive", self.raw.receive(&mut header, from))?.wait()?;
+        Work::new(self, "receive", self.raw.receive(&mut header, from, TENSOR_TAG))?.wait()?;
         let expected = Call::with("send", self.rank() as i64, tensor);
         self.compare("receive", &expected, from, &numbers(&header))?;
-        Work::new(self, "receive", self.raw.receive(tensor, from))?.wait()
+        Work::new(self, "receive", self.raw.receive(tensor, from, TENSOR_TAG))?.wait()
     }
 
     /// Waits until all processes are here. What GPUs still compute is not waited for.
@@ -171,6 +175,29 @@ impl ProcessGroup {
 
     /// Waits until all processes make a call, and compares. Gloo does not: it ends the process, or mixes up tensors.
     pub(crate) fn agree(&self, call: &Call) -> Result<()> {
+        let (mut least, mut greatest) = (call.numbers(), call.numbers());
+        // Dissemination (Hensgen, Finkel and Manber 1988): each round doubles the number of processes that are known.
+        let (rank, world_size) = (self.rank(), self.world_size());
+        let mut distance = 1;
+        while distance < world_size {
+            let (to, from) = ((rank + distance) % world_size, (rank + world_size - distance) % world_size);
+            let known = Tensor::from_slice(&[least, greatest].concat());
+            let mut received = known.zeros_like();
+            let receive = Work::new(self, call.operation, self.raw.receive(&mut received, from, CALL_TAG))?;
+            let send = Work::new(self, call.operation, self.raw.send(&known, to, CALL_TAG))?;
+            receive.wait()?;
+            send.wait()?;
+            let received = numbers(&received);
+            let (others_least, others_greatest) = received.split_at(Call::NUMBERS);
+            least.iter_mut().zip(others_least).for_each(|(least, &other)| *least = other.min(*least));
+            greatest.iter_mut().zip(others_greatest).for_each(|(greatest, &other)| *greatest = other.max(*greatest));
+            distance *= 2;
+        }
+        if least == greatest { Ok(()) } else { self.compare_all(call) }
+    }
+
+    /// Names a process that makes another call. All processes know that there is one.
+    fn compare_all(&self, call: &Call) -> Result<()> {
         let input = Tensor::from_slice(&call.numbers());
         let mut output = Tensor::zeros([(self.world_size() * Call::NUMBERS) as i64], (Kind::Int64, Device::Cpu));
         Work::new(self, call.operation, self.raw.all_gather(&mut output, &input))?.wait()?;

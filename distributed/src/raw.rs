@@ -31,8 +31,8 @@ unsafe extern "C" {
     fn c10d_broadcast(group: Pointer, tensor: *mut C_tensor, root: c_int) -> Pointer;
     fn c10d_all_gather(group: Pointer, output: *mut C_tensor, input: *mut C_tensor) -> Pointer;
     fn c10d_reduce_scatter(group: Pointer, output: *mut C_tensor, input: *mut C_tensor, max: bool) -> Pointer;
-    fn c10d_send(group: Pointer, tensor: *mut C_tensor, peer: c_int) -> Pointer;
-    fn c10d_receive(group: Pointer, tensor: *mut C_tensor, peer: c_int) -> Pointer;
+    fn c10d_send(group: Pointer, tensor: *mut C_tensor, peer: c_int, tag: c_int) -> Pointer;
+    fn c10d_receive(group: Pointer, tensor: *mut C_tensor, peer: c_int, tag: c_int) -> Pointer;
     fn c10d_work_wait(work: Pointer) -> bool;
     fn c10d_work_free(work: Pointer);
     fn c10d_reducer_new(
@@ -160,12 +160,12 @@ impl Group {
         Work::new(unsafe { c10d_reduce_scatter(self.pointer.as_ptr(), handle(output), handle(input), max) })
     }
 
-    pub(crate) fn send(&self, tensor: &Tensor, to: usize) -> Result<Work> {
-        Work::new(unsafe { c10d_send(self.pointer.as_ptr(), handle(tensor), c_int(to)) })
+    pub(crate) fn send(&self, tensor: &Tensor, to: usize, tag: i32) -> Result<Work> {
+        Work::new(unsafe { c10d_send(self.pointer.as_ptr(), handle(tensor), c_int(to), tag) })
     }
 
-    pub(crate) fn receive(&self, tensor: &mut Tensor, from: usize) -> Result<Work> {
-        Work::new(unsafe { c10d_receive(self.pointer.as_ptr(), handle(tensor), c_int(from)) })
+    pub(crate) fn receive(&self, tensor: &mut Tensor, from: usize, tag: i32) -> Result<Work> {
+        Work::new(unsafe { c10d_receive(self.pointer.as_ptr(), handle(tensor), c_int(from), tag) })
     }
 }
 

@@ -166,15 +166,32 @@ fn a_process_may_make_several_groups() {
 
 #[test]
 fn the_barrier_waits_for_all() {
-    in_processes("the_barrier_waits_for_all", &[2, 4], |group| {
-        let start = std::time::Instant::now();
-        let delay = std::time::Duration::from_millis(300);
-        if group.rank() == 1 {
-            std::thread::sleep(delay);
-        }
+    in_processes("the_barrier_waits_for_all", &[2, 4, 5], |group| {
         group.barrier().unwrap();
-        // The last one came that much later than it has connected, which is about when the others did.
-        assert!(start.elapsed() > delay / 2, "{:?}", start.elapsed());
+        for late in 0..group.world_size() {
+            let start = std::time::Instant::now();
+            let delay = std::time::Duration::from_millis(300);
+            if group.rank() == late {
+                std::thread::sleep(delay);
+            }
+            group.barrier().unwrap();
+            // The last one began that much later than it has left the barrier before, which is about when the others did.
+            assert!(start.elapsed() > delay / 2, "{late}: {:?}", start.elapsed());
+        }
+    });
+}
+
+#[test]
+fn a_call_is_compared_with_those_of_all() {
+    in_processes("a_call_is_compared_with_those_of_all", &[2, 3, 5], |group| {
+        for other in 0..group.world_size() {
+            let length = |rank| if rank == other { 2 } else { 3 };
+            let mut tensor = Tensor::zeros([length(group.rank())], (Kind::Float, Device::Cpu));
+            let error = group.all_reduce(&mut tensor, ReduceOp::Sum).unwrap_err().to_string();
+            let first = (0..group.world_size()).find(|&rank| length(rank) != length(group.rank())).unwrap();
+            let expected = format!("rank {first} calls all_reduce of f32 [{}]", length(first));
+            assert!(error.contains(&expected), "{error}");
+        }
     });
 }
 
