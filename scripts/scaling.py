@@ -7,10 +7,10 @@ Each process computes its tokens: six operations for each parameter and token, t
 Then, or meanwhile, gradients are reduced: in a ring of N processes, each sends 2 (N - 1) / N times their bytes, at the
 rate of the slowest link on the way, and every bucket waits for 2 log2 N messages. What the backward pass does not hide is
 added to the step: it hides at most what is sent in its time, less what sending slows it. Each operation of tch-c10d
-first compares calls, which takes N - 1 messages one after the other.
+first compares calls, which takes log2 N messages one after the other.
 
 The default rates are round numbers of the order that is published for machines of eight GPUs. Replace them by measured
-ones: `cargo bench -p tch-c10d` prints all of them but those of messages.
+ones: `cargo bench -p tch-c10d` prints the command for those of two processes.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
         hidden = args.overlap * min(reduction, compute * 2 / 3)
         # The last bucket is complete when backward ends.
         exposed = max(reduction - hidden, reduction / buckets)
-        comparisons = args.calls * (count - 1) * args.message
+        comparisons = args.calls * math.ceil(math.log2(count)) * args.message
         step = compute + exposed + comparisons
         print(
             f"{count:5} {reduction:13.4f} {exposed:14.4f} {comparisons:15.4f} {step:8.3f} {100 * compute / step:9.0f} %"

@@ -93,10 +93,12 @@ fn main() {
         }
         let [step, added] = compare(programs, world_size, args.rounds);
         if world_size == 2 {
-            let (tokens, buckets, number) = ((SEQUENCES * TOKENS) as f64, of_two[BUCKETS], of_two[NUMBER]);
+            let (tokens, buckets) = ((SEQUENCES * TOKENS) as f64, of_two[BUCKETS]);
+            // One message compares the calls, and two reduce.
+            let message = of_two[NUMBER] / 3.0;
             println!(
                 "python3 scripts/scaling.py --counts 1 2 4 --parameters {parameters:.4e} --tokens {tokens} --flops {:.2e} \
-                 --inside {:.2e} --message {number:.1e} --overlap {:.2}",
+                 --inside {:.2e} --message {message:.1e} --overlap {:.2}",
                 6.0 * parameters * tokens / step,
                 megabytes * 1e6 / buckets,
                 1.0 - added / buckets
