@@ -6,7 +6,7 @@ mod common;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use common::{Folder, lines};
@@ -565,11 +565,19 @@ fn processes(folder: &Folder, count: usize) -> Vec<String> {
     folder.text("processes").lines().map(str::to_owned).collect()
 }
 
-/// Checks that the processes have ended; perhaps nobody has waited for them yet.
+/// Waits until the processes have ended: a busy machine delays even those that were killed. Perhaps nobody has waited
+/// for them yet.
 fn assert_ended(folder: &Folder) {
+    let end = Instant::now() + Duration::from_secs(60);
     for id in processes(folder, 2) {
-        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+        loop {
+            let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            if stat.is_empty() || stat.contains(") Z ") {
+                break;
+            }
+            assert!(Instant::now() < end, "{stat}");
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
