@@ -74,14 +74,14 @@ SCORES = {
 
 
 def read_all():
-    """All experiments, those that diverged included."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(EXPERIMENTS.glob("*.json"))]
+    """The file of each experiment and what it holds, those that diverged included."""
+    return [(path.name, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(EXPERIMENTS.glob("*.json"))]
 
 
 def load():
     """The results on held-out records by task and recipe, each ordered by seed."""
     tasks = {}
-    for result in read_all():
+    for _, result in read_all():
         if result["set"] == "held-out" and result["scores"]:
             tasks.setdefault(result["task"], {}).setdefault(result["recipe"], []).append(result)
     for recipes in tasks.values():
@@ -183,19 +183,18 @@ def draw(task, values):
 
 
 def log():
-    """A line for each experiment, the failed ones included."""
+    """A line for each experiment, the failed ones included. Its commands are in its file."""
     rows = []
-    for result in read_all():
+    for file, result in read_all():
         question = f"{result['task']}: {result['recipe']}"
         if "lr" in result:
             question += f" at {result['lr']}, seed {result['seed']}"
         question += ", to choose a rate" if result["set"] == "dev" else ", held out"
         metrics = [(metric.key, metric.name) for metric in METRICS[result["task"]]]
         scores = result["scores"] and ", ".join(f"{name} {result['scores'][key]}" for key, name in metrics)
-        command = "<br>".join(f"`{stage}`" for stage in result.get("stages", [])) or "–"
-        rows.append([result["date"], question, command, scores or result["diverged"]])
+        rows.append([result["date"], question, f"[commands]({file})", scores or result["diverged"]])
     rows.sort(key=lambda row: (row[0], row[1]))
-    return table(["date", "question", "command", "outcome"], rows, ["---"] * 4)
+    return table(["date", "question", "commands", "outcome"], rows, ["---"] * 4)
 
 
 def replace(path, mark, lines):
