@@ -13,6 +13,7 @@
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from threading import Condition, Thread
@@ -83,6 +84,9 @@ class Runner:
 def try_recipe(args):
     task = HouseStyle(prompts=args.prompts) if args.prompts else Corrections(eval=args.eval)
     training = Training(task, Recipe(args.recipe), args.lr, args.seed, "other")
+    # That of a call that was interrupted, perhaps with other records.
+    shutil.rmtree(training.folder(), ignore_errors=True)
+    print(f"this takes minutes; the programs write to {training.folder() / 'log.txt'}", file=sys.stderr)
     result = training.run()
     print(json.dumps(result["scores"], indent=1))
 

@@ -90,10 +90,13 @@ class HouseStyle:
         before = self.rollout(MODEL, prompts, base / f"answers-{name}.jsonl", None, log)
         pairs = self.revise(before, base / f"pairs-{name}.jsonl", log)
         after = before if model == MODEL else self.rollout(model, prompts, folder / f"answers-{name}.jsonl", None, log)
-        scores = folder / f"{name}.json"
-        command = [FINETUNE, "evaluate", "--model", model, "--eval", pairs, "--answers", 0, "--micro-batch", 8]
-        call(command + ["--max-length", self.max_length, "--out", scores], log)
-        measured = json.loads(scores.read_text(encoding="utf-8"))
+        measured = {"scores": {}, "records": []}
+        # Other prompts may have no answer of the base model that violates a rule.
+        if read_lines(pairs):
+            scores = folder / f"{name}.json"
+            command = [FINETUNE, "evaluate", "--model", model, "--eval", pairs, "--answers", 0, "--micro-batch", 8]
+            call(command + ["--max-length", self.max_length, "--out", scores], log)
+            measured = json.loads(scores.read_text(encoding="utf-8"))
 
         lists = {"violations": [], "words": [], "words_of_base": [], "distance": []}
         rules = dict.fromkeys(house_style.RULES, 0)
@@ -111,7 +114,7 @@ class HouseStyle:
                 "violations": round(100 * sum(lists["violations"]) / max(1, sum(lists["words"])), 4),
                 "words": round(sum(lists["words"]) / len(lists["words"]), 2),
                 "distance": round(100 * sum(lists["distance"]) / max(1, sum(lists["words_of_base"])), 2),
-                **{key: measured["scores"][key] and round(measured["scores"][key], 5) for key in kept},
+                **{key: value and round(value, 5) for key in kept for value in [measured["scores"].get(key)]},
             },
             "rules": rules,
             "records": {**lists, "margin": [round(record["margin"], 2) for record in measured["records"]]},

@@ -96,6 +96,10 @@ class Training:
     def path(self):
         return EXPERIMENTS / f"{self.name}-{self.set}.json"
 
+    def folder(self):
+        """Where its files are until it has ended."""
+        return WORK / "runs" / self.name
+
     def result(self):
         return json.loads(self.path().read_text(encoding="utf-8"))
 
@@ -112,7 +116,7 @@ class Training:
         return {**what, **result, "wall_seconds": round(time.time() - start)}
 
     def train_and_measure(self):
-        folder = WORK / "runs" / self.name
+        folder = self.folder()
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"
         model, trained = MODEL, {"stages": [], "steps": 0, "tokens": 0, "cpu_seconds": 0}
