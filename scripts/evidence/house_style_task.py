@@ -121,5 +121,7 @@ class HouseStyle:
         }
 
     def loss(self, scores, base):
-        """What a learning rate is chosen by: the violations of a model whose control text stays as likely as it was."""
-        return scores["violations"] if scores["ppl_control"] < 1.05 * base["ppl_control"] else float("inf")
+        """What a learning rate is chosen by: the violations of a model whose control text stays as likely as it was, and
+        whose answers keep their length. An empty answer violates nothing."""
+        is_sound = scores["ppl_control"] < 1.05 * base["ppl_control"] and scores["words"] > 0.8 * base["words"]
+        return scores["violations"] if is_sound else float("inf")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy
-from grid import CORRECTIONS, HOUSE_STYLE
+from grid import CORRECTIONS, HOUSE_STYLE, plan
 from matplotlib import pyplot
 from training import EXPERIMENTS, ROOT
 
@@ -79,10 +79,10 @@ def read_all():
 
 
 def load():
-    """The results on held-out records by task and recipe, each ordered by seed."""
-    tasks = {}
-    for _, result in read_all():
-        if result["set"] == "held-out" and result["scores"]:
+    """The planned results on held-out records by task and recipe, each ordered by seed."""
+    tasks, planned = {}, {training.path().name for training in plan()}
+    for file, result in read_all():
+        if file in planned and result["set"] == "held-out" and result["scores"]:
             tasks.setdefault(result["task"], {}).setdefault(result["recipe"], []).append(result)
     for recipes in tasks.values():
         for results in recipes.values():
