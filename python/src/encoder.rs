@@ -125,18 +125,20 @@ impl Encoder {
             return Err(PyTypeError::new_err(format!("batch: expected columns, got {}", records.data_type())));
         }
         let (encoder, fields, pool) = (self.encoder.clone(), self.fields.clone(), pool()?);
-        let (with_token_labels, skip_bad) = (self.token_labels, self.skip_bad);
+        let (mut token_labels, skip_bad) = (self.token_labels.then(TokenLabels::default), self.skip_bad);
         let (rows, skipped) = interruptible(py, move |stop| {
             let lines = lines(&records).map_err(|error| failed(&error))?;
             let mut reader = RecordReader::from_text("batch", Format::Lines, Cursor::new(lines));
-            let (mut table, mut token_labels, mut skipped) = (RowTable::default(), TokenLabels::default(), vec![]);
+            let (mut table, mut skipped) = (RowTable::default(), vec![]);
             pool.install(|| {
                 let pairs = reader.map_in_order(|raw| raw.parse(&fields).and_then(|record| encoder.encode(&record)));
                 for (row, pair) in (1..).zip(pairs.take_while(|_| !stop.load(Ordering::Relaxed))) {
                     match pair {
                         Ok(pair) => {
                             table.push(row, &pair);
-                            token_labels.push(&pair);
+                            if let Some(token_labels) = &mut token_labels {
+                                token_labels.push(&pair);
+                            }
                         }
                         Err(error) if skip_bad => skipped.push(error.to_string()),
                         Err(error) => return Err(error),
@@ -148,8 +150,10 @@ impl Encoder {
             // Without the numbers of the records.
             let mut rows = table.into_batch();
             rows.remove_column(0);
-            let rows = if with_token_labels { token_labels.beside(&rows) } else { Ok(rows) };
-            Ok::<_, PyErr>((rows.map_err(|error| failed(&error))?, skipped))
+            if let Some(token_labels) = token_labels {
+                rows = token_labels.beside(&rows).map_err(|error| failed(&error))?;
+            }
+            Ok::<_, PyErr>((rows, skipped))
         })??;
         Ok((Batch(rows), skipped))
     }
@@ -208,9 +212,11 @@ fn columns<'py>(py: Python<'py>, pair: &EncodedPair, token_labels: bool) -> PyRe
         columns.set_item(format!("{side}_labels"), row.labels().to_vec().into_pyarray(py))?;
         columns.set_item(format!("{side}_weights"), row.weights().to_vec().into_pyarray(py))?;
     }
-    for side in Side::ALL.into_iter().filter(|_| token_labels) {
-        let numbers: Vec<u8> = label_numbers(pair.row(side)).collect();
-        columns.set_item(format!("{side}_token_labels"), numbers.into_pyarray(py))?;
+    if token_labels {
+        for side in Side::ALL {
+            let numbers: Vec<u8> = label_numbers(pair.row(side)).collect();
+            columns.set_item(format!("{side}_token_labels"), numbers.into_pyarray(py))?;
+        }
     }
     Ok(columns)
 }
