@@ -108,13 +108,14 @@ class HouseStyle:
             lists["words"].append(len(new.split()))
             lists["words_of_base"].append(len(old.split()))
             lists["distance"].append(distance(old.split(), new.split()))
+        likelihoods = measured["scores"]
         kept = ("revised_likelier", "p_added", "p_removed", "p_kept", "ppl_revised", "ppl_control")
         return {
             "scores": {
                 "violations": round(100 * sum(lists["violations"]) / max(1, sum(lists["words"])), 4),
                 "words": round(sum(lists["words"]) / len(lists["words"]), 2),
                 "distance": round(100 * sum(lists["distance"]) / max(1, sum(lists["words_of_base"])), 2),
-                **{key: value and round(value, 5) for key in kept for value in [measured["scores"].get(key)]},
+                **{key: likelihoods.get(key) and round(likelihoods[key], 5) for key in kept},
             },
             "rules": rules,
             "records": {**lists, "margin": [round(record["margin"], 2) for record in measured["records"]]},
