@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the wheel of the Python package, and checks its types and runs its tests in a fresh venv, with the torch that the other tests
-# use. Prints the size of the wheel, the oldest glibc it works with, and the seconds that each step took. FINETUNE names the program
+# use. Prints the size of the wheel, the oldest glibc it works with, and the seconds that each step took. FIGA_FINETUNE names the program
 # whose training one of the tests compares with; without it, the test takes what is built, and is skipped if there is nothing.
 set -eu
 cd "$(dirname "$0")/.."

@@ -130,8 +130,8 @@ def test_trainers_train_as_the_plain_loop_does(folder, plain_loop, tmp_path, lib
 
 @pytest.fixture
 def finetune():
-    """The program that trains with the crate. FINETUNE says that it has to be there."""
-    if named := os.environ.get("FINETUNE"):
+    """The program that trains with the crate. FIGA_FINETUNE says that it has to be there."""
+    if named := os.environ.get("FIGA_FINETUNE"):
         return ROOT / named
     built = [path for path in (ROOT / "target" / kind / "finetune" for kind in ("release", "debug")) if path.exists()]
     if not built:
