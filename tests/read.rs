@@ -384,6 +384,17 @@ fn dialogues_in_one_text_are_read_as_turns() {
 }
 
 #[test]
+fn a_record_says_whether_its_answers_were_cut_off() {
+    for (reason, is_truncated) in [("\"length\"", true), ("\"stop\"", false), ("null", false)] {
+        let json = r#"{"instruction": "i", "original_output": "a", "revised_output": "b", "finish_reason": REASON}"#;
+        let record = parse(&json.replace("REASON", reason), &Fields::default()).unwrap();
+        assert_eq!(record.is_truncated, is_truncated, "{reason}");
+        let again = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<SpaRecord>(&again).unwrap(), record, "{again}");
+    }
+}
+
+#[test]
 fn nothing_that_belongs_to_a_prompt_is_dropped() {
     let with =
         |field: &str| format!(r#"{{{field}, "instruction": "i", "original_output": "a", "revised_output": "b"}}"#);
@@ -394,6 +405,7 @@ fn nothing_that_belongs_to_a_prompt_is_dropped() {
         (r#""history": [["q", "a"]]"#, "`history` is not read"),
         (r#""chat_template_kwargs": {"tools": []}"#, "`chat_template_kwargs` holds `tools`, which is no variable"),
         (r#""chat_template_kwargs": 1"#, "`chat_template_kwargs` is a number, expected an object"),
+        (r#""finish_reason": ["length"]"#, "`finish_reason` is a list, expected a string"),
     ] {
         let error = parse(&with(field), &Fields::default()).unwrap_err();
         assert!(error.contains(expected), "{error}");

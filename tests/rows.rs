@@ -356,6 +356,34 @@ proptest! {
     }
 
     #[test]
+    fn rows_of_answers_that_were_cut_off_end_with_them(
+        (template, mut record) in random_pair(),
+        is_chat in any::<bool>(),
+        granularity in prop_oneof![Just(Granularity::Token), Just(Granularity::Word)],
+    ) {
+        let mut encoder = with_template(&template);
+        encoder.granularity = granularity;
+        if !is_chat {
+            (encoder.template, record.messages) = (PromptTemplate::Alpaca, vec![]);
+        }
+        record.is_truncated = true;
+        let rendered = encoder.render(&record).unwrap();
+        let pair = encoder.encode(&record).unwrap();
+        for side in Side::ALL {
+            let row = pair.row(side);
+            let content = rendered.answer(side).content();
+            prop_assert_eq!(&rendered.answer(side).text, content);
+            let (text, end) = (decoded(&encoder, row.input_ids()), format!("{}{content}", rendered.prompt));
+            prop_assert!(text.ends_with(&end), "{text:?}, {end:?}");
+            prop_assert!(!row.is_complete() && !row.token_labels().contains(&TokenLabel::Eos));
+        }
+        // What has not changed is not rewarded.
+        record.revised_output = record.original_output.clone();
+        let unchanged = encoder.encode(&record).unwrap().revised;
+        prop_assert!(unchanged.weights().iter().all(|&weight| weight == 0.0));
+    }
+
+    #[test]
     fn a_word_without_a_changed_token_is_left_alone(
         original in "([a-z]{1,9}[ .,]{1,2}){1,9}",
         revised in "([a-z]{1,9}[ .,]{1,2}){1,9}",

@@ -74,14 +74,13 @@ def varied(name, setting):
     return "+".join([*parts, setting])
 
 
-def ablations(task, name, rate):
-    """Variants of the best FIGA, with its rate."""
-    names = [varied(name, setting) for setting in VARIANTS] + [f"{REVERSED}{name}"]
-    return [training for variant in names for training in held_out(task, Recipe(variant), rate)]
-
-
 def plan():
     """All experiments that are known to be due, those that are done included, in the order in which they run."""
+    return plan_and_best()[0]
+
+
+def plan_and_best():
+    """The plan, and by task and recipe the training on the development set with the best rate, where it is known."""
     trainings, best = [], {task: {} for task in RECIPES}
     trainings += [Training(task, Recipe("base"), "", 0, "held-out") for task in RECIPES]
     # The first recipes of all tasks come first.
@@ -92,21 +91,28 @@ def plan():
         if rate:
             trainings += held_out(task, Recipe(name), rate)
             best[task][name] = Training(task, Recipe(name), rate, SEEDS[0], "dev")
-    for task, found in best.items():
-        if len(found) == len(RECIPES[task]):
-            trainings += follow_ups(task, found)
-    return list(dict.fromkeys(trainings))
+    for task in RECIPES:
+        for name, rate, _ in follow_ups(task, best[task]):
+            trainings += held_out(task, Recipe(name), rate)
+    return list(dict.fromkeys(trainings)), best
 
 
 def follow_ups(task, best):
-    """Rounds of the two best recipes of the house style, and ablations of the best FIGA."""
+    """What follows once the rates of all recipes are known: name, rate, and the recipes to compare it with.
+
+    These are rounds of the two best recipes of the house style, and ablations of the best FIGA.
+    """
+    if len(best) < len(RECIPES[task]):
+        return []
     base = Training(task, Recipe("base"), "", 0, "dev").result()["scores"]
     order = sorted(best, key=lambda name: task.loss(best[name].result()["scores"], base))
-    trainings = []
+    found = []
     if task == HOUSE_STYLE:
-        for name in order[:2]:
-            trainings += held_out(task, Recipe("--".join([name] * ROUNDS)), best[name].lr)
+        first, second = ("--".join([name] * ROUNDS) for name in order[:2])
+        found.append((first, best[order[0]].lr, [order[0]]))
+        found.append((second, best[order[1]].lr, [order[1], first]))
     if task == ABLATED:
         name = next(name for name in order if name.startswith("figa") and "--" not in name)
-        trainings += ablations(task, name, best[name].lr)
-    return trainings
+        names = [varied(name, setting) for setting in VARIANTS] + [f"{REVERSED}{name}"]
+        found += [(variant, best[name].lr, [name]) for variant in names]
+    return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy
-from grid import CORRECTIONS, HOUSE_STYLE, plan
+from grid import CORRECTIONS, HOUSE_STYLE, RECIPES, SEEDS, follow_ups, plan_and_best
 from matplotlib import pyplot
 from training import EXPERIMENTS, ROOT
 
@@ -64,40 +64,48 @@ METRICS = {
         Metric("violations", "violations", 2, False, lambda r: 100 * numbers("violations")(r), numbers("words")),
         Metric("words", "words", 1, True, numbers("words"), ones("words")),
         Metric("distance", "distance", 1, False, lambda r: 100 * numbers("distance")(r), numbers("words_of_base")),
+        Metric("revised_likelier", "revised likelier", 3, True, lambda r: numbers("margin")(r) > 0, ones("margin")),
     ],
 }
 # Means over tokens, which have no records.
-SCORES = {
-    CORRECTIONS.name: ("p_added", "p_removed", "p_kept", "ppl_revised", "ppl_control"),
-    HOUSE_STYLE.name: ("revised_likelier", "p_added", "p_removed", "p_kept", "ppl_control"),
-}
+SCORES = ("p_added", "p_removed", "p_kept", "ppl_control")
 
 
 def read_all():
-    """The file of each experiment and what it holds, those that diverged included."""
-    return [(path.name, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(EXPERIMENTS.glob("*.json"))]
+    """The file of each experiment and what it holds: those that diverged included, and those in folders, which are in no
+    table."""
+    paths = sorted(EXPERIMENTS.rglob("*.json"))
+    return [(path.relative_to(EXPERIMENTS), json.loads(path.read_text(encoding="utf-8"))) for path in paths]
 
 
-def load():
-    """The planned results on held-out records by task and recipe, each ordered by seed."""
-    tasks, planned = {}, {training.path().name for training in plan()}
-    for file, result in read_all():
-        if file in planned and result["set"] == "held-out" and result["scores"]:
-            tasks.setdefault(result["task"], {}).setdefault(result["recipe"], []).append(result)
-    for recipes in tasks.values():
-        for results in recipes.values():
-            results.sort(key=lambda result: result.get("seed", 0))
+def load(planned):
+    """The results of planned experiments on held-out records by task and recipe, those of all seeds, in their order."""
+    found, missing = {}, set()
+    for training in planned:
+        if training.set == "held-out":
+            place = (training.task, training.recipe.name)
+            if training.path().exists() and training.result()["scores"]:
+                found.setdefault(place, []).append(training.result())
+            else:
+                missing.add(place)
+    tasks = {task: {} for task in RECIPES}
+    for (task, name), results in found.items():
+        if (task, name) not in missing:
+            tasks[task][name] = results
     return tasks
 
 
 class Draws:
     """How often each seed and each record is in each draw of the bootstrap. The first draw holds each once."""
 
-    def __init__(self, seeds, records):
-        random = numpy.random.default_rng(0)
-        self.records = random.multinomial(records, numpy.full(records, 1 / records), DRAWS)
-        self.seeds = random.multinomial(seeds, numpy.full(seeds, 1 / seeds), DRAWS)
-        self.records[0], self.seeds[0] = 1, 1
+    def __init__(self, seeds):
+        self.random = numpy.random.default_rng(0)
+        self.seeds, self.records = self.of(seeds), {}
+
+    def of(self, count):
+        drawn = self.random.multinomial(count, numpy.full(count, 1 / count), DRAWS)
+        drawn[0] = 1
+        return drawn
 
     def values(self, metric, results):
         """The metric in each draw."""
@@ -105,7 +113,10 @@ class Draws:
 
         def sums(column):
             columns = numpy.array([column(result["records"]) for result in results], float)
-            return ((seeds @ columns) * self.records).sum(1)
+            count = columns.shape[1]
+            if count not in self.records:
+                self.records[count] = self.of(count)
+            return ((seeds @ columns) * self.records[count]).sum(1)
 
         return sums(metric.above) / sums(metric.below)
 
@@ -115,11 +126,6 @@ def interval(values):
     return float(values[0]), float(low), float(high)
 
 
-def in_text(values, digits):
-    mean, low, high = interval(values)
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
 def difference(values, digits):
     """Bold if the interval does not hold 0."""
     mean, low, high = interval(values)
@@ -127,43 +133,54 @@ def difference(values, digits):
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
+def spread(numbers, digits):
+    """Mean and sample standard deviation over the seeds."""
+    deviation = f" ± {numpy.std(numbers, ddof=1):{digits}}" if len(numbers) > 1 else ""
+    return f"{numpy.mean(numbers):{digits}}{deviation}"
+
+
 def table(head, rows, alignment=None):
     lines = [head, alignment or ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def mean_of(results, key):
-    return sum(result[key] for result in results) / len(results)
+def named(metric):
+    return metric.name + (" ↑" if metric.higher_is_better else " ↓")
 
 
-def tables(task, recipes):
-    """The scores, and how they differ from those of SFT."""
-    metrics = METRICS[task]
-    counts = {len(results) for results in recipes.values() if len(results) > 1}
-    complete = {name: results for name, results in recipes.items() if len(results) in {1, max(counts, default=1)}}
-    records = len(next(iter(complete.values()))[0]["records"]["margin" if task == CORRECTIONS.name else "words"])
-    draws = Draws(max(counts, default=1), records)
-    values = {name: {m.key: draws.values(m, results) for m in metrics} for name, results in complete.items()}
-    scores, differences = [], []
-    for name, results in complete.items():
-        cost = [results[0].get("lr", "–"), f"{mean_of(results, 'tokens') / 1000:.1f}k", f"{mean_of(results, 'cpu_seconds'):.0f}"]
-        cells = [in_text(values[name][metric.key], metric.digits) for metric in metrics]
-        for key in SCORES[task]:
-            cells.append(f"{mean_of([result['scores'] for result in results], key):.3g}")
-        scores.append([f"`{name}`", *cost, *cells])
-        if BASELINE in values and name not in ("base", BASELINE):
-            pairs = [(values[name][metric.key] - values[BASELINE][metric.key], metric.digits) for metric in metrics]
-            differences.append([f"`{name}`", *(difference(*pair) for pair in pairs)])
-    names = [metric.name + (" ↑" if metric.higher_is_better else " ↓") for metric in metrics]
-    head = ["recipe", "rate", "tokens", "CPU seconds", *names, *(key.replace("_", " ") for key in SCORES[task])]
-    draw(task, values)
-    return {"scores": table(head, scores), "differences": table(["recipe", *names], differences)}
+def scores(task, recipes):
+    """Mean scores of the recipes of the grid."""
+    rows = []
+    for name in ["base", *RECIPES[task]]:
+        if name not in recipes:
+            continue
+        results = recipes[name]
+        cells = [f"`{name}`", results[0].get("lr", "–")]
+        found = [result["scores"] for result in results]
+        cells += [spread([score[metric.key] for score in found], f".{metric.digits}f") for metric in METRICS[task.name]]
+        cells += [spread([score[key] for score in found], ".3f" if key.startswith("p_") else ".2f") for key in SCORES]
+        costs = [f"{numpy.mean([result['tokens'] for result in results]) / 1000:.1f}k"]
+        costs += [spread([result["cpu_seconds"] for result in results], ".0f")]
+        rows.append(cells + (costs if name != "base" else ["–", "–"]))
+    head = ["recipe", "rate", *map(named, METRICS[task.name]), *(key.replace("_", " ") for key in SCORES)]
+    return table([*head, "tokens", "CPU seconds"], rows)
+
+
+def differences(task, values, pairs):
+    """How recipes differ from others, for pairs of names."""
+    rows = []
+    for name, other in pairs:
+        if name in values and other in values:
+            cells = [difference(values[name][m.key] - values[other][m.key], m.digits) for m in METRICS[task.name]]
+            rows.append([f"`{name}`", f"`{other}`", *cells])
+    return table(["recipe", "less", *map(named, METRICS[task.name])], rows)
 
 
 def draw(task, values):
-    """A figure for each metric: the recipes with their intervals."""
+    """A figure for each metric: the recipes of the grid with their intervals."""
+    values = {name: values[name] for name in ["base", *RECIPES[task]] if name in values}
     matplotlib.rcParams["svg.hashsalt"] = "evidence"
-    for metric in METRICS[task]:
+    for metric in METRICS[task.name]:
         order = sorted(values, key=lambda name: values[name][metric.key][0], reverse=not metric.higher_is_better)
         figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.27 * len(order)))
         for place, name in enumerate(order):
@@ -178,7 +195,7 @@ def draw(task, values):
         axes.set_axisbelow(True)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
-        figure.savefig(FIGURES / f"{task}-{metric.key}.svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(FIGURES / f"{task.name}-{metric.key}.svg", bbox_inches="tight", metadata={"Date": None})
         pyplot.close(figure)
 
 
@@ -190,6 +207,8 @@ def log():
         if "lr" in result:
             question += f" at {result['lr']}, seed {result['seed']}"
         question += ", to choose a rate" if result["set"] == "dev" else ", held out"
+        if file.parent.name:
+            question += f" ({file.parent.name.replace('-', ' ')})"
         metrics = [(metric.key, metric.name) for metric in METRICS[result["task"]]]
         scores = result["scores"] and ", ".join(f"{name} {result['scores'][key]}" for key, name in metrics)
         rows.append([result["date"], question, f"[commands]({file})", scores or result["diverged"]])
@@ -209,7 +228,14 @@ def replace(path, mark, lines):
 
 def write():
     FIGURES.mkdir(exist_ok=True)
-    for task, recipes in load().items():
-        for name, lines in tables(task, recipes).items():
-            replace(RESULTS, f"{task} {name}", lines)
+    planned, best = plan_and_best()
+    for task, recipes in load(planned).items():
+        draws = Draws(len(SEEDS))
+        values = {name: {m.key: draws.values(m, found) for m in METRICS[task.name]} for name, found in recipes.items()}
+        draw(task, values)
+        replace(RESULTS, f"{task.name} scores", scores(task, recipes))
+        pairs = [(name, BASELINE) for name in RECIPES[task] if name != BASELINE]
+        replace(RESULTS, f"{task.name} differences", differences(task, values, pairs))
+        pairs = [(name, other) for name, _, others in follow_ups(task, best[task]) for other in others]
+        replace(RESULTS, f"{task.name} follow-ups", differences(task, values, pairs))
     replace(EXPERIMENTS / "README.md", "log", log())

@@ -11,7 +11,7 @@ use super::example::{EncodedPair, Example};
 use super::model_folder::ModelFolder;
 use super::prompt::PromptTemplate;
 use super::record::SpaRecord;
-use super::render::{RenderedAnswer, RenderedPair, render};
+use super::render::{RenderedPair, render};
 use super::tokenizer;
 use super::words::word_numbers;
 use crate::align::{Aligner, Alignment, Granularity};
@@ -29,7 +29,7 @@ use crate::weights::{FigaWeights, IGNORE_INDEX, TokenLabel, label_tokens};
 ///   token that begins in the prompt belongs to the prompt.
 /// * Only the tokens of the answers are aligned, EOS included, and before anything is cut: a token keeps its true
 ///   label even if `max_length` cuts its counterpart off.
-/// * Each row ends in EOS: the first special or other added token that the template puts after the answer, unless it is
+/// * Each row ends in EOS, unless the record says that its answers were cut off: the first special or other added token that the template puts after the answer, unless it is
 ///   white space, or else the encoder's own, which is not repeated where the text already ends in it. EOS is known by its
 ///   place, and the two rows may end in different tokens.
 /// * Special tokens that the tokenizer puts in front of a text (BOS) are added unless the prompt begins with them, and
@@ -205,7 +205,7 @@ impl PairEncoder {
     /// Both rows, labelled, and what changed between them.
     fn rows(&self, rendered: &RenderedPair) -> Result<Rows> {
         self.weights.validate()?;
-        let texts = Side::ALL.map(|side| Text::new(&rendered.prompt, rendered.answer(side)));
+        let texts = Side::ALL.map(|side| Text::new(rendered, side));
         let encode = |text: &Text| tokenizer::encode(&self.tokenizer, self.growth, &text.whole).map_err(failed);
         let encodings = [encode(&texts[0])?, encode(&texts[1])?];
         // Where the answers begin with different special tokens, the texts of those may begin alike.
@@ -218,7 +218,7 @@ impl PairEncoder {
         let mut alignment = self.aligner.align(&keys[0], &keys[1]);
         if self.granularity == Granularity::Word {
             // EOS, beyond the end of the list, is no part of a word.
-            let words = rows.each_ref().map(|row| word_numbers(&row.text, &row.ranges[..row.ranges.len() - 1]));
+            let words = rows.each_ref().map(|row| word_numbers(&row.text, &row.ranges[..row.without_eos()]));
             alignment = self.granularity.widen(alignment, &words[0], &words[1])?;
         } else {
             alignment = self.granularity.widen(alignment, &[], &[])?;
@@ -243,7 +243,7 @@ impl PairEncoder {
 
     /// The row of a text whose answer begins at `start`.
     fn row(&self, text: &Text, encoding: &Encoding, start: usize, side: Side) -> Result<Row> {
-        let Text { whole, content_end, .. } = text;
+        let Text { whole, content_end, is_truncated, .. } = text;
         let (ids, offsets) = (encoding.get_ids(), encoding.get_offsets());
         let is_added = |at: usize| self.added_ids.contains(&ids[at]);
         let is_prompt = |at: &usize| offsets[*at].1 <= start || is_added(*at) && offsets[*at].0 < start;
@@ -270,11 +270,11 @@ impl PairEncoder {
         let mut text = whole[start..].to_owned();
         if let Some(last) = ranges.last().filter(|_| end.is_some()) {
             text.truncate(last.end);
-        } else if ranges.is_empty() || ids.last() != Some(&self.eos_id) {
+        } else if !is_truncated && (ranges.is_empty() || ids.last() != Some(&self.eos_id)) {
             ids.push(self.eos_id);
             ranges.push(text.len()..text.len());
         }
-        Ok(Row { ids, prompt_tokens, text, ranges, labels: vec![] })
+        Ok(Row { ids, prompt_tokens, text, ranges, has_eos: !is_truncated, labels: vec![] })
     }
 
     fn finish(&self, row: Row, side: Side) -> Result<Example> {
@@ -301,12 +301,19 @@ struct Text {
     whole: String,
     prompt_end: usize,
     content_end: usize,
+    /// Whether the answer was cut off: there is no EOS.
+    is_truncated: bool,
 }
 
 impl Text {
-    fn new(prompt: &str, answer: &RenderedAnswer) -> Self {
-        let whole = format!("{prompt}{}", answer.text);
-        Self { whole, prompt_end: prompt.len(), content_end: prompt.len() + answer.len }
+    fn new(pair: &RenderedPair, side: Side) -> Self {
+        let (prompt, answer) = (&pair.prompt, pair.answer(side));
+        Self {
+            whole: format!("{prompt}{}", answer.text),
+            prompt_end: prompt.len(),
+            content_end: prompt.len() + answer.len,
+            is_truncated: pair.is_truncated,
+        }
     }
 }
 
@@ -319,13 +326,14 @@ struct Rows {
 
 /// The tokens of a row.
 struct Row {
-    /// Prompt, answer and EOS.
+    /// Prompt, answer and, if there is one, EOS.
     ids: Vec<u32>,
     prompt_tokens: usize,
     /// The text after the prompt, up to the end of EOS.
     text: String,
     /// Where each token of the answer, EOS included, is in that text.
     ranges: Vec<Range<usize>>,
+    has_eos: bool,
     /// The labels of the answer, once it is aligned.
     labels: Vec<TokenLabel>,
 }
@@ -338,10 +346,15 @@ impl Row {
     /// What is aligned: the answer, with the same end on both sides.
     fn keys(&self) -> Vec<u32> {
         let mut keys = self.answer().to_vec();
-        if let Some(last) = keys.last_mut() {
-            *last = END;
+        if self.has_eos {
+            keys[self.without_eos()] = END;
         }
         keys
+    }
+
+    /// How many tokens the answer has without EOS.
+    fn without_eos(&self) -> usize {
+        self.ranges.len() - usize::from(self.has_eos)
     }
 }
 

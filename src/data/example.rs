@@ -73,7 +73,7 @@ impl Example {
         self.input_ids.is_empty()
     }
 
-    /// Prompt, answer and EOS.
+    /// Prompt, answer and EOS, if the row is [complete](Self::is_complete).
     pub fn input_ids(&self) -> &[u32] {
         &self.input_ids
     }
@@ -93,7 +93,8 @@ impl Example {
         &self.token_labels
     }
 
-    /// Whether the row holds the end of its answer, which a maximum length may cut off.
+    /// Whether the row holds the end of its answer. It does not where a maximum length cuts the row, or where the answer
+    /// itself was [cut off](crate::SpaRecord::is_truncated).
     pub fn is_complete(&self) -> bool {
         self.token_labels.last() == Some(&TokenLabel::Eos)
     }

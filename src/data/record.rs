@@ -54,6 +54,9 @@ pub struct SpaRecord {
     pub documents: Option<Value>,
     /// Variables for the template, such as `enable_thinking`.
     pub chat_template_kwargs: Map<String, Value>,
+    /// Whether a limit of tokens cut the answers off: the record's `finish_reason` is `length`. Their rows have no EOS,
+    /// because nothing says where these answers end.
+    pub is_truncated: bool,
 }
 
 impl SpaRecord {
@@ -81,6 +84,7 @@ impl SpaRecord {
             tools: None,
             documents: None,
             chat_template_kwargs: Map::new(),
+            is_truncated: false,
         }
     }
 
@@ -123,6 +127,9 @@ impl Serialize for SpaRecord {
         if !self.chat_template_kwargs.is_empty() {
             map.serialize_entry("chat_template_kwargs", &self.chat_template_kwargs)?;
         }
+        if self.is_truncated {
+            map.serialize_entry(parse::FINISH_REASON, parse::LENGTH)?;
+        }
         map.end()
     }
 }
@@ -141,6 +148,8 @@ impl<'de> Deserialize<'de> for SpaRecord {
 /// A prompt is a text or a list of messages. An answer is a text, a message of the assistant, or a list of messages that
 /// ends in one; the messages before it belong to the prompt and must be the same for both answers. Without a prompt, both
 /// answers may also be dialogues in one text, with turns that begin with `Human:` and `Assistant:` after a blank line.
+///
+/// The fields `chat_template_kwargs` and `finish_reason` have fixed names.
 ///
 /// ```
 /// use figa_loss::{Fields, Format, RecordReader};

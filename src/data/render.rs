@@ -26,6 +26,8 @@ pub struct RenderedPair {
     pub original: RenderedAnswer,
     /// What follows it in the row of the revised answer.
     pub revised: RenderedAnswer,
+    /// Whether the answers were cut off ([`SpaRecord::is_truncated`]): nothing follows them, and their rows have no EOS.
+    pub is_truncated: bool,
 }
 
 /// The text of a row behind its prompt.
@@ -64,17 +66,29 @@ impl RenderedAnswer {
 /// Renders both rows of a record. A part of an answer that the template drops is an error, except its reasoning if
 /// `drop_reasoning`.
 pub(super) fn render(template: &PromptTemplate, record: &SpaRecord, drop_reasoning: bool) -> Result<RenderedPair> {
-    if let PromptTemplate::Chat(chat) = template {
-        return ChatRows::new(chat, record).render(drop_reasoning);
+    let mut pair = match template {
+        PromptTemplate::Chat(chat) => ChatRows::new(chat, record).render(drop_reasoning)?,
+        _ => without_chat(template.render(record)?, record)?,
+    };
+    if record.is_truncated {
+        pair.is_truncated = true;
+        for answer in [&mut pair.original, &mut pair.revised] {
+            answer.text.truncate(answer.len);
+        }
     }
-    let prompt = template.render(record)?;
+    Ok(pair)
+}
+
+/// Both rows of a record of texts.
+fn without_chat(prompt: String, record: &SpaRecord) -> Result<RenderedPair> {
     let answer = |message: &Message| {
         if !message.is_text() {
             return Err(Error::Conversation { what: "an answer that is more than a text".into() });
         }
         Ok(RenderedAnswer::as_written(message))
     };
-    Ok(RenderedPair { original: answer(&record.original_output)?, revised: answer(&record.revised_output)?, prompt })
+    let (original, revised) = (answer(&record.original_output)?, answer(&record.revised_output)?);
+    Ok(RenderedPair { prompt, original, revised, is_truncated: false })
 }
 
 /// The conversation in front of the answers, and the header of the next one.
@@ -129,6 +143,7 @@ impl<'a> ChatRows<'a> {
             original: answer(original, &self.original, Side::Original)?,
             revised: answer(revised, &self.revised, Side::Revised)?,
             prompt: original[..prompt].to_owned(),
+            is_truncated: false,
         })
     }
 
@@ -136,7 +151,7 @@ impl<'a> ChatRows<'a> {
     fn without_template(&self) -> Result<RenderedPair> {
         let prompt = self.texts(&[None], true)?.remove(0);
         let [original, revised] = [&self.original, &self.revised].map(RenderedAnswer::as_written);
-        Ok(RenderedPair { prompt, original, revised })
+        Ok(RenderedPair { prompt, original, revised, is_truncated: false })
     }
 
     /// The texts of the conversation with each of these messages at its end.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use figa_loss::{EncodedPair, Fields, IGNORE_INDEX, PairEncoder, RecordReader, SpaRecord};
+use figa_loss::{EncodedPair, Example, Fields, IGNORE_INDEX, PairEncoder, RecordReader, SpaRecord};
 
 use crate::args::RowArgs;
 use crate::decoder::Config;
@@ -120,10 +120,10 @@ impl Encoder {
         Ok(rows)
     }
 
-    /// The number of rows that the maximum length has truncated. They lack at least their EOS.
+    /// The number of rows that the maximum length has truncated, or that it only just holds without EOS.
     pub fn truncated(&self, pairs: &[EncodedPair]) -> usize {
-        let rows = pairs.iter().flat_map(EncodedPair::rows);
-        rows.filter(|row| !row.is_complete()).count()
+        let is_truncated = |row: &&Example| !row.is_complete() && Some(row.len()) == self.encoder.max_length;
+        pairs.iter().flat_map(EncodedPair::rows).filter(is_truncated).count()
     }
 }
 

@@ -11,6 +11,11 @@ use super::{Fields, SpaRecord};
 /// The field with variables for the template.
 const TEMPLATE_VARIABLES: &str = "chat_template_kwargs";
 
+/// The field that says why the answers end, as in the API of OpenAI and in vLLM, and its value for those that a limit of
+/// tokens has cut off.
+pub(super) const FINISH_REASON: &str = "finish_reason";
+pub(super) const LENGTH: &str = "length";
+
 /// The variables that hold the conversation, which no other variable may replace.
 pub(in crate::data) const CONVERSATION: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
@@ -41,7 +46,7 @@ impl Fields {
     /// Whether the record's own field of this name is needed.
     fn needs(&self, key: &str) -> bool {
         let is_part = |name: &str| name == key || first_name(name) == key;
-        self.names().any(is_part) || key == TEMPLATE_VARIABLES || GUARDED.contains(&key)
+        self.names().any(is_part) || [TEMPLATE_VARIABLES, FINISH_REASON].contains(&key) || GUARDED.contains(&key)
     }
 
     /// The record with these values; only the [needed](Self::needs) ones are read.
@@ -109,7 +114,7 @@ impl Fields {
         }
     }
 
-    /// Adds the system message, the tools, the documents and the variables of the template.
+    /// Adds the system message, the tools, the documents, the variables of the template, and why the answers end.
     fn with_context(&self, mut record: SpaRecord, values: &Map<String, Value>) -> Result<SpaRecord, String> {
         if let Some(name) = &self.system {
             let system = self.text(values, name)?;
@@ -145,6 +150,7 @@ impl Fields {
             },
             Some(other) => return Err(format!("`{TEMPLATE_VARIABLES}` is {}, expected an object", kind(other))),
         };
+        record.is_truncated = self.text(values, FINISH_REASON)? == LENGTH;
         Ok(record)
     }
 
