@@ -53,10 +53,14 @@ class HouseStyle:
         return 24_000
 
     def rollout(self, model, prompts, out, seed, log):
-        """The answers of a model to prompts, sampled to train on and greedy to measure."""
+        """The answers of a model to prompts: sampled to train on, or greedy to measure, if there is no seed.
+
+        Greedy answers are computed in f32. In bf16, other rounding alone changes most of them.
+        """
         command = [FINETUNE, "rollout", "--model", model, "--prompts", prompts, "--out", out, "--micro-batch", 8]
-        command += ["--max-tokens", MAX_TOKENS, "--max-length", self.max_length, *COMPUTE]
-        call_once(command + (["--temperature", 0.7, "--seed", seed] if seed is not None else []), out, log)
+        command += ["--max-tokens", MAX_TOKENS, "--max-length", self.max_length]
+        command += [] if seed is None else ["--temperature", 0.7, "--seed", seed, *COMPUTE]
+        call_once(command, out, log)
         return out
 
     def revise(self, answers, out, log):

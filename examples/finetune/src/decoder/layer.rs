@@ -57,10 +57,15 @@ impl Decoder {
         if let Some(cache) = cache {
             [key, value] = cache.extend(index as usize, [key, value]);
         }
-        let repeat = |x: Tensor| x.repeat_interleave_self_int(config.heads / config.kv_heads, 1, None);
-        let mixed = self.attend(&query, &repeat(key), &repeat(value), context.mask(layer.window));
-        let mixed = mixed.transpose(1, 2).reshape([batch, seq, config.heads * dim]);
-        self.linear(index, "self_attn.o_proj", &mixed)
+        let mask = context.mask(layer.window);
+        let mixed = if seq == 1 {
+            // The heads that share a key are its queries, so that nothing is repeated for a single token.
+            self.attend(&query.reshape([batch, config.kv_heads, -1, dim]), &key, &value, mask)
+        } else {
+            let repeat = |x: Tensor| x.repeat_interleave_self_int(config.heads / config.kv_heads, 1, None);
+            self.attend(&query, &repeat(key), &repeat(value), mask).transpose(1, 2)
+        };
+        self.linear(index, "self_attn.o_proj", &mixed.reshape([batch, seq, config.heads * dim]))
     }
 
     fn query_key_value(&self, index: i64, x: &Tensor) -> [Tensor; 3] {
