@@ -4,7 +4,7 @@
 //! |---|---|---|---|---|
 //! | added | revised | [`Inserted`](TokenLabel::Inserted), [`Substituted`](TokenLabel::Substituted) | `+alpha` | +1.0 |
 //! | kept | revised | [`Kept`](TokenLabel::Kept) | `+gamma` | 0.0 |
-//! | first EOS | revised | [`Eos`](TokenLabel::Eos) | `+alpha`, even when kept | +1.0 |
+//! | first EOS | revised | [`Eos`](TokenLabel::Eos) | `+eos`: `+alpha`, even when kept | +1.0 |
 //! | removed | original | [`Deleted`](TokenLabel::Deleted), [`Substituted`](TokenLabel::Substituted) | `-beta` | -0.5 |
 //! | kept | original | [`Kept`](TokenLabel::Kept) | 0 | 0 |
 //! | first EOS | original | [`Eos`](TokenLabel::Eos) | 0, never penalised | 0 |
@@ -80,15 +80,19 @@ pub fn label_tokens<T: Eq>(alignment: &Alignment, side: Side, tokens: &[T], eos:
     Ok(labels)
 }
 
-/// What the changes weigh. The default is the paper's setting: `alpha` 1, `beta` 0.5, `gamma` 0.
+/// What the changes weigh. The default is the paper's setting: `alpha` 1, `beta` 0.5, `gamma` 0, and `alpha` for EOS.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FigaWeights {
-    /// Reward of added tokens and of the revised answer's EOS.
+    /// Reward of added tokens.
     pub alpha: f32,
     /// Penalty of removed tokens, as a positive number.
     pub beta: f32,
     /// Reward of the revised answer's kept tokens.
     pub gamma: f32,
+    /// Reward of the revised answer's EOS; `None` is `alpha`, as in the paper's code. EOS is kept in almost all pairs, and
+    /// where few other tokens change, this teaches the model to end its answers early. With `Some(gamma)`, it counts as
+    /// any kept token does.
+    pub eos: Option<f32>,
 }
 
 impl Default for FigaWeights {
@@ -107,10 +111,10 @@ impl FigaWeights {
     /// assert_eq!((WEIGHTS.alpha, WEIGHTS.beta), (1.0, 0.5));
     /// ```
     pub const fn new() -> Self {
-        Self { alpha: 1.0, beta: 0.5, gamma: 0.0 }
+        Self { alpha: 1.0, beta: 0.5, gamma: 0.0, eos: None }
     }
 
-    /// Checks that all three are finite and at least 0. A negative one would turn a reward into a penalty.
+    /// Checks that all are finite and at least 0. A negative one would turn a reward into a penalty.
     ///
     /// ```
     /// use figa_loss::FigaWeights;
@@ -122,14 +126,22 @@ impl FigaWeights {
     /// # Errors
     /// [`Error::Value`] that names the field.
     pub fn validate(&self) -> Result<()> {
-        for (argument, value) in
-            [("weights.alpha", self.alpha), ("weights.beta", self.beta), ("weights.gamma", self.gamma)]
-        {
+        for (argument, value) in [
+            ("weights.alpha", self.alpha),
+            ("weights.beta", self.beta),
+            ("weights.gamma", self.gamma),
+            ("weights.eos", self.eos()),
+        ] {
             if !(value.is_finite() && value >= 0.0) {
                 return Err(Error::Value { argument, expected: "a finite number >= 0", actual: value.to_string() });
             }
         }
         Ok(())
+    }
+
+    /// The reward of the revised answer's EOS.
+    fn eos(&self) -> f32 {
+        self.eos.unwrap_or(self.alpha)
     }
 
     /// The signed weight of a token.
@@ -143,8 +155,9 @@ impl FigaWeights {
     /// ```
     pub fn weight(&self, side: Side, label: TokenLabel) -> f32 {
         match (side, label) {
-            (Side::Revised, TokenLabel::Inserted | TokenLabel::Substituted | TokenLabel::Eos) => self.alpha,
+            (Side::Revised, TokenLabel::Inserted | TokenLabel::Substituted) => self.alpha,
             (Side::Revised, TokenLabel::Kept) => self.gamma,
+            (Side::Revised, TokenLabel::Eos) => self.eos(),
             (Side::Original, TokenLabel::Deleted | TokenLabel::Substituted) => -self.beta,
             _ => 0.0,
         }

@@ -219,9 +219,10 @@ fn answers_may_be_empty_or_equal() {
 fn settings_of_the_encoder_are_respected() {
     let mut encoder = encoder(PromptTemplate::Plain);
     encoder.weights.gamma = 0.25;
+    encoder.weights.eos = Some(0.5);
     encoder.aligner = Aligner::Myers;
     let pair = encoder.encode(&record("abc", "abd")).unwrap();
-    assert_eq!(pair.revised.weights()[4..], [0.25, 0.25, 1.0, 1.0]);
+    assert_eq!(pair.revised.weights()[4..], [0.25, 0.25, 1.0, 0.5]);
     encoder.weights.beta = f32::NAN;
     assert!(matches!(encoder.encode(&record("a", "b")), Err(Error::Value { argument: "weights.beta", .. })));
 }

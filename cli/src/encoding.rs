@@ -27,7 +27,7 @@ pub struct LabellingArgs {
     #[arg(long, default_value = "token")]
     #[serde(serialize_with = "by_debug")]
     pub granularity: Granularity,
-    /// Reward of added tokens and of the revised answer's EOS
+    /// Reward of added tokens
     #[arg(long, default_value_t = FigaWeights::default().alpha)]
     alpha: f32,
     /// Penalty of removed tokens
@@ -36,6 +36,9 @@ pub struct LabellingArgs {
     /// Reward of the revised answer's kept tokens
     #[arg(long, default_value_t = FigaWeights::default().gamma)]
     gamma: f32,
+    /// Reward of the revised answer's EOS; by default that of added tokens
+    #[arg(long)]
+    eos_weight: Option<f32>,
 }
 
 /// The arguments that say which text a model sees.
@@ -117,7 +120,7 @@ impl LabellingArgs {
     }
 
     pub fn weights(&self) -> Result<FigaWeights> {
-        let weights = FigaWeights { alpha: self.alpha, beta: self.beta, gamma: self.gamma };
+        let weights = FigaWeights { alpha: self.alpha, beta: self.beta, gamma: self.gamma, eos: self.eos_weight };
         weights.validate()?;
         Ok(weights)
     }

@@ -43,6 +43,8 @@ eos              +0  eos              +1  <eos>
 
     let weighed = shown(&folder, &["a", "b", "--alpha", "2", "--beta", "0.25", "--gamma", "0.125"]);
     assert!(weighed.contains("substituted   -0.25 ") && weighed.contains("substituted      +2 "), "{weighed}");
+    let weighed = shown(&folder, &["a", "b", "--eos-weight", "0.25"]);
+    assert!(weighed.contains("eos              +0  eos           +0.25  <eos>"), "{weighed}");
     assert!(shown(&folder, &["", "new"]).starts_with("{+new+}<eos>\n"));
 }
 

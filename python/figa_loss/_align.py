@@ -85,7 +85,7 @@ class Labels(NamedTuple):
     original_weights: npt.NDArray[np.float32]
     """`[len(original)]`: `-beta` for removed tokens, else 0."""
     revised_weights: npt.NDArray[np.float32]
-    """`[len(revised)]`: `alpha` for added tokens and EOS, `gamma` for kept ones."""
+    """`[len(revised)]`: `alpha` for added tokens, `gamma` for kept ones, `eos_weight` for EOS."""
 
 
 def editops(source: Tokens, dest: Tokens) -> list[tuple[Tag, int, int]]:
@@ -144,6 +144,7 @@ def label(
     alpha: float = 1.0,
     beta: float = 0.5,
     gamma: float = 0.0,
+    eos_weight: float | None = None,
     aligner: Aligner | str = Aligner.LEVENSHTEIN,
     granularity: str = "token",
     original_words: Sequence[int | None] | None = None,
@@ -151,9 +152,9 @@ def label(
 ) -> Labels:
     """What the revision did to each token, and its signed weight.
 
-    `eos` is the token that ends an answer, `None` if there is none. `alpha` is the reward of added tokens and of the
-    revised answer's EOS, `beta` the penalty of removed tokens, `gamma` the reward of kept tokens. See `align` for the
-    rest.
+    `eos` is the token that ends an answer, `None` if there is none. `alpha` is the reward of added tokens, `beta` the
+    penalty of removed tokens, `gamma` the reward of kept tokens, `eos_weight` that of the revised answer's EOS, by default
+    `alpha`. See `align` for the rest.
 
     >>> labels = label([5, 6, 7, 0], [5, 8, 7, 0], eos=0)
     >>> labels.original_weights.tolist(), labels.revised_weights.tolist()
@@ -162,7 +163,7 @@ def label(
     'SUBSTITUTED'
     """
     method = _method(aligner, granularity, original_words, revised_words)
-    return Labels(*_core.label(original, revised, eos, method, (alpha, beta, gamma)))
+    return Labels(*_core.label(original, revised, eos, method, (alpha, beta, gamma, eos_weight)))
 
 
 def label_batch(
@@ -173,6 +174,7 @@ def label_batch(
     alpha: float = 1.0,
     beta: float = 0.5,
     gamma: float = 0.0,
+    eos_weight: float | None = None,
     aligner: Aligner | str = Aligner.LEVENSHTEIN,
     granularity: str = "token",
 ) -> pyarrow.RecordBatch:
@@ -188,7 +190,7 @@ def label_batch(
     """
     import pyarrow
 
-    method, weights = (_name(aligner), granularity), (alpha, beta, gamma)
+    method, weights = (_name(aligner), granularity), (alpha, beta, gamma, eos_weight)
     batch = _core.label_batch(_one_chunk(original), _one_chunk(revised), eos, method, weights)
     return pyarrow.record_batch(batch)
 

@@ -45,9 +45,10 @@ class PairEncoder:
         prompt: `"chat"`, `"alpaca"`, `"plain"` or `"verbatim"`; by default the model's chat template if it has one,
             else Alpaca.
         eos_token: the token that ends an answer where the template does not; by default the one that the model names.
-        alpha: reward of added tokens and of the revised answer's EOS.
+        alpha: reward of added tokens.
         beta: penalty of removed tokens.
         gamma: reward of the revised answer's kept tokens.
+        eos_weight: reward of the revised answer's EOS; by default `alpha`.
         aligner: see `Aligner`.
         granularity: `"token"`, `"word"` (words of the text) or `"phrase:N"`; see `align`.
         template_name: which of several named chat templates to use.
@@ -74,6 +75,7 @@ class PairEncoder:
         alpha: float = 1.0,
         beta: float = 0.5,
         gamma: float = 0.0,
+        eos_weight: float | None = None,
         aligner: Aligner | str = Aligner.LEVENSHTEIN,
         granularity: str = "token",
         template_name: str | None = None,
@@ -93,7 +95,7 @@ class PairEncoder:
             "drop_reasoning": drop_reasoning,
             "aligner": _name(aligner),
             "granularity": granularity,
-            "weights": (alpha, beta, gamma),
+            "weights": (alpha, beta, gamma, eos_weight),
             "max_length": max_length,
             "max_answer_tokens": max_answer_tokens,
             "fields": list((fields or {}).items()),

@@ -27,7 +27,7 @@ pub fn label_batch(
     revised: &Bound<'_, PyAny>,
     eos: Option<i64>,
     method: (String, String),
-    weights: (f32, f32, f32),
+    weights: options::Weights,
 ) -> PyResult<Batch> {
     let (original, revised) = (Column::new("original", original)?, Column::new("revised", revised)?);
     if original.0.len() != revised.0.len() {

@@ -40,7 +40,7 @@ struct Settings {
     drop_reasoning: bool,
     aligner: String,
     granularity: String,
-    weights: (f32, f32, f32),
+    weights: options::Weights,
     max_length: Option<usize>,
     max_answer_tokens: Option<usize>,
     fields: Vec<(String, String)>,

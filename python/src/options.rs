@@ -16,8 +16,11 @@ pub fn named<T: FromStr<Err = Error>>(text: &str) -> PyResult<T> {
     text.parse().map_err(|error: Error| exception(&error))
 }
 
-pub fn weights((alpha, beta, gamma): (f32, f32, f32)) -> PyResult<FigaWeights> {
-    let weights = FigaWeights { alpha, beta, gamma };
+/// `alpha`, `beta`, `gamma` and the weight of EOS.
+pub type Weights = (f32, f32, f32, Option<f32>);
+
+pub fn weights((alpha, beta, gamma, eos): Weights) -> PyResult<FigaWeights> {
+    let weights = FigaWeights { alpha, beta, gamma, eos };
     weights.validate().map_err(|error| exception(&error))?;
     Ok(weights)
 }

@@ -128,7 +128,7 @@ pub fn label<'py>(
     revised: &Bound<'py, PyAny>,
     eos: Option<&Bound<'py, PyAny>>,
     method: Method,
-    weights: (f32, f32, f32),
+    weights: options::Weights,
 ) -> PyResult<Labels<'py>> {
     let py = original.py();
     let weights = options::weights(weights)?;

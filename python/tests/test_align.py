@@ -123,6 +123,8 @@ def test_labels_and_weights():
     others = label([5, 6, 7, 0], [5, 8, 7, 9, 0], None, alpha=2, beta=0.25, gamma=0.1)
     assert others.original_weights.tolist() == [0, -0.25, 0, 0]
     assert np.allclose(others.revised_weights, [0.1, 2, 0.1, 2, 0.1])
+    weighed = label([5, 0], [6, 0], 0, eos_weight=0.25)
+    assert weighed.revised_weights.tolist() == [1, 0.25] and weighed.original_weights.tolist() == [-0.5, 0]
     assert label(["a", "</s>"], ["b", "</s>"], "</s>").revised.tolist() == [4, 5]
     assert label("ab.", "cb.", ".").revised.tolist() == [4, 1, 5]
     with pytest.raises(ValueError, match="weights.beta: expected a finite number >= 0, got -1"):

@@ -20,7 +20,16 @@ RECIPES = {
         "sft--figa+gamma=0.1",
         "dft",
     ],
-    HOUSE_STYLE: ["sft", "figa", "figa+gamma=0.1", "dpo", "ddpo", "unlikelihood+gamma=0.1"],
+    HOUSE_STYLE: [
+        "sft",
+        "figa+gamma=0.3+eos=0.3",
+        "figa-kl+eos=0",
+        "figa",
+        "figa+eos=0",
+        "dpo",
+        "ddpo",
+        "unlikelihood+gamma=0.3+eos=0.3",
+    ],
 }
 RATES = ["1e-6", "3e-6", "1e-5", "3e-5", "1e-4", "3e-4", "1e-3"]
 # A rate at the edge of those compared is not chosen before its neighbour has been tried.
@@ -36,6 +45,7 @@ VARIANTS = [
     "granularity=phrase:2",
     "beta=0",
     "beta=1",
+    "eos=0",
     "gate=none",
     "gate=1.2",
     "aligner=myers",

@@ -41,6 +41,12 @@ def distance(one, other):
     return last[-1]
 
 
+def repeated(words):
+    """How many of the sequences of four words have occurred before, and how many sequences there are."""
+    sequences = [tuple(words[at : at + 4]) for at in range(len(words) - 3)]
+    return len(sequences) - len(set(sequences)), len(sequences)
+
+
 @dataclass(frozen=True)
 class HouseStyle:
     # Prompts to measure on, in place of the sets of the task.
@@ -102,7 +108,7 @@ class HouseStyle:
             call(command + ["--max-length", self.max_length, "--out", scores], log)
             measured = json.loads(scores.read_text(encoding="utf-8"))
 
-        lists = {"violations": [], "words": [], "words_of_base": [], "distance": []}
+        lists = {"violations": [], "words": [], "words_of_base": [], "distance": [], "repeated": [], "sequences": []}
         rules = dict.fromkeys(house_style.RULES, 0)
         for old, new in zip(read_lines(before), read_lines(after)):
             old, new = old["original_output"], new["original_output"]
@@ -112,6 +118,8 @@ class HouseStyle:
             lists["words"].append(len(new.split()))
             lists["words_of_base"].append(len(old.split()))
             lists["distance"].append(distance(old.split(), new.split()))
+            for key, count in zip(("repeated", "sequences"), repeated(new.split())):
+                lists[key].append(count)
         likelihoods = measured["scores"]
         kept = ("revised_likelier", "p_added", "p_removed", "p_kept", "ppl_revised", "ppl_control")
         return {
@@ -119,6 +127,7 @@ class HouseStyle:
                 "violations": round(100 * sum(lists["violations"]) / max(1, sum(lists["words"])), 4),
                 "words": round(sum(lists["words"]) / len(lists["words"]), 2),
                 "distance": round(100 * sum(lists["distance"]) / max(1, sum(lists["words_of_base"])), 2),
+                "repeated": round(100 * sum(lists["repeated"]) / max(1, sum(lists["sequences"])), 2),
                 **{key: likelihoods.get(key) and round(likelihoods[key], 5) for key in kept},
             },
             "rules": rules,
@@ -127,6 +136,10 @@ class HouseStyle:
 
     def loss(self, scores, base):
         """What a learning rate is chosen by: the violations of a model whose control text stays as likely as it was, and
-        whose answers keep their length. An empty answer violates nothing."""
-        is_sound = scores["ppl_control"] < 1.05 * base["ppl_control"] and scores["words"] > 0.8 * base["words"]
+        whose answers keep their length and variety. Neither an empty answer nor a loop violates a rule."""
+        is_sound = (
+            scores["ppl_control"] < 1.05 * base["ppl_control"]
+            and scores["words"] > 0.8 * base["words"]
+            and scores["repeated"] < 1.5 * base["repeated"]
+        )
         return scores["violations"] if is_sound else float("inf")

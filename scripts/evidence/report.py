@@ -64,6 +64,7 @@ METRICS = {
         Metric("violations", "violations", 2, False, lambda r: 100 * numbers("violations")(r), numbers("words")),
         Metric("words", "words", 1, True, numbers("words"), ones("words")),
         Metric("distance", "distance", 1, False, lambda r: 100 * numbers("distance")(r), numbers("words_of_base")),
+        Metric("repeated", "repeated", 1, False, lambda r: 100 * numbers("repeated")(r), numbers("sequences")),
         Metric("revised_likelier", "revised likelier", 3, True, lambda r: numbers("margin")(r) > 0, ones("margin")),
     ],
 }
@@ -209,9 +210,10 @@ def log():
         question += ", to choose a rate" if result["set"] == "dev" else ", held out"
         if file.parent.name:
             question += f" ({file.parent.name.replace('-', ' ')})"
-        metrics = [(metric.key, metric.name) for metric in METRICS[result["task"]]]
-        scores = result["scores"] and ", ".join(f"{name} {result['scores'][key]}" for key, name in metrics)
-        rows.append([result["date"], question, f"[commands]({file})", scores or result["diverged"]])
+        outcome = result.get("diverged")
+        if scores := result["scores"]:
+            outcome = ", ".join(f"{m.name} {scores[m.key]}" for m in METRICS[result["task"]] if m.key in scores)
+        rows.append([result["date"], question, f"[commands]({file})", outcome])
     rows.sort(key=lambda row: (row[0], row[1]))
     return table(["date", "question", "commands", "outcome"], rows, ["---"] * 4)
 

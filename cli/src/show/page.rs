@@ -47,6 +47,7 @@ pub fn page(
         alpha = weights.alpha,
         beta = weights.beta,
         gamma = weights.gamma,
+        end = weights.weight(Side::Revised, TokenLabel::Eos),
         eos = match comparison {
             Comparison::Rows(_) => "end of turn",
             Comparison::Answers(_) => "&lt;eos&gt;",

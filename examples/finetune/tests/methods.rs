@@ -40,6 +40,7 @@ fn methods_weigh_tokens_differently() {
         ("sft", vec![vec![1.0; 6]]),
         ("figa+beta=0", vec![rewards.clone()]),
         ("figa+gamma=1", vec![penalties.clone(), vec![1.0; 6]]),
+        ("figa+gamma=0.5+eos=0", vec![penalties.clone(), vec![1.0, 0.5, 0.5, 1.0, 0.5, 0.0]]),
         ("figa+granularity=phrase:2", vec![vec![-0.5, -0.5, -0.5, -0.5, 0.0, 0.0], vec![1.0, 1.0, 1.0, 1.0, 0.0, 1.0]]),
         ("figa-kl", vec![penalties.clone(), rewards.clone()]),
         ("figa+aligner=myers+gamma=0.5", vec![penalties.clone(), vec![1.0, 0.5, 0.5, 1.0, 0.5, 1.0]]),

@@ -49,6 +49,7 @@ impl Method {
             ("alpha", Weights::Figa(weights), _) => weights.alpha = number()? as f32,
             ("beta", Weights::Figa(weights), _) => weights.beta = number()? as f32,
             ("gamma", Weights::Figa(weights), _) => weights.gamma = number()? as f32,
+            ("eos", Weights::Figa(weights), _) => weights.eos = Some(number()? as f32),
             ("gate", _, Loss::Figa(figa) | Loss::Anchored(figa, _)) => {
                 let gate = if value == "none" { None } else { Some(Gate::AtMost(number()?)) };
                 *figa = figa.with_gate(gate);
@@ -67,7 +68,7 @@ impl Method {
     /// The names of what can be set.
     fn settings(&self) -> &'static str {
         match self.weights {
-            Weights::Figa(_) => "alpha, beta, gamma, gate, anchor, aligner, granularity, labels",
+            Weights::Figa(_) => "alpha, beta, gamma, eos, gate, anchor, aligner, granularity, labels",
             Weights::Edits(_) => "beta, changed, kept, aligner, granularity, labels",
             Weights::Revised => "none",
         }
@@ -105,9 +106,9 @@ mod tests {
     #[test]
     fn settings_change_a_method_and_its_name() {
         let method: Method =
-            "figa+alpha=2+beta=0.25+gamma=0.1+gate=none+aligner=myers+granularity=phrase:2".parse().unwrap();
-        assert_eq!(method.name, "figa+alpha=2+beta=0.25+gamma=0.1+gate=none+aligner=myers+granularity=phrase:2");
-        let weights = FigaWeights { alpha: 2.0, beta: 0.25, gamma: 0.1 };
+            "figa+alpha=2+beta=0.25+gamma=0.1+eos=0+gate=none+aligner=myers+granularity=phrase:2".parse().unwrap();
+        assert_eq!(method.name, "figa+alpha=2+beta=0.25+gamma=0.1+eos=0+gate=none+aligner=myers+granularity=phrase:2");
+        let weights = FigaWeights { alpha: 2.0, beta: 0.25, gamma: 0.1, eos: Some(0.0) };
         assert!(matches!(method.weights, Weights::Figa(found) if found == weights));
         assert!(matches!(method.loss, Loss::Figa(figa) if figa == FigaLoss::new().with_gate(None)));
         assert_eq!((method.aligner, method.granularity), (Aligner::Myers, Granularity::Phrase(2)));
