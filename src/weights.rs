@@ -87,7 +87,8 @@ pub struct FigaWeights {
     pub alpha: f32,
     /// Penalty of removed tokens, as a positive number.
     pub beta: f32,
-    /// Reward of the revised answer's kept tokens.
+    /// Reward of the revised answer's kept tokens. With 0, as in the paper, nothing holds them; 0.3 is a better start
+    /// ([`docs::results`](crate::docs::results)).
     pub gamma: f32,
     /// Reward of the revised answer's EOS; `None` is `alpha`, as in the paper's code. EOS is kept in almost all pairs, and
     /// where few other tokens change, this teaches the model to end its answers early. With `Some(gamma)`, it counts as

@@ -174,7 +174,7 @@ def differences(task, values, pairs):
         if name in values and other in values:
             cells = [difference(values[name][m.key] - values[other][m.key], m.digits) for m in METRICS[task.name]]
             rows.append([f"`{name}`", f"`{other}`", *cells])
-    return table(["recipe", "less", *map(named, METRICS[task.name])], rows)
+    return table(["recipe", "compared with", *map(named, METRICS[task.name])], rows)
 
 
 def draw(task, values):
