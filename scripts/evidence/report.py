@@ -134,10 +134,10 @@ def difference(values, digits):
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
-def spread(numbers, digits):
-    """Mean and sample standard deviation over the seeds."""
-    deviation = f" ± {numpy.std(numbers, ddof=1):{digits}}" if len(numbers) > 1 else ""
-    return f"{numpy.mean(numbers):{digits}}{deviation}"
+def spread(values, form):
+    """Mean and sample standard deviation over the seeds, in this format."""
+    deviation = f" ± {numpy.std(values, ddof=1):{form}}" if len(values) > 1 else ""
+    return f"{numpy.mean(values):{form}}{deviation}"
 
 
 def table(head, rows, alignment=None):
