@@ -16,8 +16,8 @@ RECIPES = {
         "dpo",
         "ddpo",
         "figa-kl",
-        "unlikelihood+gamma=0.1",
-        "sft--figa+gamma=0.1",
+        "unlikelihood+gamma=0.3",
+        "sft--figa+gamma=0.3",
         "dft",
     ],
     HOUSE_STYLE: [
