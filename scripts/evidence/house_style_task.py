@@ -140,6 +140,6 @@ class HouseStyle:
         is_sound = (
             scores["ppl_control"] < 1.05 * base["ppl_control"]
             and scores["words"] > 0.8 * base["words"]
-            and scores["repeated"] < 1.5 * base["repeated"]
+            and scores["repeated"] < 2 * base["repeated"]
         )
         return scores["violations"] if is_sound else float("inf")
