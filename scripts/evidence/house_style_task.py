@@ -111,15 +111,16 @@ class HouseStyle:
         lists = {"violations": [], "words": [], "words_of_base": [], "distance": [], "repeated": [], "sequences": []}
         rules = dict.fromkeys(house_style.RULES, 0)
         for old, new in zip(read_lines(before), read_lines(after)):
-            old, new = old["original_output"], new["original_output"]
-            _, counts = house_style.corrected(new)
+            _, counts = house_style.corrected(new["original_output"])
+            old, new = old["original_output"].split(), new["original_output"].split()
+            repeats, sequences = repeated(new)
             rules = {rule: rules[rule] + counts[rule] for rule in rules}
             lists["violations"].append(sum(counts.values()))
-            lists["words"].append(len(new.split()))
-            lists["words_of_base"].append(len(old.split()))
-            lists["distance"].append(distance(old.split(), new.split()))
-            for key, count in zip(("repeated", "sequences"), repeated(new.split())):
-                lists[key].append(count)
+            lists["words"].append(len(new))
+            lists["words_of_base"].append(len(old))
+            lists["distance"].append(distance(old, new))
+            lists["repeated"].append(repeats)
+            lists["sequences"].append(sequences)
         likelihoods = measured["scores"]
         kept = ("revised_likelier", "p_added", "p_removed", "p_kept", "ppl_revised", "ppl_control")
         return {

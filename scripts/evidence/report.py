@@ -44,6 +44,9 @@ def ones(key):
     return lambda records: numpy.ones(len(records[key]))
 
 
+REVISED_LIKELIER = Metric(
+    "revised_likelier", "revised likelier", 3, True, lambda records: numbers("margin")(records) > 0, ones("margin")
+)
 METRICS = {
     CORRECTIONS.name: [
         Metric(
@@ -58,14 +61,14 @@ METRICS = {
         Metric("exact_match", "exact match", 3, True, flags("exact_match"), ones("exact_match")),
         Metric("edit_distance", "edit distance", 2, False, numbers("edit_distance"), ones("edit_distance")),
         Metric("copied", "copied", 3, False, flags("copied"), ones("copied")),
-        Metric("revised_likelier", "revised likelier", 3, True, lambda r: numbers("margin")(r) > 0, ones("margin")),
+        REVISED_LIKELIER,
     ],
     HOUSE_STYLE.name: [
         Metric("violations", "violations", 2, False, lambda r: 100 * numbers("violations")(r), numbers("words")),
         Metric("words", "words", 1, True, numbers("words"), ones("words")),
         Metric("distance", "distance", 1, False, lambda r: 100 * numbers("distance")(r), numbers("words_of_base")),
         Metric("repeated", "repeated", 1, False, lambda r: 100 * numbers("repeated")(r), numbers("sequences")),
-        Metric("revised_likelier", "revised likelier", 3, True, lambda r: numbers("margin")(r) > 0, ones("margin")),
+        REVISED_LIKELIER,
     ],
 }
 # Means over tokens, which have no records.
@@ -81,19 +84,15 @@ def read_all():
 
 def load(planned):
     """The results of planned experiments on held-out records by task and recipe, those of all seeds, in their order."""
-    found, missing = {}, set()
+    tasks = {task: {} for task in RECIPES}
     for training in planned:
         if training.set == "held-out":
-            place = (training.task, training.recipe.name)
-            if training.path().exists() and training.result()["scores"]:
-                found.setdefault(place, []).append(training.result())
-            else:
-                missing.add(place)
-    tasks = {task: {} for task in RECIPES}
-    for (task, name), results in found.items():
-        if (task, name) not in missing:
-            tasks[task][name] = results
-    return tasks
+            result = training.result() if training.path().exists() else {"scores": None}
+            tasks[training.task].setdefault(training.recipe.name, []).append(result)
+    return {
+        task: {name: results for name, results in recipes.items() if all(result["scores"] for result in results)}
+        for task, recipes in tasks.items()
+    }
 
 
 class Draws:

@@ -29,9 +29,9 @@ use crate::weights::{FigaWeights, IGNORE_INDEX, TokenLabel, label_tokens};
 ///   token that begins in the prompt belongs to the prompt.
 /// * Only the tokens of the answers are aligned, EOS included, and before anything is cut: a token keeps its true
 ///   label even if `max_length` cuts its counterpart off.
-/// * Each row ends in EOS, unless the record says that its answers were cut off: the first special or other added token that the template puts after the answer, unless it is
-///   white space, or else the encoder's own, which is not repeated where the text already ends in it. EOS is known by its
-///   place, and the two rows may end in different tokens.
+/// * Each row ends in EOS, unless the record says that its answers were cut off: the first special or other added token
+///   that the template puts after the answer, unless it is white space, or else the encoder's own, which is not repeated
+///   where the text already ends in it. EOS is known by its place, and the two rows may end in different tokens.
 /// * Special tokens that the tokenizer puts in front of a text (BOS) are added unless the prompt begins with them, and
 ///   unless a chat template renders the row; as in `transformers`, its text is all there is.
 #[derive(Debug, Clone)]

@@ -65,9 +65,9 @@ pub struct Args {
     #[arg(long, value_name = "STEPS")]
     pub eval_every: Option<usize>,
     /// Training methods, separated by commas, with settings of their own if they need some: figa,figa+gamma=0.1+gate=none,dpo+beta=0.3.
-    /// FIGA and its variants have alpha, beta, gamma, eos (the weight of EOS), gate (its limit in nats, or none), anchor (the factor of figa-kl), aligner,
-    /// granularity (token, word or phrase:N) and labels=shuffled, a control; losses of pairs have beta, changed and kept (what
-    /// such tokens weigh), aligner, granularity and labels
+    /// FIGA and its variants have alpha, beta, gamma, eos (the weight of EOS), gate (its limit in nats, or none), anchor (the
+    /// factor of figa-kl), aligner, granularity (token, word or phrase:N) and labels=shuffled, a control; losses of pairs have
+    /// beta, changed and kept (what such tokens weigh), aligner, granularity and labels
     #[arg(long, value_parser = MethodParser, value_delimiter = ',', default_value = "figa")]
     pub method: Vec<Method>,
     /// Train with every method, all from the same model, with the same data order and budget; for some of them, use --method
