@@ -36,21 +36,20 @@ RATES = ["1e-6", "3e-6", "1e-5", "3e-5", "1e-4", "3e-4", "1e-3"]
 FIRST_RATES = ["1e-5", "3e-5", "1e-4"]
 SEEDS = [0, 1, 2]
 ROUNDS = 3
-# The task of the ablations: it has the larger held-out set.
-ABLATED = CORRECTIONS
-VARIANTS = [
-    "gamma=0.03",
-    "gamma=0.5",
-    "granularity=word",
-    "granularity=phrase:2",
-    "beta=0",
-    "beta=1",
-    "eos=0",
-    "gate=none",
-    "gate=1.2",
-    "aligner=myers",
-    "labels=shuffled",
-]
+BASELINE = "sft"
+# What is changed in the best FIGA of a task, at its rate. All that FIGA consists of is taken apart where FIGA is best.
+VARIANTS = {
+    CORRECTIONS: ["gamma=0.5", "granularity=word", "granularity=phrase:2"],
+    HOUSE_STYLE: [
+        "beta=0",
+        "gate=none",
+        "gamma=0.1",
+        "granularity=word",
+        "aligner=myers",
+        "labels=shuffled",
+        REVERSED,
+    ],
+}
 
 
 def rates_of(task, recipe):
@@ -79,6 +78,8 @@ def held_out(task, recipe, rate):
 
 def varied(name, setting):
     """A recipe with another setting, in place of its own."""
+    if setting == REVERSED:
+        return f"{REVERSED}{name}"
     key = setting.split("=")[0]
     parts = [part for part in name.split("+") if not part.startswith(f"{key}=")]
     return "+".join([*parts, setting])
@@ -110,7 +111,7 @@ def plan_and_best():
 def follow_ups(task, best):
     """What follows once the rates of all recipes are known: name, rate, and the recipes to compare it with.
 
-    These are rounds of the two best recipes of the house style, and ablations of the best FIGA.
+    These are variants of the best FIGA, and in the house style rounds of the two best recipes and of the baseline.
     """
     if len(best) < len(RECIPES[task]):
         return []
@@ -118,11 +119,10 @@ def follow_ups(task, best):
     order = sorted(best, key=lambda name: task.loss(best[name].result()["scores"], base))
     found = []
     if task == HOUSE_STYLE:
-        first, second = ("--".join([name] * ROUNDS) for name in order[:2])
-        found.append((first, best[order[0]].lr, [order[0]]))
-        found.append((second, best[order[1]].lr, [order[1], first]))
-    if task == ABLATED:
-        name = next(name for name in order if name.startswith("figa") and "--" not in name)
-        names = [varied(name, setting) for setting in VARIANTS] + [f"{REVERSED}{name}"]
-        found += [(variant, best[name].lr, [name]) for variant in names]
+        rounds = {name: "--".join([name] * ROUNDS) for name in [BASELINE, *order[:2]]}
+        for name, repeated in rounds.items():
+            others = [name] if name == BASELINE else [name, rounds[BASELINE]]
+            found.append((repeated, best[name].lr, others))
+    name = next(name for name in order if name.startswith("figa") and "--" not in name)
+    found += [(varied(name, setting), best[name].lr, [name]) for setting in VARIANTS[task]]
     return found

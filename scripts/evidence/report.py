@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy
-from grid import CORRECTIONS, HOUSE_STYLE, RECIPES, SEEDS, follow_ups, plan_and_best
+from grid import BASELINE, CORRECTIONS, HOUSE_STYLE, RECIPES, SEEDS, follow_ups, plan_and_best
 from matplotlib import pyplot
 from training import EXPERIMENTS, ROOT
 
 RESULTS = ROOT / "docs/results.md"
 FIGURES = ROOT / "docs/figures"
 DRAWS = 4000
-BASELINE = "sft"
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,14 @@ def named(metric):
     return metric.name + (" ↑" if metric.higher_is_better else " ↓")
 
 
-def scores(task, recipes):
+def cpu_seconds(planned, task, name):
+    """Of all experiments with a recipe on a CPU, those to choose a rate included."""
+    trainings = [training for training in planned if (training.task, training.recipe.name) == (task, name)]
+    results = [training.result() for training in trainings if training.path().exists()]
+    return [result["cpu_seconds"] for result in results if result["scores"] and "gpu" not in result]
+
+
+def scores(task, recipes, planned):
     """Mean scores of the recipes of the grid."""
     rows = []
     for name in ["base", *RECIPES[task]]:
@@ -160,7 +166,8 @@ def scores(task, recipes):
         cells += [spread([score[metric.key] for score in found], f".{metric.digits}f") for metric in METRICS[task.name]]
         cells += [spread([score[key] for score in found], ".3f" if key.startswith("p_") else ".2f") for key in SCORES]
         costs = [f"{numpy.mean([result['tokens'] for result in results]) / 1000:.1f}k"]
-        costs += [spread([result["cpu_seconds"] for result in results], ".0f")]
+        seconds = cpu_seconds(planned, task, name)
+        costs += [spread(seconds, ".0f") if seconds else "–"]
         rows.append(cells + (costs if name != "base" else ["–", "–"]))
     head = ["recipe", "rate", *map(named, METRICS[task.name]), *(key.replace("_", " ") for key in SCORES)]
     return table([*head, "tokens", "CPU seconds"], rows)
@@ -234,7 +241,7 @@ def write():
         draws = Draws(len(SEEDS))
         values = {name: {m.key: draws.values(m, found) for m in METRICS[task.name]} for name, found in recipes.items()}
         draw(task, values)
-        replace(RESULTS, f"{task.name} scores", scores(task, recipes))
+        replace(RESULTS, f"{task.name} scores", scores(task, recipes, planned))
         pairs = [(name, BASELINE) for name in RECIPES[task] if name != BASELINE]
         replace(RESULTS, f"{task.name} differences", differences(task, values, pairs))
         pairs = [(name, other) for name, _, others in follow_ups(task, best[task]) for other in others]

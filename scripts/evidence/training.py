@@ -15,6 +15,19 @@ MODEL = WORK / "model"
 FINETUNE = ROOT / "target/release/finetune"
 FIGA = ROOT / "target/release/figa"
 BATCH = 4
+
+
+def gpu():
+    """The name of the first GPU, on which the programs run then; nothing on a machine without one."""
+    if not shutil.which("nvidia-smi"):
+        return ""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.split("\n")[0].strip()
+
+
+GPU = gpu()
+# Answers to measure or to generate at a time.
+MICRO_BATCH = 16 if GPU else 8
 # Matrices are multiplied in bf16, and the trained parameters are in f32.
 COMPUTE = ["--bf16"]
 # In front of a method that takes the original answers for the revised ones: a control.
@@ -111,6 +124,8 @@ class Training:
         except Diverged as error:
             result = {"diverged": shown(error), "scores": None}
         what = {"task": self.task.name, "recipe": self.recipe.name, "set": self.set, "date": time.strftime("%Y-%m-%d")}
+        if GPU:
+            what["gpu"] = GPU
         if self.recipe.stages:
             what.update(lr=self.lr, seed=self.seed)
         return {**what, **result, "wall_seconds": round(time.time() - start)}
