@@ -39,11 +39,11 @@ ROUNDS = 3
 BASELINE = "sft"
 # What is changed in the best FIGA of a task, at its rate. All that FIGA consists of is taken apart where FIGA is best.
 VARIANTS = {
-    CORRECTIONS: ["gamma=0.5", "granularity=word", "granularity=phrase:2"],
+    CORRECTIONS: ["gamma=0.5", "gamma=1", "granularity=word", "granularity=phrase:2"],
     HOUSE_STYLE: [
         "beta=0",
         "gate=none",
-        "gamma=0.1",
+        "gamma=1",
         "granularity=word",
         "aligner=myers",
         "labels=shuffled",
@@ -117,12 +117,11 @@ def follow_ups(task, best):
         return []
     base = Training(task, Recipe("base"), "", 0, "dev").result()["scores"]
     order = sorted(best, key=lambda name: task.loss(best[name].result()["scores"], base))
-    found = []
+    name = next(name for name in order if name.startswith("figa") and "--" not in name)
+    found = [(varied(name, setting), best[name].lr, [name]) for setting in VARIANTS[task]]
     if task == HOUSE_STYLE:
-        rounds = {name: "--".join([name] * ROUNDS) for name in [BASELINE, *order[:2]]}
+        rounds = {name: "--".join([name] * ROUNDS) for name in [*order[:2], BASELINE]}
         for name, repeated in rounds.items():
             others = [name] if name == BASELINE else [name, rounds[BASELINE]]
             found.append((repeated, best[name].lr, others))
-    name = next(name for name in order if name.startswith("figa") and "--" not in name)
-    found += [(varied(name, setting), best[name].lr, [name]) for setting in VARIANTS[task]]
     return found

@@ -154,14 +154,21 @@ def cpu_seconds(planned, task, name):
     return [result["cpu_seconds"] for result in results if result["scores"] and "gpu" not in result]
 
 
-def scores(task, recipes, planned):
-    """Mean scores of the recipes of the grid."""
+def labelled(name):
+    """A recipe as tables name it."""
+    first, *others = name.split("--")
+    is_repeated = others and set(others) == {first}
+    return f"`{first}`, {1 + len(others)} rounds" if is_repeated else f"`{name}`"
+
+
+def scores(task, recipes, planned, names):
+    """Mean scores of recipes."""
     rows = []
-    for name in ["base", *RECIPES[task]]:
+    for name in names:
         if name not in recipes:
             continue
         results = recipes[name]
-        cells = [f"`{name}`", results[0].get("lr", "–")]
+        cells = [labelled(name), results[0].get("lr", "–")]
         found = [result["scores"] for result in results]
         cells += [spread([score[metric.key] for score in found], f".{metric.digits}f") for metric in METRICS[task.name]]
         cells += [spread([score[key] for score in found], ".3f" if key.startswith("p_") else ".2f") for key in SCORES]
@@ -179,7 +186,7 @@ def differences(task, values, pairs):
     for name, other in pairs:
         if name in values and other in values:
             cells = [difference(values[name][m.key] - values[other][m.key], m.digits) for m in METRICS[task.name]]
-            rows.append([f"`{name}`", f"`{other}`", *cells])
+            rows.append([labelled(name), labelled(other), *cells])
     return table(["recipe", "compared with", *map(named, METRICS[task.name])], rows)
 
 
@@ -241,9 +248,14 @@ def write():
         draws = Draws(len(SEEDS))
         values = {name: {m.key: draws.values(m, found) for m in METRICS[task.name]} for name, found in recipes.items()}
         draw(task, values)
-        replace(RESULTS, f"{task.name} scores", scores(task, recipes, planned))
-        pairs = [(name, BASELINE) for name in RECIPES[task] if name != BASELINE]
+        names = RECIPES[task]
+        replace(RESULTS, f"{task.name} scores", scores(task, recipes, planned, ["base", *names]))
+        pairs = [(name, BASELINE) for name in names if name != BASELINE]
+        # The two penalties, with the same settings.
+        pairs += [(name, name.replace("unlikelihood", "figa")) for name in names if name.startswith("unlikelihood")]
         replace(RESULTS, f"{task.name} differences", differences(task, values, pairs))
-        pairs = [(name, other) for name, _, others in follow_ups(task, best[task]) for other in others]
-        replace(RESULTS, f"{task.name} follow-ups", differences(task, values, pairs))
+        found = follow_ups(task, best[task])
+        compared = scores(task, recipes, planned, [name for name, _, _ in found])
+        pairs = [(name, other) for name, _, others in found for other in others]
+        replace(RESULTS, f"{task.name} follow-ups", f"{compared}\n\n{differences(task, values, pairs)}")
     replace(EXPERIMENTS / "README.md", "log", log())
