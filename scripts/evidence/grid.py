@@ -36,6 +36,8 @@ RATES = ["1e-6", "3e-6", "1e-5", "3e-5", "1e-4", "3e-4", "1e-3"]
 FIRST_RATES = ["1e-5", "3e-5", "1e-4"]
 SEEDS = [0, 1, 2]
 ROUNDS = 3
+# What others are compared with.
+BASELINE = "sft"
 # What is changed in the best FIGA of a task, at its rate: what is marked and kept where the held-out set is larger, the
 # penalty and the controls where FIGA is best.
 VARIANTS = {
@@ -110,7 +112,7 @@ def follow_ups(task, best):
     base = Training(task, Recipe("base"), "", 0, "dev").result()["scores"]
     order = sorted(best, key=lambda name: task.loss(best[name].result()["scores"], base))
     name = next(name for name in order if name.startswith("figa") and "--" not in name)
-    found = [(varied(name, setting), best[name].lr, [name]) for setting in VARIANTS[task]]
+    found = [(varied(name, setting), best[name].lr, [name, BASELINE]) for setting in VARIANTS[task]]
     if task == HOUSE_STYLE:
         first, second = ("--".join([name] * ROUNDS) for name in order[:2])
         found.append((first, best[order[0]].lr, [order[0]]))

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy
-from grid import CORRECTIONS, HOUSE_STYLE, RECIPES, SEEDS, follow_ups, plan_and_best
+from grid import BASELINE, CORRECTIONS, HOUSE_STYLE, RECIPES, SEEDS, follow_ups, plan_and_best
 from matplotlib import pyplot
 from training import EXPERIMENTS, ROOT
 
 RESULTS = ROOT / "docs/results.md"
 FIGURES = ROOT / "docs/figures"
 DRAWS = 4000
-BASELINE = "sft"
 
 
 @dataclass(frozen=True)
