@@ -22,7 +22,9 @@ def gpu():
     if not shutil.which("nvidia-smi"):
         return ""
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.split("\n")[0].strip()
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    # Without a driver, it prints an error instead.
+    return process.stdout.split("\n")[0].strip() if process.returncode == 0 else ""
 
 
 GPU = gpu()
