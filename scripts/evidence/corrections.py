@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from hashlib import sha256
 
-from training import COMPUTE, FINETUNE, MICRO_BATCH, ROOT, WORK, call, read_lines, write_lines
+from training import COMPUTE, FINETUNE, ROOT, WORK, at_a_time, call, read_lines, write_lines
 
 sys.path.insert(0, str(ROOT / "examples/finetune"))
 from fetch_pairs import folded  # noqa: E402
@@ -59,7 +59,7 @@ class Corrections:
     def measure(self, model, name, folder, log):
         out = folder / f"{name}.json"
         command = [FINETUNE, "evaluate", "--model", model, "--eval", self.records_of(name, folder), "--out", out]
-        call(command + ["--answers", 100_000, "--max-length", self.max_length, "--micro-batch", MICRO_BATCH, *COMPUTE], log)
+        call(command + ["--answers", 100_000, "--max-length", self.max_length, *at_a_time(), *COMPUTE], log)
         measured = json.loads(out.read_text(encoding="utf-8"))
         records = measured["records"]
 

@@ -71,7 +71,7 @@ def held_out(task, recipe, rate):
 
 
 def varied(name, setting):
-    """A recipe with another setting, in place of its own."""
+    """A recipe with another setting in place of its own, or with the answers of each pair exchanged."""
     if setting == REVERSED:
         return f"{REVERSED}{name}"
     key = setting.split("=")[0]

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from threading import Lock
 
-from training import COMPUTE, FIGA, FINETUNE, MICRO_BATCH, MODEL, ROOT, WORK, call, read_lines, write_lines
+from training import COMPUTE, FIGA, FINETUNE, MODEL, ROOT, WORK, at_a_time, call, read_lines, write_lines
 
 sys.path.insert(0, str(ROOT / "examples/python"))
 import house_style  # noqa: E402
@@ -63,7 +63,7 @@ class HouseStyle:
 
         Greedy answers are computed in f32. In bf16, other rounding alone changes most of them.
         """
-        command = [FINETUNE, "rollout", "--model", model, "--prompts", prompts, "--out", out, "--micro-batch", MICRO_BATCH]
+        command = [FINETUNE, "rollout", "--model", model, "--prompts", prompts, "--out", out, *at_a_time()]
         command += ["--max-tokens", MAX_TOKENS, "--max-length", self.max_length]
         command += [] if seed is None else ["--temperature", 0.7, "--seed", seed, *COMPUTE]
         call_once(command, out, log)
@@ -104,7 +104,7 @@ class HouseStyle:
         # Other prompts may have no answer of the base model that violates a rule.
         if read_lines(pairs):
             scores = folder / f"{name}.json"
-            command = [FINETUNE, "evaluate", "--model", model, "--eval", pairs, "--answers", 0, "--micro-batch", MICRO_BATCH]
+            command = [FINETUNE, "evaluate", "--model", model, "--eval", pairs, "--answers", 0, *at_a_time()]
             call(command + ["--max-length", self.max_length, "--out", scores], log)
             measured = json.loads(scores.read_text(encoding="utf-8"))
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,8 +16,13 @@ MODEL = WORK / "model"
 FINETUNE = ROOT / "target/release/finetune"
 FIGA = ROOT / "target/release/figa"
 BATCH = 4
+# Matrices are multiplied in bf16, and the trained parameters are in f32.
+COMPUTE = ["--bf16"]
+# In front of a method that takes the original answers for the revised ones: a control.
+REVERSED = "reversed-"
 
 
+@cache
 def gpu():
     """The name of the first GPU, on which the programs run then; nothing on a machine without one."""
     if not shutil.which("nvidia-smi"):
@@ -27,13 +33,9 @@ def gpu():
     return process.stdout.split("\n")[0].strip() if process.returncode == 0 else ""
 
 
-GPU = gpu()
-# Answers to measure or to generate at a time.
-MICRO_BATCH = 16 if GPU else 8
-# Matrices are multiplied in bf16, and the trained parameters are in f32.
-COMPUTE = ["--bf16"]
-# In front of a method that takes the original answers for the revised ones: a control.
-REVERSED = "reversed-"
+def at_a_time():
+    """How many answers commands measure or generate at a time."""
+    return ["--micro-batch", 16 if gpu() else 8]
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class Training:
         """Where its files are until it has ended."""
         return WORK / "runs" / self.name
 
+    @cache
     def result(self):
         return json.loads(self.path().read_text(encoding="utf-8"))
 
@@ -126,8 +129,8 @@ class Training:
         except Diverged as error:
             result = {"diverged": shown(error), "scores": None}
         what = {"task": self.task.name, "recipe": self.recipe.name, "set": self.set, "date": time.strftime("%Y-%m-%d")}
-        if GPU:
-            what["gpu"] = GPU
+        if gpu():
+            what["gpu"] = gpu()
         if self.recipe.stages:
             what.update(lr=self.lr, seed=self.seed)
         return {**what, **result, "wall_seconds": round(time.time() - start)}
