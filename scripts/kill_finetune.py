@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-MODEL = Path(__file__).parent.parent / "examples/finetune/tests/fixtures/checkpoints/llama3"
+MODEL = Path(__file__).parent.parent / "finetune/tests/fixtures/checkpoints/llama3"
 WORDS = ["[UNK]", "<s>", "</s>"] + [f"w{number}" for number in range(3, 40)]
 OPTIONS = "--cpu --steps 40 --save-every 1 --batch 3 --micro-batch 2 --lr 0.01 --max-length 12 --prompt plain".split()
 

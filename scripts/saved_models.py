@@ -18,7 +18,7 @@ import torch
 from kill_finetune import record, tokenizer
 from transformers import AutoModelForCausalLM
 
-CHECKPOINTS = Path(__file__).parent.parent / "examples/finetune/tests/fixtures/checkpoints"
+CHECKPOINTS = Path(__file__).parent.parent / "finetune/tests/fixtures/checkpoints"
 TOLERANCE = 1e-5
 
 

