@@ -356,6 +356,7 @@ fn print_group(index: usize, group: &Group) {
 }
 
 fn main() {
+    figa_loss::load_cuda();
     // cargo adds an argument of its own.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {

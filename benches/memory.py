@@ -19,8 +19,7 @@ import sys
 import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "scripts"))
-import kill_finetune
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "finetune/tests"))
 import random_model
 
 IGNORE_INDEX = -100
@@ -84,8 +83,8 @@ def peak(command):
 def records(count, tokens):
     chance = random.Random(0)
     for _ in range(count):
-        prompt, answer = (chance.choices(kill_finetune.WORDS[3:], k=size) for size in (tokens // 4, tokens - tokens // 4))
-        revised = [word if chance.random() < 0.9 else chance.choice(kill_finetune.WORDS[3:]) for word in answer]
+        prompt, answer = (chance.choices(random_model.WORDS[3:], k=size) for size in (tokens // 4, tokens - tokens // 4))
+        revised = [word if chance.random() < 0.9 else chance.choice(random_model.WORDS[3:]) for word in answer]
         fields = {"instruction": prompt, "original_output": answer, "revised_output": revised}
         yield json.dumps({name: " ".join(words) for name, words in fields.items()})
 

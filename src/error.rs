@@ -69,6 +69,19 @@ pub enum Error {
         message: String,
     },
 
+    /// A setting forbids it: a limit is too low, or something has to be asked for. The message ends with the name of the
+    /// setting in brackets.
+    #[cfg(feature = "data")]
+    #[error("{place}: {message} ({setting})")]
+    Setting {
+        /// The record, or the part of the model.
+        place: String,
+        /// What is wrong there, and what to do.
+        message: String,
+        /// The field or the argument, such as `max_bytes`.
+        setting: &'static str,
+    },
+
     /// A record holds something that only a chat template can render.
     #[cfg(feature = "data")]
     #[error("only the model's chat template renders {what}")]
@@ -112,7 +125,7 @@ pub enum Error {
     #[cfg(feature = "data")]
     #[error(
         "the {side} answer has {tokens} tokens, more than the limit of one answer, {max}: raise it \
-         (max_answer_tokens, --max-answer), or drop the record"
+         (max_answer_tokens), or drop the record"
     )]
     AnswerTooLong {
         /// The answer.
@@ -177,6 +190,30 @@ pub enum Error {
     #[cfg(feature = "torch")]
     #[error("{}", .0.to_string().lines().next().unwrap_or_default())]
     Torch(#[from] tch::TchError),
+}
+
+#[cfg(feature = "data")]
+impl Error {
+    /// The setting whose value is the reason, which the message names in brackets: a program with a flag for it can name
+    /// the flag in its place.
+    ///
+    /// ```
+    /// use figa_loss::{Fields, Format, RecordReader};
+    ///
+    /// let mut reader = RecordReader::from_text("x.jsonl", Format::Lines, "{\"instruction\": \"Correct it.\"}".as_bytes());
+    /// reader.max_bytes = 20;
+    /// let error = reader.next().unwrap()?.parse(&Fields::default()).unwrap_err();
+    /// let expected = "x.jsonl:1: the record has 30 bytes, more than the limit of one record: raise it (max_bytes)";
+    /// assert_eq!((&*error.to_string(), error.setting()), (expected, Some("max_bytes")));
+    /// # Ok::<(), figa_loss::Error>(())
+    /// ```
+    pub fn setting(&self) -> Option<&'static str> {
+        match self {
+            Self::Setting { setting, .. } => Some(setting),
+            Self::AnswerTooLong { .. } => Some("max_answer_tokens"),
+            _ => None,
+        }
+    }
 }
 
 /// How to turn a table of text into records.

@@ -18,7 +18,7 @@ fn endless(reader: RecordReader) -> String {
 #[test]
 fn a_record_without_an_end_is_not_read_to_its_end() {
     let message = "the record does not end after 1048576 bytes, far beyond the limit of one record: if it is no mistake, \
-                   raise the limit (max_bytes, --max-record)";
+                   raise the limit (max_bytes)";
     for (format, start, byte) in [
         (Format::Lines, "{}\n", b'x'),
         (Format::Lines, "{}\n", b' '),
@@ -95,8 +95,8 @@ fn an_answer_of_too_many_tokens_is_an_error() {
         let record = SpaRecord::new("a b a b a b a b", original, revised);
         (encoder.max_answer_tokens, comparer.max_answer_tokens) = (4, 4);
         let message = format!(
-            "the {side} answer has 5 tokens, more than the limit of one answer, 4: raise it (max_answer_tokens, \
-             --max-answer), or drop the record"
+            "the {side} answer has 5 tokens, more than the limit of one answer, 4: raise it \
+             (max_answer_tokens), or drop the record"
         );
         assert_eq!(encoder.encode(&record).unwrap_err().to_string(), message);
         assert_eq!(encoder.compare(&record).unwrap_err().to_string(), message);

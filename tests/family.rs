@@ -7,8 +7,8 @@ mod twins;
 
 use std::sync::Mutex;
 
-use common::{F64, I64, device, number};
-use figa_loss::tch::{Device, Kind, Tensor, manual_seed};
+use common::{F64, I64, device, manual_seed, number};
+use figa_loss::tch::{Device, Kind, Tensor};
 use figa_loss::{IGNORE_INDEX, LmHead, ModelOutput, Reduction, Rows};
 use grid::{KINDS, REDUCTIONS, assert_no_less_exact};
 use twins::{Dense, Loss, Twin, losses};

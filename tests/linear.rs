@@ -6,8 +6,8 @@ mod dense;
 mod grid;
 
 use approx::assert_abs_diff_eq;
-use common::{F32, F64, I64, ROUNDING, device, number, values};
-use figa_loss::tch::{Device, Kind, Tensor, manual_seed, no_grad_guard};
+use common::{F32, F64, I64, ROUNDING, device, manual_seed, number, values};
+use figa_loss::tch::{Device, Kind, Tensor, no_grad_guard};
 use figa_loss::{Error, FigaLoss, Gate, LmHead, Penalty, Reduction, fused_linear_figa_loss};
 use grid::{KINDS, REDUCTIONS, assert_no_less_exact, results};
 
@@ -375,6 +375,7 @@ fn only_active_rows_matter_and_in_them_nan_shows() {
 
 #[test]
 fn nothing_active_is_zero_with_gradients_of_zeros() {
+    manual_seed(9);
     for shape in [[2, 5, 3, 4], [0, 5, 3, 4], [2, 1, 3, 4], [2, 0, 3, 4]] {
         for reduction in [Reduction::ActiveTokens, Reduction::SequenceMeans, Reduction::None] {
             let [b, s, h, v] = shape;

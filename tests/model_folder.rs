@@ -123,7 +123,10 @@ fn the_eos_token_is_named_by_its_text_or_its_id() {
         assert_eq!(eos(&more, None).ok(), expected.or(Some(2)), "{config}");
     }
     assert_eq!(eos(&[("config.json", r#"{"eos_token_id": 2}"#)], Some("</s>")).unwrap(), 1);
-    assert!(matches!(eos(&[("config.json", r#"{"eos_token_id": 3}"#)], None), Err(Error::Model { .. })));
+    assert!(matches!(
+        eos(&[("config.json", r#"{"eos_token_id": 3}"#)], None),
+        Err(Error::Setting { setting: "eos_token", .. })
+    ));
     let error = eos(&[], None).unwrap_err().to_string();
     assert!(error.contains("names no eos_token: pass the token that ends an answer"), "{error}");
     let error = eos(&[], Some("<eos>")).unwrap_err().to_string();

@@ -1,28 +1,39 @@
-//! A program's panic hook is called for its own panics, and not for those of a tokenizer, which are errors.
+//! The library leaves a program's panic hook alone, unless the program asks it to hide the panics of tokenizers.
 #![cfg(feature = "data")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{fs, panic, thread};
 
 use figa_loss::serde_json::{Value, from_str, json};
-use figa_loss::{PairEncoder, PromptTemplate, SpaRecord};
+use figa_loss::{PairEncoder, PromptTemplate, SpaRecord, hide_caught_panics};
 use tempfile::TempDir;
 
-/// Alone in its process, as it has one hook.
+/// Alone in its process, which has one hook.
 #[test]
-fn other_panics_reach_the_hook_of_the_program() {
+fn panics_of_a_tokenizer_reach_the_hook_until_they_are_hidden() {
     static CALLS: AtomicUsize = AtomicUsize::new(0);
     panic::set_hook(Box::new(|_| {
         CALLS.fetch_add(1, Ordering::Relaxed);
     }));
+    let calls = || CALLS.swap(0, Ordering::Relaxed);
     let folder = TempDir::new().unwrap();
     let mut json: Value = from_str(&fs::read_to_string("tests/fixtures/tokenizers/byte_level.json").unwrap()).unwrap();
     json["pre_tokenizer"] = json!({ "type": "FixedLength", "length": 0 });
     fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
     let mut encoder = PairEncoder::read(folder.path(), Some("</s>")).unwrap();
     encoder.template = PromptTemplate::Plain;
-    assert!(encoder.encode(&SpaRecord::new("Colour?", "green", "blue")).is_err());
-    assert_eq!(CALLS.load(Ordering::Relaxed), 0);
-    assert!(thread::spawn(|| panic!("of the program")).join().is_err());
-    assert_eq!(CALLS.load(Ordering::Relaxed), 1);
+    let is_error = || encoder.encode(&SpaRecord::new("Colour?", "green", "blue")).is_err();
+    let panics = || thread::spawn(|| panic!("of the program")).join().is_err();
+
+    assert!(is_error());
+    assert_eq!(calls(), 1, "the hook of the program");
+    assert!(panics());
+    assert_eq!(calls(), 1);
+
+    hide_caught_panics();
+    hide_caught_panics();
+    assert!(is_error());
+    assert_eq!(calls(), 0, "hidden");
+    assert!(panics());
+    assert_eq!(calls(), 1, "other panics are not hidden");
 }

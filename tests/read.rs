@@ -399,7 +399,7 @@ fn nothing_that_belongs_to_a_prompt_is_dropped() {
     let with =
         |field: &str| format!(r#"{{{field}, "instruction": "i", "original_output": "a", "revised_output": "b"}}"#);
     for (field, expected) in [
-        (r#""system": "s""#, "`system` would be dropped: name the field with --system system, or remove it"),
+        (r#""system": "s""#, "`system` would be dropped: remove it, or name its field (system)"),
         (r#""tools": [{}]"#, "`tools` would be dropped"),
         (r#""documents": [{}]"#, "`documents` would be dropped"),
         (r#""history": [["q", "a"]]"#, "`history` is not read"),

@@ -93,9 +93,28 @@ impl FieldArgs {
         fields.documents.clone_from(&self.documents);
         fields
     }
+
+    /// The flag of a setting of the library ([`figa_loss::Error::setting`]), if it is one of these.
+    pub fn flag(setting: &str) -> Option<&'static str> {
+        match setting {
+            "documents" => Some("--documents"),
+            "system" => Some("--system"),
+            "tools" => Some("--tools"),
+            _ => None,
+        }
+    }
 }
 
 impl RecordArgs {
+    /// The flag of a setting of the library, if it is one of these.
+    pub fn flag(setting: &str) -> Option<&'static str> {
+        match setting {
+            "max_answer_tokens" => Some("--max-answer"),
+            "max_bytes" => Some("--max-record"),
+            _ => FieldArgs::flag(setting),
+        }
+    }
+
     pub fn fields(&self) -> Fields {
         self.fields.fields()
     }

@@ -29,8 +29,9 @@ pub struct BadRecords {
 
 impl BadRecord {
     /// A record and its error, whose message may begin with the place.
-    pub fn new(raw: &RawRecord, error: &str) -> Self {
-        let (mut place, mut reason) = (raw.place(), error);
+    pub fn new(raw: &RawRecord, error: impl Into<anyhow::Error>) -> Self {
+        let error = crate::error_message(&error.into());
+        let (mut place, mut reason) = (raw.place(), &*error);
         if let Some(rest) = error.strip_prefix(&format!("{place}: ")) {
             reason = rest;
         } else if let Some((line, rest)) = error.strip_prefix(&raw.path.display().to_string()).and_then(split_place) {

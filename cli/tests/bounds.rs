@@ -48,11 +48,11 @@ fn a_full_or_missing_temporary_folder_is_named() {
     let arguments = [&["label", "long.jsonl", "--out", "l.jsonl", "--max-record", "1"], &MODEL[..]].concat();
     let error = folder.error(&arguments);
     assert!(error.starts_with("long.jsonl:1: the record has 3145728 bytes, more than the limit"), "{error}");
+    assert!(error.contains(": raise it (--max-record)"), "{error}");
     let output = folder.figa(&arguments).env("TMPDIR", folder.path("none")).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     let message = format!(
-        "error: long.jsonl:1: a record longer than 1048576 bytes (max_bytes, --max-record) goes to the temporary folder {} \
-         (TMPDIR): ",
+        "error: long.jsonl:1: a record longer than 1048576 bytes goes to the temporary folder {} (TMPDIR): ",
         folder.path("none").display()
     );
     assert!(!output.status.success() && error.starts_with(&message) && error.lines().count() == 1, "{error}");

@@ -37,6 +37,8 @@ fn run(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
 
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // The hook is this module's own, because each extension module has a standard library of its own.
+    figa_loss::hide_caught_panics();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("ALIGNERS", options::aligner_names())?;
     module.add_class::<arrow::Batch>()?;

@@ -105,14 +105,15 @@ impl ChatTemplate {
         }
         let wanted = options.name.as_deref().unwrap_or(DEFAULT);
         if !sources.contains_key(wanted) {
-            let message = match names.is_empty() {
-                true => format!("has no chat template called {wanted:?}, nor any other"),
-                false => format!(
-                    "has no chat template called {wanted:?}; choose one by its name (--template-name): {}",
-                    names.join(", ")
-                ),
-            };
-            return Err(Error::Model { place, message });
+            let message = format!("has no chat template called {wanted:?}");
+            return Err(match names.is_empty() {
+                true => Error::Model { place, message: message + ", nor any other" },
+                false => Error::Setting {
+                    place,
+                    message: format!("{message}; choose one by its name, {}", names.join(" or ")),
+                    setting: "name",
+                },
+            });
         }
         if let Some(source) = sources.remove(wanted) {
             sources.insert(DEFAULT.into(), source);

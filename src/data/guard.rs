@@ -5,12 +5,22 @@ use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
-/// Runs a function; a panic is an error, and not printed.
+thread_local!(static IS_GUARDED: Cell<bool> = const { Cell::new(false) });
+
+/// Keeps panics that this crate turns into errors from the program's panic hook, which would print them.
 ///
-/// The process has one hook for panics. The first call puts another one in front of it, which leaves out only those of
-/// functions that run here.
-pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    thread_local!(static IS_GUARDED: Cell<bool> = const { Cell::new(false) });
+/// A tokenizer may panic on a strange file or text, and so may the renderer of a chat template. That is an error of the
+/// file or of the record, but the panic hook of the process is called all the same, and that of the standard library
+/// prints a message. The crate itself never touches the hook. A program that reports errors in its own way calls this
+/// once, after it has set a hook of its own: a hook in front of that one then leaves out these panics, and passes on all
+/// others.
+///
+/// Further calls do nothing.
+///
+/// ```
+/// figa_loss::hide_caught_panics();
+/// ```
+pub fn hide_caught_panics() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let hook = panic::take_hook();
@@ -20,6 +30,10 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
             }
         }));
     });
+}
+
+/// Runs a function; a panic is an error.
+pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let before = IS_GUARDED.replace(true);
     let result = panic::catch_unwind(AssertUnwindSafe(work));
     IS_GUARDED.set(before);

@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicU64;
 use diagnosis::diagnose;
 use split::Splitter;
 
-use super::record::{Fields, Invalid, SpaRecord};
+use super::record::{Fields, Invalid, SpaRecord, would_be_dropped};
 use crate::error::{Error, Result};
 
 /// The format of a file of records.
@@ -93,6 +93,9 @@ impl RawRecord {
             RawText::Bytes(bytes) => {
                 let record = fields.parse(without_mark(bytes)).map_err(|error| match error {
                     Invalid::Record(message) => invalid(message),
+                    Invalid::Unnamed(key) => {
+                        Error::Setting { place: self.place(), message: would_be_dropped(key), setting: key }
+                    }
                     Invalid::Json(error) => {
                         let (line, column, message) = diagnose(bytes, &error);
                         let place = match self.in_rows {
@@ -108,9 +111,11 @@ impl RawRecord {
                     Err(error) => Err(invalid(format!("byte {} is not UTF-8", error.valid_up_to() + 1))),
                 }
             }
-            RawText::Spilled(_, bytes) => Err(invalid(format!(
-                "the record has {bytes} bytes, more than the limit of one record: raise it (max_bytes, --max-record)"
-            ))),
+            RawText::Spilled(_, bytes) => Err(Error::Setting {
+                place: self.place(),
+                message: format!("the record has {bytes} bytes, more than the limit of one record: raise it"),
+                setting: "max_bytes",
+            }),
         }
     }
 

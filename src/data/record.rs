@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 pub use message::Message;
-pub(super) use parse::{CONVERSATION, Invalid};
+pub(super) use parse::{CONVERSATION, Invalid, would_be_dropped};
 
 /// One record of SPA, the format of the FIGA paper's data: an instruction, and an answer before and after its minimal
 /// revision.

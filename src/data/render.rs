@@ -16,6 +16,9 @@ use crate::side::Side;
 /// The end of a model's reasoning within the text of an answer.
 const END_OF_REASONING: &str = "</think>";
 
+/// The place of its errors.
+const CHAT_TEMPLATE: &str = "chat template";
+
 /// The texts of the two rows of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -252,11 +255,15 @@ impl<'a> ChatRows<'a> {
     }
 
     fn drops(&self, side: Side, what: &str) -> Error {
-        self.failed(&format!("drops {what} of the {side} answer; if that is meant, allow it (--drop-reasoning)"))
+        Error::Setting {
+            place: CHAT_TEMPLATE.into(),
+            message: format!("drops {what} of the {side} answer; if that is meant, allow it"),
+            setting: "drop_reasoning",
+        }
     }
 
     fn failed(&self, what: &str) -> Error {
-        Error::Model { place: "chat template".into(), message: what.into() }
+        Error::Model { place: CHAT_TEMPLATE.into(), message: what.into() }
     }
 }
 

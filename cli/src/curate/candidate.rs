@@ -51,7 +51,7 @@ impl<'a> CandidateReader<'a> {
         let clone = || raw.try_clone().map_err(|reason| Error::Io { path: raw.path.to_path_buf(), reason });
         match self.candidate(raw, clone()?) {
             Ok(candidate) => Ok(Ok(candidate)),
-            Err(error) => Ok(Err((clone()?, BadRecord::new(raw, &format!("{error:#}"))))),
+            Err(error) => Ok(Err((clone()?, BadRecord::new(raw, error)))),
         }
     }
 

@@ -67,7 +67,7 @@ impl<'a> Sieve<'a> {
             let request = RevisionRequest::new(&candidate.record, &candidate.prompt);
             let revision = self.answers.answer(reviser, &request, &candidate.place, parse_revision)?;
             if let Err(error) = candidate.revise(&revision, &self.fields) {
-                return Ok(Verdict::Bad(BadRecord::new(&candidate.raw, &format!("{error:#}"))));
+                return Ok(Verdict::Bad(BadRecord::new(&candidate.raw, error)));
             }
             reason = length_reason(filters, &candidate.record.revised_output);
         }
@@ -76,7 +76,7 @@ impl<'a> Sieve<'a> {
                 Some(comparison) => comparison,
                 None => match AnswerComparison::new(&candidate.record, filters, self.args.records.max_answer) {
                     Ok(comparison) => comparison,
-                    Err(error) => return Ok(Verdict::Bad(BadRecord::new(&candidate.raw, &format!("{error:#}")))),
+                    Err(error) => return Ok(Verdict::Bad(BadRecord::new(&candidate.raw, error))),
                 },
             };
             reason = edit_reason(filters, &comparison).or_else(|| self.duplicate_reason(&comparison));

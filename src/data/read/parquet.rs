@@ -44,10 +44,7 @@ impl ParquetRows {
         let decoded = self.decode().map_err(|reason| Error::Io { path: (*self.path).into(), reason })?;
         let Some(json) = decoded else { return Ok(None) };
         let mut text = Text::new(max_bytes);
-        text.push(json.trim_ascii_end()).map_err(|reason| Error::Record {
-            place: format!("{}: row {}", self.path.display(), self.row),
-            message: reason.to_string(),
-        })?;
+        text.push(json.trim_ascii_end(), || format!("{}: row {}", self.path.display(), self.row))?;
         Ok(Some(RawRecord { path: self.path.clone(), line: self.row, in_rows: true, text: text.finish() }))
     }
 

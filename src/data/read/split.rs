@@ -191,11 +191,7 @@ impl Splitter {
             let found = find(buffer);
             let end = found.map(|at| buffer[at]);
             let (part, used) = found.map_or((buffer, buffer.len()), |at| (&buffer[..at], at + 1));
-            let failed = |reason: io::Error| Error::Record {
-                place: format!("{}:{}", self.path.display(), self.line),
-                message: reason.to_string(),
-            };
-            text.push(part).map_err(failed)?;
+            text.push(part, || format!("{}:{}", self.path.display(), self.line))?;
             self.line += memchr::memchr_iter(b'\n', &buffer[..used]).count();
             self.text.consume(used);
             if found.is_some() {
@@ -293,7 +289,7 @@ impl Text {
         Self { bytes: vec![], max_bytes, spilled: None, len: 0, is_blank: true }
     }
 
-    pub(super) fn push(&mut self, part: &[u8]) -> io::Result<()> {
+    pub(super) fn push(&mut self, part: &[u8], place: impl Fn() -> String) -> Result<()> {
         self.len += part.len() as u64;
         self.is_blank = self.is_blank && part.trim_ascii().is_empty();
         if self.len <= self.max_bytes as u64 {
@@ -302,19 +298,19 @@ impl Text {
         }
         let limit = (self.max_bytes as u64).saturating_mul(SPILL_FACTOR).max(SPILL_BYTES);
         if self.len > limit {
-            return Err(io::Error::other(format!(
-                "the record does not end after {limit} bytes, far beyond the limit of one record: if it is no mistake, \
-                 raise the limit (max_bytes, --max-record)"
-            )));
-        }
-        self.spill(part).map_err(|error| {
-            let folder = env::temp_dir();
             let message = format!(
-                "a record longer than {} bytes (max_bytes, --max-record) goes to the temporary folder {} (TMPDIR): {error}",
-                self.max_bytes,
-                folder.display()
+                "the record does not end after {limit} bytes, far beyond the limit of one record: if it is no mistake, \
+                 raise the limit"
             );
-            io::Error::new(error.kind(), message)
+            return Err(Error::Setting { place: place(), message, setting: "max_bytes" });
+        }
+        self.spill(part).map_err(|error| Error::Record {
+            place: place(),
+            message: format!(
+                "a record longer than {} bytes goes to the temporary folder {} (TMPDIR): {error}",
+                self.max_bytes,
+                env::temp_dir().display()
+            ),
         })
     }
 

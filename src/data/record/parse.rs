@@ -20,13 +20,23 @@ pub(super) const LENGTH: &str = "length";
 pub(in crate::data) const CONVERSATION: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
 /// Fields that belong to a prompt and would be dropped, were they not named.
-const GUARDED: [&str; 4] = ["system", "tools", "documents", "history"];
+const GUARDED: [&str; 3] = ["system", "tools", "documents"];
+
+/// A field that belongs to a prompt and cannot be read.
+const HISTORY: &str = "history";
 
 /// Why a record cannot be read.
 pub(in crate::data) enum Invalid {
     Json(serde_json::Error),
     /// The JSON is valid, and something in it is not.
     Record(String),
+    /// It is valid, but the value of this field would be dropped.
+    Unnamed(&'static str),
+}
+
+/// What is wrong with a field of [`GUARDED`] that nobody has named.
+pub(in crate::data) fn would_be_dropped(key: &str) -> String {
+    format!("`{key}` would be dropped: remove it, or name its field")
 }
 
 impl Fields {
@@ -34,7 +44,10 @@ impl Fields {
         let mut deserializer = serde_json::Deserializer::from_slice(json);
         let values = serde::Deserializer::deserialize_map(&mut deserializer, Wanted(self)).map_err(Invalid::Json)?;
         deserializer.end().map_err(Invalid::Json)?;
-        self.record(values).map_err(Invalid::Record)
+        match self.unnamed(&values) {
+            Some(key) => Err(Invalid::Unnamed(key)),
+            None => self.record(values).map_err(Invalid::Record),
+        }
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
@@ -46,12 +59,19 @@ impl Fields {
     /// Whether the record's own field of this name is needed.
     fn needs(&self, key: &str) -> bool {
         let is_part = |name: &str| name == key || first_name(name) == key;
-        self.names().any(is_part) || [TEMPLATE_VARIABLES, FINISH_REASON].contains(&key) || GUARDED.contains(&key)
+        self.names().any(is_part)
+            || [TEMPLATE_VARIABLES, FINISH_REASON, HISTORY].contains(&key)
+            || GUARDED.contains(&key)
     }
 
     /// The record with these values; only the [needed](Self::needs) ones are read.
     pub(super) fn record(&self, values: Map<String, Value>) -> Result<SpaRecord, String> {
-        self.guard(&values)?;
+        if let Some(key) = self.unnamed(&values) {
+            return Err(format!("{} ({key})", would_be_dropped(key)));
+        }
+        if values.get(HISTORY).is_some_and(|value| !is_empty(value)) && !self.is_named(HISTORY) {
+            return Err(format!("`{HISTORY}` is not read: put its turns into the messages of the prompt"));
+        }
         let input = self.text(&values, &self.input)?;
         let output = match optional(&values, &self.output) {
             None => String::new(),
@@ -104,14 +124,13 @@ impl Fields {
         self.with_context(record, &values)
     }
 
-    /// Refuses a record with a part of the prompt that nobody has named.
-    fn guard(&self, values: &Map<String, Value>) -> Result<(), String> {
-        let is_named = |key: &str| self.names().any(|name| first_name(name) == key);
-        match GUARDED.into_iter().find(|key| !is_named(key) && values.get(*key).is_some_and(|value| !is_empty(value))) {
-            None => Ok(()),
-            Some("history") => Err("`history` is not read: put its turns into the messages of the prompt".into()),
-            Some(key) => Err(format!("`{key}` would be dropped: name the field with --{key} {key}, or remove it")),
-        }
+    /// A part of the prompt that nobody has named.
+    fn unnamed(&self, values: &Map<String, Value>) -> Option<&'static str> {
+        GUARDED.into_iter().find(|key| !self.is_named(key) && values.get(*key).is_some_and(|value| !is_empty(value)))
+    }
+
+    fn is_named(&self, key: &str) -> bool {
+        self.names().any(|name| first_name(name) == key)
     }
 
     /// Adds the system message, the tools, the documents, the variables of the template, and why the answers end.
