@@ -73,6 +73,7 @@ struct Args {
 }
 
 fn main() -> Result<()> {
+    figa_loss::load_cuda();
     let args = Args::parse();
     ensure!(args.batch > 0, "--batch: expected at least 1");
     let device = parse_device(&args.device)?;
@@ -84,7 +85,6 @@ fn main() -> Result<()> {
     let mut encoder = PairEncoder::new(train_tokenizer(&train)?, EOS)?;
     encoder.template = PromptTemplate::Plain;
     encoder.max_length = Some(MAX_LENGTH);
-    encoder.weights.gamma = GAMMA;
     let encode = |records: &[SpaRecord]| -> Result<Vec<_>> {
         let pairs = records.iter().zip(1..);
         pairs.map(|(record, number)| encoder.encode(record).with_context(|| format!("record {number}"))).collect()
@@ -198,8 +198,6 @@ fn train_tokenizer(records: &[SpaRecord]) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// What a kept token weighs.
-const GAMMA: f32 = 0.1;
 const MAX_LENGTH: usize = 256;
 const WIDTH: i64 = 128;
 const HEADS: i64 = 4;

@@ -30,7 +30,7 @@
 //!
 //! // prompt, The, sky, is, green or blue, </s>
 //! assert_eq!(batch.labels, [-100, 2, 3, 4, 5, 0, -100, 2, 3, 4, 6, 0]);
-//! assert_eq!(batch.weights, [0.0, 0.0, 0.0, 0.0, -0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]);
+//! assert_eq!(batch.weights, [0.0, 0.0, 0.0, 0.0, -0.5, 0.0, 0.0, 0.3, 0.3, 0.3, 1.0, 0.3]);
 //! # Ok::<(), figa_loss::Error>(())
 //! ```
 
@@ -58,6 +58,7 @@ pub use collate::{Batch, collate};
 pub use compare::{LabelledTexts, LabelledToken, TextComparer};
 pub use encode::PairEncoder;
 pub use example::{EncodedPair, Example};
+pub use guard::hide_caught_panics;
 pub use model_folder::model_files;
 pub use pack::{PackedBatch, pack};
 #[cfg(feature = "torch")]

@@ -1,8 +1,8 @@
 //! Fine-grained loss functions for aligning language models, over libtorch ([`tch`]).
 //!
 //! A model's original answer is contrasted, token by token, with a minimally revised one. Tokens that the revision
-//! added or substituted are rewarded, tokens that it deleted or substituted are penalised, and kept tokens are left
-//! alone: the FIGA loss of [arXiv 2311.04072](https://arxiv.org/abs/2311.04072).
+//! added or substituted are rewarded, tokens that it deleted or substituted are penalised, and kept tokens are held by a
+//! small weight: the FIGA loss of [arXiv 2311.04072](https://arxiv.org/abs/2311.04072).
 //!
 //! Data flows one way, and the modules follow it:
 //!
@@ -29,7 +29,7 @@
 //!
 //! let weights = FigaWeights::default();
 //! assert_eq!(weights.of(&alignment, Side::Original, &original, &EOS)?, [0.0, -0.5, 0.0, 0.0]);
-//! assert_eq!(weights.of(&alignment, Side::Revised, &revised, &EOS)?, [0.0, 1.0, 0.0, 1.0, 1.0]);
+//! assert_eq!(weights.of(&alignment, Side::Revised, &revised, &EOS)?, [0.3, 1.0, 0.3, 1.0, 0.3]);
 //! # Ok::<(), figa_loss::Error>(())
 //! ```
 //!
@@ -41,6 +41,8 @@
 //! use figa_loss::tch::nn::{self, Module, OptimizerConfig};
 //! use figa_loss::tch::{Device, Kind, Tensor};
 //!
+//! // First thing in `main`: otherwise libtorch sees no GPU.
+//! figa_loss::load_cuda();
 //! let vars = nn::VarStore::new(Device::cuda_if_available());
 //! // In the place of your model:
 //! let embed = nn::embedding(&vars.root() / "embed", 10, 8, Default::default());
@@ -69,6 +71,7 @@
 //! use figa_loss::tch::Device;
 //! use figa_loss::{Batching, EncodedPair, Fields, PairEncoder, RecordReader, collate};
 //!
+//! figa_loss::load_cuda();
 //! // The model's tokenizer.json and EOS.
 //! let encoder = PairEncoder::read("path/to/model", None)?;
 //! // The names of SPA, but for these two.
@@ -142,17 +145,17 @@
 //! # Ok::<(), figa_loss::Error>(())
 //! ```
 //!
-//! # Pick alpha, beta and the gate
+//! # Pick the weights and the gate
 //!
-//! `alpha` rewards added tokens and `beta` penalises removed ones. Both are set in [`FigaWeights`], or in
-//! [`PairEncoder::weights`]; the gate is set in the loss. The defaults are the paper's, and [`docs::choosing`] says when
-//! to change them.
+//! `alpha` rewards added tokens, `beta` penalises removed ones, `gamma` and `eos` hold the kept tokens and the end of the
+//! revised answer. They are set in [`FigaWeights`], or in [`PairEncoder::weights`]; the gate is set in the loss.
+//! [`FigaWeights::paper`] has those of the paper, and [`docs::choosing`] says when to change them.
 //!
 //! ```
 //! # #[cfg(feature = "torch")] {
 //! use figa_loss::{FigaLoss, FigaWeights, Gate, Penalty};
 //!
-//! // alpha 1, gamma 0
+//! // alpha 1, gamma 0.3, eos 0.3
 //! let weights = FigaWeights { beta: 0.2, ..FigaWeights::default() };
 //! // Penalises while p >= exp(-1) = 0.368, where the default stops at exp(-0.6) = 0.549.
 //! let later = FigaLoss::new().with_gate(Some(Gate::AtMost(1.0)));
@@ -182,12 +185,11 @@
 //! | `rayon` | yes | [`Aligner::align_all`] on all cores |
 //! | `torch` | yes | [`loss`] and tensors, through [`tch`]; needs libtorch |
 //! | `doc-only` | | type-check and document without libtorch |
-//! | `download-libtorch` | | tch's own download of libtorch at build time |
 
 #![warn(rustdoc::broken_intra_doc_links)]
 
 pub mod align;
-#[cfg(all(feature = "torch", target_os = "linux", not(feature = "doc-only")))]
+#[cfg(feature = "torch")]
 mod cuda;
 #[cfg(feature = "data")]
 pub mod data;
@@ -198,11 +200,13 @@ mod side;
 pub mod weights;
 
 pub use align::{Aligner, Alignment, EditOp, EditTag, Granularity, Span, distance, editops};
+#[cfg(feature = "torch")]
+pub use cuda::load_cuda;
 #[cfg(feature = "data")]
 pub use data::{
     Batch, Batching, ChatOptions, ChatTemplate, EncodedPair, Example, Fields, Format, LabelledTexts, LabelledToken,
     Message, PackedBatch, PairEncoder, PromptTemplate, RawRecord, RecordReader, RenderedAnswer, RenderedPair,
-    SpaRecord, TextComparer, collate, model_files, pack,
+    SpaRecord, TextComparer, collate, hide_caught_panics, model_files, pack,
 };
 #[cfg(all(feature = "data", feature = "torch"))]
 pub use data::{BatchTensors, PackedInputs, PackedTensors, packing_error};
@@ -227,33 +231,45 @@ pub use tch;
 #[cfg(feature = "data")]
 pub use tokenizers;
 
+/// A page of `docs` with links and images that lead somewhere in rustdoc: build.rs has written it.
+#[cfg(any(doc, doctest))]
+macro_rules! page {
+    ($name:literal) => {
+        include_str!(concat!(env!("OUT_DIR"), "/", $name, ".md"))
+    };
+}
+
 /// Further reading.
 #[cfg(any(doc, doctest))]
 pub mod docs {
-    #[doc = include_str!("../docs/figa.md")]
+    #[doc = page!("figa")]
     pub mod figa {}
 
-    #[doc = include_str!("../docs/choosing.md")]
+    #[doc = page!("choosing")]
     pub mod choosing {}
 
-    #[cfg(feature = "torch")]
-    #[doc = include_str!("../docs/losses.md")]
+    // Pages link to each other, so that only their examples depend on features.
+    #[cfg(any(not(doctest), feature = "torch"))]
+    #[doc = page!("losses")]
     pub mod losses {}
 
-    #[cfg(all(feature = "data", feature = "torch"))]
-    #[doc = include_str!("../docs/training.md")]
+    #[cfg(any(not(doctest), all(feature = "data", feature = "torch")))]
+    #[doc = page!("training")]
     pub mod training {}
 
-    #[doc = include_str!("../docs/finetune.md")]
+    #[doc = page!("scaling")]
+    pub mod scaling {}
+
+    #[doc = page!("finetune")]
     pub mod finetune {}
 
-    #[doc = include_str!("../docs/results.md")]
+    #[doc = page!("results")]
     pub mod results {}
 
-    #[doc = include_str!("../docs/design.md")]
+    #[doc = page!("design")]
     pub mod design {}
 
-    #[doc = include_str!("../docs/reliability.md")]
+    #[doc = page!("reliability")]
     pub mod reliability {}
 }
 

@@ -1,16 +1,19 @@
 //! From an [`Alignment`] to one signed weight per token.
 //!
-//! | token | in | label | weight | default |
-//! |---|---|---|---|---|
-//! | added | revised | [`Inserted`](TokenLabel::Inserted), [`Substituted`](TokenLabel::Substituted) | `+alpha` | +1.0 |
-//! | kept | revised | [`Kept`](TokenLabel::Kept) | `+gamma` | 0.0 |
-//! | first EOS | revised | [`Eos`](TokenLabel::Eos) | `+eos`: `+alpha`, even when kept | +1.0 |
-//! | removed | original | [`Deleted`](TokenLabel::Deleted), [`Substituted`](TokenLabel::Substituted) | `-beta` | -0.5 |
-//! | kept | original | [`Kept`](TokenLabel::Kept) | 0 | 0 |
-//! | first EOS | original | [`Eos`](TokenLabel::Eos) | 0, never penalised | 0 |
-//! | prompt | both | [`Ignored`](TokenLabel::Ignored) | 0 | 0 |
+//! | token | in | label | weight | default | paper |
+//! |---|---|---|---|---|---|
+//! | added | revised | [`Inserted`](TokenLabel::Inserted), [`Substituted`](TokenLabel::Substituted) | `+alpha` | +1.0 | +1.0 |
+//! | kept | revised | [`Kept`](TokenLabel::Kept) | `+gamma` | +0.3 | 0 |
+//! | first EOS, even when kept | revised | [`Eos`](TokenLabel::Eos) | `+eos` | +0.3 | +1.0 |
+//! | removed | original | [`Deleted`](TokenLabel::Deleted), [`Substituted`](TokenLabel::Substituted) | `-beta` | -0.5 | -0.5 |
+//! | kept | original | [`Kept`](TokenLabel::Kept) | 0 | 0 | 0 |
+//! | first EOS | original | [`Eos`](TokenLabel::Eos) | 0, never penalised | 0 | 0 |
+//! | prompt | both | [`Ignored`](TokenLabel::Ignored) | 0 | 0 | 0 |
 //!
 //! The weight carries the sign, so a batch is plain rows: nothing has to record which rows are the good ones.
+
+use std::fmt;
+use std::str::FromStr;
 
 use crate::align::{Alignment, EditTag};
 use crate::error::{Error, Result};
@@ -80,20 +83,21 @@ pub fn label_tokens<T: Eq>(alignment: &Alignment, side: Side, tokens: &[T], eos:
     Ok(labels)
 }
 
-/// What the changes weigh. The default is the paper's setting: `alpha` 1, `beta` 0.5, `gamma` 0, and `alpha` for EOS.
+/// What the changes weigh.
+///
+/// The default holds the kept tokens and suits revisions that change a few tokens of an answer; those of the
+/// [paper](Self::paper) leave them alone. [`docs::choosing`](crate::docs::choosing) says when to take which.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FigaWeights {
     /// Reward of added tokens.
     pub alpha: f32,
     /// Penalty of removed tokens, as a positive number.
     pub beta: f32,
-    /// Reward of the revised answer's kept tokens. With 0, as in the paper, nothing holds them; 0.3 is a better start
-    /// ([`docs::results`](crate::docs::results)).
+    /// Reward of the revised answer's kept tokens. With 0, nothing holds them.
     pub gamma: f32,
-    /// Reward of the revised answer's EOS; `None` is `alpha`, as in the paper's code. EOS is kept in almost all pairs, and
-    /// where few other tokens change, this teaches the model to end its answers early. With `Some(gamma)`, it counts as
-    /// any kept token does.
-    pub eos: Option<f32>,
+    /// Reward of the revised answer's EOS. EOS is kept in almost all pairs; where few other tokens change, a high reward
+    /// teaches the model to end its answers early.
+    pub eos: f32,
 }
 
 impl Default for FigaWeights {
@@ -103,16 +107,38 @@ impl Default for FigaWeights {
 }
 
 impl FigaWeights {
-    /// Those of the paper.
+    /// The names that [`parse`](str::parse) takes, with the weights that they stand for.
+    ///
+    /// ```
+    /// use figa_loss::FigaWeights;
+    ///
+    /// assert_eq!(FigaWeights::NAMED.map(|(name, _)| name), ["default", "paper"]);
+    /// ```
+    pub const NAMED: [(&str, Self); 2] = [("default", Self::new()), ("paper", Self::paper())];
+
+    /// The default: `alpha` 1, `beta` 0.5, `gamma` 0.3, `eos` 0.3.
     ///
     /// ```
     /// use figa_loss::FigaWeights;
     ///
     /// const WEIGHTS: FigaWeights = FigaWeights { gamma: 0.1, ..FigaWeights::new() };
-    /// assert_eq!((WEIGHTS.alpha, WEIGHTS.beta), (1.0, 0.5));
+    /// assert_eq!((WEIGHTS.alpha, WEIGHTS.beta, WEIGHTS.eos), (1.0, 0.5, 0.3));
     /// ```
     pub const fn new() -> Self {
-        Self { alpha: 1.0, beta: 0.5, gamma: 0.0, eos: None }
+        Self { alpha: 1.0, beta: 0.5, gamma: 0.3, eos: 0.3 }
+    }
+
+    /// Those of the paper and its code: `alpha` 1, `beta` 0.5, `gamma` 0, `eos` 1. Meant for revisions that change a large
+    /// part of an answer, and for long trainings.
+    ///
+    /// ```
+    /// use figa_loss::FigaWeights;
+    ///
+    /// assert_eq!("paper".parse::<FigaWeights>()?, FigaWeights::paper());
+    /// # Ok::<(), figa_loss::Error>(())
+    /// ```
+    pub const fn paper() -> Self {
+        Self { alpha: 1.0, beta: 0.5, gamma: 0.0, eos: 1.0 }
     }
 
     /// Checks that all are finite and at least 0. A negative one would turn a reward into a penalty.
@@ -131,18 +157,13 @@ impl FigaWeights {
             ("weights.alpha", self.alpha),
             ("weights.beta", self.beta),
             ("weights.gamma", self.gamma),
-            ("weights.eos", self.eos()),
+            ("weights.eos", self.eos),
         ] {
             if !(value.is_finite() && value >= 0.0) {
                 return Err(Error::Value { argument, expected: "a finite number >= 0", actual: value.to_string() });
             }
         }
         Ok(())
-    }
-
-    /// The reward of the revised answer's EOS.
-    fn eos(&self) -> f32 {
-        self.eos.unwrap_or(self.alpha)
     }
 
     /// The signed weight of a token.
@@ -158,7 +179,7 @@ impl FigaWeights {
         match (side, label) {
             (Side::Revised, TokenLabel::Inserted | TokenLabel::Substituted) => self.alpha,
             (Side::Revised, TokenLabel::Kept) => self.gamma,
-            (Side::Revised, TokenLabel::Eos) => self.eos(),
+            (Side::Revised, TokenLabel::Eos) => self.eos,
             (Side::Original, TokenLabel::Deleted | TokenLabel::Substituted) => -self.beta,
             _ => 0.0,
         }
@@ -188,7 +209,7 @@ impl FigaWeights {
     /// let alignment = Aligner::Levenshtein.align(&original, &revised);
     /// let weights = FigaWeights::default();
     /// assert_eq!(weights.of(&alignment, Side::Original, &original, &EOS)?, [0.0, -0.5, 0.0, 0.0]);
-    /// assert_eq!(weights.of(&alignment, Side::Revised, &revised, &EOS)?, [0.0, 1.0, 0.0, 1.0]);
+    /// assert_eq!(weights.of(&alignment, Side::Revised, &revised, &EOS)?, [0.3, 1.0, 0.3, 0.3]);
     /// # Ok::<(), figa_loss::Error>(())
     /// ```
     ///
@@ -197,6 +218,34 @@ impl FigaWeights {
     pub fn of<T: Eq>(&self, alignment: &Alignment, side: Side, tokens: &[T], eos: &T) -> Result<Vec<f32>> {
         let labels = label_tokens(alignment, side, tokens, eos)?;
         Ok(labels.into_iter().map(|label| self.weight(side, label)).collect())
+    }
+}
+
+/// The four numbers, as in `alpha 1, beta 0.5, gamma 0.3, eos 0.3`.
+impl fmt::Display for FigaWeights {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { alpha, beta, gamma, eos } = self;
+        write!(formatter, "alpha {alpha}, beta {beta}, gamma {gamma}, eos {eos}")
+    }
+}
+
+/// A name of [`FigaWeights::NAMED`].
+///
+/// ```
+/// let error = "papre".parse::<figa_loss::FigaWeights>().unwrap_err();
+/// assert_eq!(error.to_string(), "weights: expected \"default\" or \"paper\", got \"papre\"");
+/// ```
+impl FromStr for FigaWeights {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Self::NAMED.into_iter().find(|(other, _)| *other == name);
+        let expected = "\"default\" or \"paper\"";
+        found.map(|(_, weights)| weights).ok_or_else(|| Error::Value {
+            argument: "weights",
+            expected,
+            actual: format!("{name:?}"),
+        })
     }
 }
 

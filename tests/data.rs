@@ -70,7 +70,7 @@ fn labels_and_weights_reach_the_rows() {
     assert_eq!(labels(&pair.original), [Kept, Substituted, Kept, Kept, Eos]);
     assert_eq!(labels(&pair.revised), [Kept, Substituted, Kept, Kept, Inserted, Eos]);
     assert_eq!(pair.original.weights()[4..], [0.0, -0.5, 0.0, 0.0, 0.0]);
-    assert_eq!(pair.revised.weights()[4..], [0.0, 1.0, 0.0, 0.0, 1.0, 1.0]);
+    assert_eq!(pair.revised.weights()[4..], [0.3, 1.0, 0.3, 0.3, 1.0, 0.3]);
     assert_eq!(pair.revised.labels()[..4], [-100; 4]); // a, s, k, newline
 }
 
@@ -211,7 +211,7 @@ fn answers_may_be_empty_or_equal() {
         let pair = encoder.encode(&record(original, revised)).unwrap();
         check(&pair, encoder.eos_id());
         assert_eq!(pair.original.weights().iter().any(|&w| w != 0.0), !original.is_empty() && revised.is_empty());
-        assert_eq!(*pair.revised.weights().last().unwrap(), 1.0);
+        assert_eq!(*pair.revised.weights().last().unwrap(), 0.3);
     }
 }
 
@@ -219,7 +219,7 @@ fn answers_may_be_empty_or_equal() {
 fn settings_of_the_encoder_are_respected() {
     let mut encoder = encoder(PromptTemplate::Plain);
     encoder.weights.gamma = 0.25;
-    encoder.weights.eos = Some(0.5);
+    encoder.weights.eos = 0.5;
     encoder.aligner = Aligner::Myers;
     let pair = encoder.encode(&record("abc", "abd")).unwrap();
     assert_eq!(pair.revised.weights()[4..], [0.25, 0.25, 1.0, 0.5]);
@@ -419,6 +419,7 @@ fn python_computes_the_same_loss_from_the_labels() {
     let expected: serde_json::Value = serde_json::from_slice(&fs::read(fixtures.join("labels.json")).unwrap()).unwrap();
     let mut encoder = PairEncoder::read(fixtures.join("labels-tokenizer.json"), Some("</s>")).unwrap();
     encoder.template = PromptTemplate::Plain;
+    encoder.weights = figa_loss::FigaWeights::paper();
     let records = SpaRecord::read(fixtures.join("../../examples/data/spa_tiny.jsonl")).unwrap();
     let pairs: Vec<_> = records[..8].iter().map(|record| encoder.encode(record).unwrap()).collect();
     let batch = collate(pairs.iter().flat_map(EncodedPair::rows), 0);

@@ -42,19 +42,29 @@ fn tokens_that_were_not_aligned_are_an_error() {
 
 #[test]
 fn weights_follow_the_table() {
-    let weights = FigaWeights { alpha: 2.0, beta: 0.25, gamma: 0.125, eos: None };
+    let weights = FigaWeights { alpha: 2.0, beta: 0.25, gamma: 0.125, eos: 0.5 };
     let row = |side| [Ignored, Kept, Inserted, Substituted, Deleted, Eos].map(|label| weights.weight(side, label));
-    assert_eq!(row(Side::Revised), [0.0, 0.125, 2.0, 2.0, 0.0, 2.0]);
+    assert_eq!(row(Side::Revised), [0.0, 0.125, 2.0, 2.0, 0.0, 0.5]);
     assert_eq!(row(Side::Original), [0.0, 0.0, 0.0, -0.25, -0.25, 0.0]);
-    let with_eos = FigaWeights { eos: Some(0.5), ..weights };
-    assert_eq!(Side::ALL.map(|side| with_eos.weight(side, Eos)), [0.0, 0.5]);
-    assert_eq!(FigaWeights::default(), FigaWeights { alpha: 1.0, beta: 0.5, gamma: 0.0, eos: None });
     assert_eq!(IGNORE_INDEX, -100);
     let (original, revised) = ([1, 2, EOS], [1, 3, EOS]);
     let alignment = Aligner::Levenshtein.align(&original, &revised);
     assert_eq!(weights.of(&alignment, Side::Original, &original, &EOS).unwrap(), [0.0, -0.25, 0.0]);
-    assert_eq!(weights.of(&alignment, Side::Revised, &revised, &EOS).unwrap(), [0.125, 2.0, 2.0]);
+    assert_eq!(weights.of(&alignment, Side::Revised, &revised, &EOS).unwrap(), [0.125, 2.0, 0.5]);
     assert!(weights.of(&alignment, Side::Revised, &original[1..], &EOS).is_err());
+}
+
+#[test]
+fn the_named_weights_are_the_default_and_those_of_the_paper() {
+    assert_eq!(FigaWeights::default(), FigaWeights { alpha: 1.0, beta: 0.5, gamma: 0.3, eos: 0.3 });
+    assert_eq!(FigaWeights::paper(), FigaWeights { alpha: 1.0, beta: 0.5, gamma: 0.0, eos: 1.0 });
+    let named = FigaWeights::NAMED.map(|(name, weights)| format!("{name}: {weights}"));
+    let expected = ["default: alpha 1, beta 0.5, gamma 0.3, eos 0.3", "paper: alpha 1, beta 0.5, gamma 0, eos 1"];
+    assert_eq!(named, expected);
+    for (name, weights) in FigaWeights::NAMED {
+        assert_eq!(name.parse::<FigaWeights>().unwrap(), weights);
+    }
+    assert!("Paper".parse::<FigaWeights>().is_err());
 }
 
 #[test]
@@ -65,7 +75,7 @@ fn weights_that_are_not_finite_or_negative_are_named_in_the_error() {
         (FigaWeights { alpha: -1.0, ..Default::default() }, "weights.alpha"),
         (FigaWeights { gamma: -0.1, ..Default::default() }, "weights.gamma"),
         (FigaWeights { gamma: f32::INFINITY, ..Default::default() }, "weights.gamma"),
-        (FigaWeights { eos: Some(-1.0), ..Default::default() }, "weights.eos"),
+        (FigaWeights { eos: -1.0, ..Default::default() }, "weights.eos"),
     ] {
         assert!(matches!(weights.validate(), Err(Error::Value { argument, .. }) if argument == name), "{name}");
     }

@@ -1,17 +1,19 @@
 //! How a command encodes records: the tokenizer, the prompt, and what the changes weigh.
 
+use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, ValueEnum};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Arg, Args, Command, ValueEnum};
 use figa_loss::{
     Aligner, ChatOptions, ChatTemplate, EncodedPair, Fields, FigaWeights, Granularity, PairEncoder, PromptTemplate,
     RawRecord,
 };
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Value, json};
 
 use crate::rejects::BadRecord;
 
@@ -27,19 +29,35 @@ pub struct LabellingArgs {
     #[arg(long, default_value = "token")]
     #[serde(serialize_with = "by_debug")]
     pub granularity: Granularity,
-    /// Reward of added tokens
-    #[arg(long, default_value_t = FigaWeights::default().alpha)]
-    alpha: f32,
-    /// Penalty of removed tokens
-    #[arg(long, default_value_t = FigaWeights::default().beta)]
-    beta: f32,
-    /// Reward of the revised answer's kept tokens
-    #[arg(long, default_value_t = FigaWeights::default().gamma)]
-    gamma: f32,
-    /// Reward of the revised answer's EOS; by default that of added tokens
+    #[command(flatten)]
+    #[serde(flatten)]
+    weights: WeightArgs,
+}
+
+/// What the changes weigh: named weights, and numbers in place of some of them.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Encoding")]
+struct WeightArgs {
+    /// What the changes weigh
+    #[arg(long, value_parser = WeightsParser, default_value = "default")]
+    weights: FigaWeights,
+    /// Reward of added tokens, in place of that of --weights
+    #[arg(long)]
+    alpha: Option<f32>,
+    /// Penalty of removed tokens, in place of that of --weights
+    #[arg(long)]
+    beta: Option<f32>,
+    /// Reward of the revised answer's kept tokens, in place of that of --weights
+    #[arg(long)]
+    gamma: Option<f32>,
+    /// Reward of the revised answer's EOS, in place of that of --weights
     #[arg(long)]
     eos_weight: Option<f32>,
 }
+
+/// Reads the name of weights, and lists the names with their numbers in the help.
+#[derive(Clone)]
+struct WeightsParser;
 
 /// The arguments that say which text a model sees.
 ///
@@ -120,9 +138,46 @@ impl LabellingArgs {
     }
 
     pub fn weights(&self) -> Result<FigaWeights> {
-        let weights = FigaWeights { alpha: self.alpha, beta: self.beta, gamma: self.gamma, eos: self.eos_weight };
+        let weights = self.weights.numbers();
         weights.validate()?;
         Ok(weights)
+    }
+}
+
+impl WeightArgs {
+    fn numbers(&self) -> FigaWeights {
+        let named = self.weights;
+        FigaWeights {
+            alpha: self.alpha.unwrap_or(named.alpha),
+            beta: self.beta.unwrap_or(named.beta),
+            gamma: self.gamma.unwrap_or(named.gamma),
+            eos: self.eos_weight.unwrap_or(named.eos),
+        }
+    }
+}
+
+/// The numbers, whatever names and arguments they come from: what a name stands for may change.
+impl Serialize for WeightArgs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let FigaWeights { alpha, beta, gamma, eos } = self.numbers();
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry("weights", &json!({ "alpha": alpha, "beta": beta, "gamma": gamma, "eos": eos }))?;
+        map.end()
+    }
+}
+
+impl TypedValueParser for WeightsParser {
+    type Value = FigaWeights;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<FigaWeights, clap::Error> {
+        let names = FigaWeights::NAMED.map(|(name, _)| name);
+        let parser = PossibleValuesParser::new(names).try_map(|name| name.parse::<FigaWeights>());
+        parser.parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let values = FigaWeights::NAMED.into_iter();
+        Some(Box::new(values.map(|(name, weights)| PossibleValue::new(name).help(weights.to_string()))))
     }
 }
 
@@ -144,6 +199,16 @@ impl PromptArgs {
         }
         encoder.drop_reasoning = self.drop_reasoning;
         Ok(encoder)
+    }
+
+    /// The flag of a setting of the library ([`figa_loss::Error::setting`]), if it is one of these.
+    pub fn flag(setting: &str) -> Option<&'static str> {
+        match setting {
+            "drop_reasoning" => Some("--drop-reasoning"),
+            "eos_token" => Some("--eos"),
+            "name" => Some("--template-name"),
+            _ => None,
+        }
     }
 
     /// The first given argument that only a chat template heeds.
@@ -193,7 +258,7 @@ impl EncodingArgs {
 /// The rows of a record, or what is wrong with it.
 pub fn encode(encoder: &PairEncoder, fields: &Fields, raw: &RawRecord) -> Result<EncodedPair, BadRecord> {
     let pair = raw.parse(fields).and_then(|record| encoder.encode(&record));
-    pair.map_err(|error| BadRecord::new(raw, &error.to_string()))
+    pair.map_err(|error| BadRecord::new(raw, error))
 }
 
 /// The name of a library value in the arguments and in the output: `Levenshtein` is `levenshtein`.
@@ -201,7 +266,7 @@ pub fn lowercase(value: impl Debug) -> String {
     format!("{value:?}").to_lowercase()
 }
 
-fn by_debug<S: serde::Serializer>(value: &impl Debug, serializer: S) -> Result<S::Ok, S::Error> {
+fn by_debug<S: Serializer>(value: &impl Debug, serializer: S) -> Result<S::Ok, S::Error> {
     format!("{value:?}").serialize(serializer)
 }
 

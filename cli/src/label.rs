@@ -28,6 +28,7 @@ use crate::encoding::EncodingArgs;
 use crate::new_file::check_distinct;
 use crate::records::{RecordArgs, progress_bar};
 use crate::rejects::{BadRecord, BadRecords, rejected_paths};
+use crate::reward::{ChangeCounts, Reward};
 use crate::terminal::{one_line, printable};
 
 /// Write token ids, labels and signed weights of each record
@@ -86,6 +87,8 @@ struct LabelCounts {
     blank_lines: u64,
     #[serde(flatten)]
     tokens: TokenCounts,
+    #[serde(flatten)]
+    changes: ChangeCounts,
     /// What the rows look like; empty until there is one.
     rows: String,
 }
@@ -96,6 +99,15 @@ struct TokenCounts {
     active_tokens: u64,
     /// Rows that lost their end to `--max-length`.
     cut_rows: u64,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    counts: &'a LabelCounts,
+    #[serde(flatten)]
+    reward: Option<Reward>,
 }
 
 /// A record as a worker thread hands it over.
@@ -109,6 +121,7 @@ struct Outcome {
 struct LabelledRecord {
     pair: LabelledPair,
     counts: TokenCounts,
+    changes: ChangeCounts,
     note: Option<String>,
 }
 
@@ -144,13 +157,13 @@ pub fn run(args: &LabelArgs) -> Result<()> {
                 false => Some(note::note(&encoder, encoding.tokenizer(), &fields, &record, &rendered, &pair)?),
                 true => None,
             };
-            let counts = TokenCounts::of(&pair);
-            Ok(LabelledRecord { pair: format.labelled(pair), counts, note })
+            let (counts, changes) = (TokenCounts::of(&pair), ChangeCounts::of(&pair));
+            Ok(LabelledRecord { pair: format.labelled(pair), counts, changes, note })
         });
         let failed = |reason| figa_loss::Error::Io { path: raw.path.to_path_buf(), reason };
         let result = match labelled {
             Ok(labelled) => Ok(labelled),
-            Err(error) => Err((raw.try_clone().map_err(failed)?, BadRecord::new(raw, &error.to_string()))),
+            Err(error) => Err((raw.try_clone().map_err(failed)?, BadRecord::new(raw, error))),
         };
         Ok(Outcome { path: raw.path.clone(), hash: record_hash(raw).map_err(failed)?, result })
     };
@@ -176,8 +189,13 @@ pub fn run(args: &LabelArgs) -> Result<()> {
     output.progress_mut().blank_lines = reader.blank_lines() as u64;
     let counts = output.finish()?;
     bar.finish_and_clear();
-    let text = if args.json { serde_json::to_string(&counts)? } else { printable(&summary(args, &counts)) };
+    let reward = counts.changes.reward(counts.labelled, encoder.weights);
+    let text = match args.json {
+        true => serde_json::to_string(&Report { counts: &counts, reward })?,
+        false => printable(&summary(args, &counts, reward)),
+    };
     writeln!(io::stdout(), "{text}")?;
+    reward.iter().flat_map(Reward::warnings).for_each(|warning| eprintln!("{warning}"));
     Ok(())
 }
 
@@ -211,11 +229,12 @@ fn add(output: &mut Output<LabelCounts>, Outcome { path, hash, result }: Outcome
     output.consumed_mut().add(&path, hash);
     output.progress_mut().records += 1;
     match result {
-        Ok(LabelledRecord { pair, counts, .. }) => {
+        Ok(LabelledRecord { pair, counts, changes, .. }) => {
             output.push(output.progress().records, pair)?;
             let progress = output.progress_mut();
             progress.labelled += 1;
             progress.tokens.add(counts);
+            progress.changes.add(changes);
         }
         Err((mut raw, bad)) => {
             let resume = if output.is_resumable() { ", and continue with --resume" } else { "" };
@@ -247,14 +266,15 @@ impl TokenCounts {
     }
 }
 
-fn summary(args: &LabelArgs, counts: &LabelCounts) -> String {
-    let LabelCounts { records, labelled, rejected, blank_lines, tokens, rows } = counts;
+fn summary(args: &LabelArgs, counts: &LabelCounts, reward: Option<Reward>) -> String {
+    let LabelCounts { records, labelled, rejected, blank_lines, tokens, rows, .. } = counts;
     let TokenCounts { tokens, active_tokens, cut_rows } = tokens;
     let rejects = args.skip_bad.as_ref().map(|path| format!(" (written to {})", path.display())).unwrap_or_default();
+    let reward = reward.map(|reward| format!("\n{}", reward.text())).unwrap_or_default();
     let share = 100.0 * *active_tokens as f64 / (*tokens).max(1) as f64;
     format!(
         "{rows}{}{records} records and {blank_lines} blank lines read: {labelled} labelled, {rejected} rejected{rejects}\n\
-         {}: {tokens} tokens, {share:.1} % of them active; {cut_rows} rows cut",
+         {}: {tokens} tokens, {share:.1} % of them active; {cut_rows} rows cut{reward}",
         if rows.is_empty() { "" } else { "\n" },
         args.out.display()
     )

@@ -10,6 +10,7 @@
 //! lib.rs                run: parses the arguments, calls a command, turns its result into an exit code
 //! records.rs            arguments: which records to read; the progress bar
 //! encoding.rs           arguments: tokenizer, prompt, aligner, weights
+//! reward.rs             what the weights reward, and whether such weights have been measured on such pairs
 //! new_file.rs           output files that are complete or absent, and replace nothing
 //! stamp.rs              files that must not change before a run is resumed
 //! rejects.rs            bad records and the reasons
@@ -54,8 +55,8 @@
 //! ```
 //!
 //! Each command has a struct of arguments and a function `run` that takes it. The files of a command are in its folder
-//! and know nothing of the other commands; what commands share is in `records.rs`, `encoding.rs`, `new_file.rs`, `stamp.rs`, `rejects.rs` and
-//! `terminal.rs`.
+//! and know nothing of the other commands; what commands share is in `records.rs`, `encoding.rs`, `reward.rs`, `new_file.rs`, `stamp.rs`,
+//! `rejects.rs` and `terminal.rs`.
 
 mod curate;
 mod encoding;
@@ -63,6 +64,7 @@ mod label;
 mod new_file;
 mod records;
 mod rejects;
+mod reward;
 mod show;
 mod stamp;
 mod stats;
@@ -125,9 +127,30 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", terminal::one_line(&format!("{error:#}")));
+            eprintln!("error: {}", terminal::one_line(&error_message(&error)));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error in one line, with the flags of the command for the settings of the library.
+fn error_message(error: &anyhow::Error) -> String {
+    name_flags(error, |setting| records::RecordArgs::flag(setting).or_else(|| PromptArgs::flag(setting)))
+}
+
+/// An error in one line. If a setting of the library is the reason, the flag of a program stands in its place.
+///
+/// ```
+/// let error = figa_loss::Error::AnswerTooLong { side: figa_loss::Side::Original, tokens: 9, max: 8 };
+/// let expected = "the original answer has 9 tokens, more than the limit of one answer, 8: raise it (--long), or drop the record";
+/// assert_eq!(figa_cli::name_flags(&error.into(), |_| Some("--long")), expected);
+/// ```
+pub fn name_flags(error: &anyhow::Error, flag: impl Fn(&str) -> Option<&'static str>) -> String {
+    let message = format!("{error:#}");
+    let setting = error.chain().find_map(|cause| cause.downcast_ref::<figa_loss::Error>()?.setting());
+    match setting.and_then(|setting| Some((setting, flag(setting)?))) {
+        Some((setting, flag)) => message.replace(&format!("({setting})"), &format!("({flag})")),
+        None => message,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::encoding::{EncodingArgs, encode};
 use crate::new_file::NewFile;
 use crate::records::{RecordArgs, progress_bar};
 use crate::rejects::BadRecords;
+use crate::reward::Reward;
 
 /// Count edits, active tokens and lengths, and what --max-length would lose
 #[derive(clap::Args)]
@@ -68,6 +69,7 @@ pub fn run(args: &StatsArgs) -> Result<()> {
         false => text::text(&totals, args.encoding.max_length),
     };
     io::stdout().write_all(text.as_bytes())?;
+    totals.reward.iter().flat_map(Reward::warnings).for_each(|warning| eprintln!("{warning}"));
     Ok(())
 }
 
@@ -98,6 +100,7 @@ fn count(args: &StatsArgs) -> Result<StatsTotals> {
         bar.set_message(format!("{} records", totals.records));
     }
     totals.blank_lines = reader.blank_lines() as u64;
+    totals.reward = totals.changes.reward(totals.pairs, encoder.weights);
     bar.finish_and_clear();
     Ok(totals)
 }

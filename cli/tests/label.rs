@@ -70,6 +70,11 @@ fn json_rows(bytes: &[u8]) -> Vec<Value> {
 }
 
 /// A Parquet file as the same JSON.
+/// Weights as a file has them, with as many digits as an f32 needs.
+fn as_written(weights: &[f32]) -> Value {
+    serde_json::from_str(&serde_json::to_string(weights).unwrap()).unwrap()
+}
+
 fn parquet_rows(path: &Path) -> Vec<Value> {
     let reader = SerializedFileReader::new(fs::File::open(path).unwrap()).unwrap();
     let number = |field: &Field| match field {
@@ -121,18 +126,27 @@ fn labels_are_those_of_the_encoder() {
                 "record": number,
                 "original_input_ids": pair.original.input_ids(),
                 "original_labels": pair.original.labels(),
-                "original_weights": pair.original.weights(),
+                "original_weights": as_written(pair.original.weights()),
                 "revised_input_ids": pair.revised.input_ids(),
                 "revised_labels": pair.revised.labels(),
-                "revised_weights": pair.revised.weights(),
+                "revised_weights": as_written(pair.revised.weights()),
             })
         })
         .collect();
     assert!(cut > 0 && active > 50);
     assert_eq!(json_rows(&folder.bytes("labels.jsonl")), expected);
     assert_eq!(parquet_rows(&folder.path("labels.parquet")), expected);
+    let mut counts = counts;
+    let counts = counts.as_object_mut().unwrap();
+    let mut take = |name: &str| counts.remove(name).unwrap().as_f64().unwrap();
+    let [added, removed, kept, eos] = ["added", "removed", "kept", "eos"].map(|name| take(&format!("{name}_tokens")));
+    let [added_per_pair, removed_per_pair] = ["added", "removed"].map(|name| take(&format!("{name}_tokens_per_pair")));
+    assert!(added > 0.0 && removed > 0.0);
+    assert_eq!([added_per_pair, removed_per_pair], [added / 50.0, removed / 50.0]);
+    let share = 0.3 * eos / (added + 0.3 * kept + 0.3 * eos);
+    assert!((take("eos_share_of_reward") - share).abs() < 1e-6, "{share}");
     assert_eq!(
-        counts,
+        Value::from(counts.clone()),
         json!({
             "records": 50, "labelled": 50, "rejected": 0, "blank_lines": 0,
             "tokens": tokens, "active_tokens": active, "cut_rows": cut,

@@ -172,6 +172,22 @@ fn a_changed_argument_or_program_is_named() {
     let state = folder.text("l.jsonl.partial/state.json");
     folder.write("l.jsonl.partial/state.json", state.replace(env!("CARGO_PKG_VERSION"), "0.0.0"));
     assert!(error(&folder, &run).starts_with("--resume: the run in l.jsonl.partial is of figa 0.0.0, and this is "));
+    // What the tokens weigh, and not a name that may come to mean something else.
+    let mut state: Value = serde_json::from_str(&state).unwrap();
+    assert_eq!(state["origin"]["arguments"]["weights"]["beta"], 0.5);
+    folder.write("l.jsonl.partial/state.json", state.to_string());
+    let message = error(&folder, &[&run[..], &["--weights", "paper"]].concat());
+    assert!(
+        message.starts_with("--resume: --weights is another one than in the run in l.jsonl.partial: "),
+        "{message}"
+    );
+    state["origin"]["arguments"].as_object_mut().unwrap().remove("weights");
+    folder.write("l.jsonl.partial/state.json", state.to_string());
+    assert_eq!(
+        error(&folder, &run),
+        "--resume: the run in l.jsonl.partial does not say what its tokens weigh, as those of older versions: remove \
+         l.jsonl.partial to start again"
+    );
 }
 
 #[test]

@@ -31,13 +31,13 @@ fn two_texts_become_a_diff_and_a_table() {
 He [-go-] {+goes+} home {+now+}.<eos>
 
 original             revised              token
-kept             +0  kept             +0  He
+kept             +0  kept           +0.3  He
 substituted    -0.5                       go
                      substituted      +1  goes
-kept             +0  kept             +0  home
+kept             +0  kept           +0.3  home
                      inserted         +1  now
-kept             +0  kept             +0  .
-eos              +0  eos              +1  <eos>
+kept             +0  kept           +0.3  .
+eos              +0  eos            +0.3  <eos>
 ";
     assert_eq!(shown(&folder, &["He go home.", "He goes home now."]), expected);
 

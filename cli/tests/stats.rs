@@ -29,7 +29,7 @@ fn three_pairs() -> Folder {
 #[test]
 fn numbers_are_those_counted_by_hand() {
     let folder = three_pairs();
-    let counted = counted(&folder, &["pairs.jsonl"]);
+    let counted = counted(&folder, &["pairs.jsonl", "--weights", "paper"]);
     for (name, expected) in [("records", 3), ("pairs", 3), ("rejected", 0), ("blank_lines", 0), ("unchanged", 1)] {
         assert_eq!(counted[name], expected, "{name}");
     }
@@ -103,7 +103,9 @@ fn truncation_loses_what_is_counted_by_hand() {
         (8, [0, 0, 0, 0, 0]),
         (128, [0, 0, 0, 0, 0]),
     ] {
-        let counted = counted(&folder, &["pairs.jsonl", "--max-length", &max_length.to_string()]);
+        let max_length_text = max_length.to_string();
+        let of_paper = ["pairs.jsonl", "--weights", "paper", "--max-length", &max_length_text];
+        let counted = counted(&folder, &of_paper);
         assert_eq!(loss(&counted, max_length), expected, "{max_length}");
         // Nothing else depends on it.
         assert_eq!(counted["distributions"][3]["max"], 8.0);
@@ -133,7 +135,7 @@ fn truncation_loses_what_the_encoder_cuts() {
     let mut encoder = PairEncoder::read(folder.path("tokenizer.json"), Some("</s>")).unwrap();
     encoder.template = PromptTemplate::Plain;
     for (max_length, gamma) in [(6, 0.0), (12, 0.0), (25, 0.0), (25, 0.5), (40, 0.0)] {
-        encoder.weights = FigaWeights { gamma, ..FigaWeights::default() };
+        encoder.weights = FigaWeights { gamma, ..FigaWeights::paper() };
         let [mut rows_cut, mut tokens, mut active_tokens, mut without, mut too_long] = [0; 5];
         for record in &records {
             encoder.max_length = None;
@@ -161,7 +163,9 @@ fn truncation_loses_what_the_encoder_cuts() {
             active_tokens += before_active - after_active;
         }
         let length = max_length.to_string();
-        let counted = counted(&folder, &["pairs.jsonl", "--max-length", &length, "--gamma", &gamma.to_string()]);
+        let gamma = gamma.to_string();
+        let of_paper = ["pairs.jsonl", "--max-length", &length, "--weights", "paper", "--gamma", &gamma];
+        let counted = counted(&folder, &of_paper);
         assert_eq!(loss(&counted, max_length), [rows_cut, tokens, active_tokens, without, too_long], "{max_length}");
         assert!(tokens > 0, "{max_length} cuts nothing");
     }
@@ -170,16 +174,53 @@ fn truncation_loses_what_the_encoder_cuts() {
 #[test]
 fn the_tables_show_the_same_numbers() {
     let folder = three_pairs();
-    let text = folder.stdout(&arguments(&["pairs.jsonl", "--max-length", "4"]));
+    let text = folder.stdout(&arguments(&["pairs.jsonl", "--weights", "paper", "--max-length", "4"]));
     for line in [
         "3 records and 0 blank lines read: 3 pairs, 0 rejected",
         "pairs without a change: 1; active: 19.4 % of 36 tokens",
+        "changed tokens a pair: 0.7 added, 0.7 removed; EOS is 60.0 % of the reward (alpha 1, beta 0.5, gamma 0, eos 1)",
         "changed, of both answers' tokens [%]   0.0   0.0    14.3  19.0  42.9  42.9",
         "original, deleted       1  11.1 %                1  33.3 %",
         "4 *                  4  66.7 %           12  33.3 %            4  57.1 %             1        0",
     ] {
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(text.lines().any(|other| words(other) == words(line)), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn weights_that_have_failed_on_such_pairs_are_warned_of() {
+    const FAILED: &str = "warning: without a weight for kept tokens (gamma 0), training has failed on pairs like these, with EOS \
+                          above 10 % of the reward or fewer than 5 added tokens a pair: take --weights default";
+    let pair = |added: usize| record("p", "a", &"b ".repeat(added));
+    for (added, weights, failed, outside) in [
+        (1, &[][..], false, false),
+        (1, &["--weights", "paper"], true, false),
+        (5, &["--weights", "paper"], true, false),
+        // The same without EOS.
+        (5, &["--weights", "paper", "--eos-weight", "0.5"], false, false),
+        (4, &["--weights", "paper", "--eos-weight", "0"], true, false),
+        (1, &["--gamma", "0"], true, false),
+        (1, &["--weights", "paper", "--gamma", "0.1"], false, false),
+        (6, &[], false, true),
+        (12, &["--weights", "paper"], false, true),
+    ] {
+        let folder = Folder::with_records([pair(added), pair(added)]);
+        folder.write_tokenizer(["p", "a", "b"]);
+        let out = ["label", "pairs.jsonl", "--out", "labels.jsonl"];
+        let tokenizer = ["--tokenizer", "tokenizer.json", "--eos", "</s>", "--prompt", "plain"];
+        for command in [arguments(&["pairs.jsonl"]), [&out[..], &tokenizer].concat()] {
+            let output = folder.run(&[&command[..], weights].concat());
+            let [text, errors] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+            assert!(text.contains(&format!("changed tokens a pair: {added}.0 added, 1.0 removed; EOS is ")), "{text}");
+            let is_warned = errors.lines().any(|line| line == FAILED);
+            assert_eq!(is_warned, failed, "{added} {weights:?}: {errors}");
+            let note =
+                format!("note: weights have been measured on pairs with 1 to 5 added tokens, and these have {added}.0");
+            assert_eq!(errors.contains(&note), outside, "{added} {weights:?}: {errors}");
+        }
+        let numbers = counted(&folder, &[&["pairs.jsonl"], weights].concat());
+        assert_eq!(numbers["added_tokens_per_pair"], added as f64);
     }
 }
 

@@ -45,7 +45,7 @@ def main(folder, pairs, out):
         for layer in model.model.layers:
             fully_shard(layer)
         fully_shard(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-5)
     for step, (batch, active) in enumerate(batches(rows, rank, world), 1):
         # Of the logits, only those of the last position: the loss computes what it needs.
         output = model(

@@ -17,7 +17,7 @@ ARGUMENTS = {
     "per_device_train_batch_size": 2,  # pairs
     "gradient_accumulation_steps": 2,
     "num_train_epochs": 1,
-    "learning_rate": 1e-4,
+    "learning_rate": 3e-5,
     "logging_steps": 1,
     "save_strategy": "no",
     "report_to": "none",

@@ -19,7 +19,7 @@ const RUN_FILE: &str = "run.json";
 
 /// Fine-tune a pretrained language model on pairs of an original and a revised answer.
 #[derive(Debug, Parser)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct CommandLine {
     /// What to do other than training.
     #[command(subcommand)]
@@ -65,7 +65,7 @@ pub struct Args {
     #[arg(long, value_name = "STEPS")]
     pub eval_every: Option<usize>,
     /// Training methods, separated by commas, with settings of their own if they need some: figa,figa+gamma=0.1+gate=none,dpo+beta=0.3.
-    /// FIGA and its variants have alpha, beta, gamma, eos (the weight of EOS), gate (its limit in nats, or none), anchor (the
+    /// FIGA and its variants have paper (all weights of the paper; comes first), alpha, beta, gamma, eos (the weight of EOS), gate (its limit in nats, or none), anchor (the
     /// factor of figa-kl), aligner, granularity (token, word or phrase:N) and labels=shuffled, a control; losses of pairs have
     /// beta, changed and kept (what such tokens weigh), aligner, granularity and labels
     #[arg(long, value_parser = MethodParser, value_delimiter = ',', default_value = "figa")]
@@ -81,10 +81,10 @@ pub struct Args {
     #[arg(long, value_name = "TOKENS", conflicts_with = "steps")]
     pub budget: Option<usize>,
     /// Pairs per step
-    #[arg(long, value_name = "PAIRS", default_value_t = 8)]
+    #[arg(long, value_name = "PAIRS", default_value_t = 4)]
     pub batch: usize,
     /// Peak learning rate, reached after a tenth of the steps
-    #[arg(long, default_value_t = 1e-5)]
+    #[arg(long, default_value_t = 3e-5)]
     pub lr: f64,
     /// Freeze the embeddings and the layers below this one, to save memory and time
     #[arg(long, value_name = "LAYER", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
@@ -256,14 +256,25 @@ impl RowArgs {
         if self.separate_rows { Layout::Separate } else { Layout::Packed }
     }
 
-    pub(crate) fn device(&self, ranks: &Ranks) -> Device {
-        if self.cpu { Device::Cpu } else { ranks.device() }
+    pub(crate) fn device(&self, ranks: &Ranks) -> Result<Device> {
+        device_of(ranks.count(), if self.cpu { Device::Cpu } else { Device::cuda_if_available() })
     }
 
     /// The dtype of the computation.
     pub(crate) fn kind(&self) -> Kind {
         if self.bf16 { Kind::BFloat16 } else { Kind::Float }
     }
+}
+
+/// The device of a run, given the one that there is. Processes sum their gradients on the CPU, and a run that has a GPU
+/// should not leave it out unasked.
+fn device_of(processes: usize, device: Device) -> Result<Device> {
+    ensure!(
+        processes == 1 || device == Device::Cpu,
+        "{processes} processes compute on the CPU only, and there is a GPU: start one process, or give all of them --cpu \
+         (when resuming a run, FIGA_LOSS_CUDA=0)"
+    );
+    Ok(device)
 }
 
 impl Args {
@@ -278,6 +289,9 @@ impl Args {
             return Ok(Self { out: Some(folder), ..args });
         }
         self.check()?;
+        if self.compare {
+            self.method = METHODS.to_vec();
+        }
         Ok(self)
     }
 
@@ -321,6 +335,25 @@ impl Args {
     }
 
     pub(crate) fn methods(&self) -> &[Method] {
-        if self.compare { &METHODS } else { &self.method }
+        &self.method
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use figa_loss::tch::Device;
+
+    use super::device_of;
+
+    #[test]
+    fn processes_do_not_leave_out_a_gpu_unasked() {
+        for (processes, device) in [(1, Device::Cpu), (2, Device::Cpu), (1, Device::Cuda(0))] {
+            assert_eq!(device_of(processes, device).unwrap(), device);
+        }
+        assert_eq!(
+            device_of(2, Device::Cuda(0)).unwrap_err().to_string(),
+            "2 processes compute on the CPU only, and there is a GPU: start one process, or give all of them --cpu (when \
+             resuming a run, FIGA_LOSS_CUDA=0)"
+        );
     }
 }

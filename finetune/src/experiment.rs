@@ -48,13 +48,13 @@ pub struct Baseline {
 impl<'a> Experiment<'a> {
     /// Reads all inputs, so that errors in them show before any computation. Also returns the base model.
     pub fn prepare(args: &'a Args, ranks: &'a Ranks) -> Result<(Self, Decoder)> {
+        let device = args.rows.device(ranks)?;
         let base = hub::folder(args.model()?)?;
         let encoder = Encoder::new(&base, &Config::read(&base)?, &args.rows)?;
         let mut inputs = Inputs::default();
 
         let data = Dataset::read(args.data()?, &args.rows.fields.fields())?;
         let pairs = encoder.pairs(&data)?;
-        let device = args.rows.device(ranks);
         let mut summary = format!("{}; device {device:?}", data.summary(&pairs, &encoder, &args.rows));
         if ranks.count() > 1 {
             summary += &format!("; {} processes", ranks.count());

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
+use figa_cli::{FieldArgs, PromptArgs, name_flags};
 use figa_finetune::{Command, CommandLine, evaluate, rollout, run};
 
 /// The exit code of a program that Ctrl-C ends.
@@ -12,7 +13,9 @@ const INTERRUPTED_CODE: u8 = 130;
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
+    figa_loss::hide_caught_panics();
     let CommandLine { command, train } = CommandLine::parse();
+    figa_loss::load_cuda();
     // An evaluation has nothing to lose: the first signal ends it.
     let handler = if let Some(Command::Evaluate(_)) = command { Ok(()) } else { ctrlc::set_handler(interrupt) };
     let execute = || match command {
@@ -24,7 +27,10 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => INTERRUPTED_CODE.into(),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!(
+                "error: {}",
+                name_flags(&error, |setting| FieldArgs::flag(setting).or_else(|| PromptArgs::flag(setting)))
+            );
             ExitCode::FAILURE
         }
     }

@@ -46,13 +46,14 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<()> {
     args.measure.sampling.check()?;
     args.rows.check()?;
     let ranks = &Ranks::from_env()?;
+    let device = args.rows.device(ranks)?;
     let base = hub::folder(&args.model)?;
     let encoder = Encoder::new(&base, &Config::read(&base)?, &args.rows)?;
     let evaluator = Evaluator::read(&args.eval, &encoder, args.seed, &args.measure, &args.rows)?;
     if ranks.is_first() {
         println!("{}", evaluator.summary(&encoder, &args.rows));
     }
-    let (device, kind) = (args.rows.device(ranks), args.rows.kind());
+    let kind = args.rows.kind();
     let load = Load { device, kind, weights: kind, freeze_below: 0 };
     let model = Decoder::load(&base, load)?.frozen();
     let (mut scores, margins) = evaluator.scores(&model, ranks)?;

@@ -1,10 +1,11 @@
 //! The training methods: what each token weighs, and the loss.
 //!
 //! [`METHODS`] is the only list of them. The command line, `--compare` and the report follow from it. `settings` changes
-//! the numbers of a method: `figa+gamma=0.1`.
+//! the numbers of a method: `figa+gamma=0.1`. A run keeps what its tokens weigh, whatever a name stands for later.
 
 mod settings;
 
+use std::collections::BTreeMap;
 use std::hash::Hasher;
 
 use figa_loss::{
@@ -56,6 +57,18 @@ impl Weights {
             Self::Revised => equal(label),
             Self::Edits(weights) => weights.weight(label),
         }
+    }
+
+    /// By the names of the settings.
+    fn numbers(self) -> BTreeMap<String, f32> {
+        let numbers: &[(&str, f32)] = match self {
+            Self::Figa(FigaWeights { alpha, beta, gamma, eos }) => {
+                &[("alpha", alpha), ("beta", beta), ("gamma", gamma), ("eos", eos)]
+            }
+            Self::Revised => &[],
+            Self::Edits(EditWeights { changed, kept }) => &[("changed", changed), ("kept", kept)],
+        };
+        numbers.iter().map(|&(name, number)| (name.to_owned(), number)).collect()
     }
 }
 
@@ -149,7 +162,9 @@ pub const METHODS: [Method; 11] = [
     },
     Method {
         name: "figa-kl",
-        help: "FIGA, and 0.1 times the KL divergence of kept tokens from the base model, which stays in memory, with its size",
+        help: "FIGA with the paper's weights, and 0.1 times the KL divergence of kept tokens from the base model, which stays in memory, with its size",
+        // The anchor holds the kept tokens.
+        weights: Weights::Figa(FigaWeights::paper()),
         base: Base::Model,
         loss: Loss::Anchored(FigaLoss::new(), ANCHOR),
         ..FIGA
@@ -274,14 +289,32 @@ impl PartialEq for Method {
     }
 }
 
+/// A method in the arguments that a run keeps.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Saved {
+    Weighed {
+        name: String,
+        /// By the names of the settings.
+        weights: BTreeMap<String, f32>,
+    },
+    /// Without weights, as older versions did.
+    Named(String),
+}
+
 impl Serialize for Method {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name)
+        Saved::Weighed { name: self.name.to_owned(), weights: self.weights.numbers() }.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Method {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        match Saved::deserialize(deserializer)? {
+            Saved::Weighed { name, weights } => Self::with_weights(&name, &weights).map_err(D::Error::custom),
+            Saved::Named(name) => Err(D::Error::custom(format!(
+                "the run does not say what the tokens of {name} weigh, as those of older versions: start a new run"
+            ))),
+        }
     }
 }

@@ -44,11 +44,6 @@ impl Ranks {
         self.rank() == 0
     }
 
-    /// The GPU of this process, or the CPU.
-    pub fn device(&self) -> Device {
-        self.group.as_ref().map_or_else(Device::cuda_if_available, ProcessGroup::device)
-    }
-
     /// The share of this process in a list.
     pub fn share(&self, len: usize) -> Range<usize> {
         let bound = |rank: usize| rank * len / self.count();

@@ -25,6 +25,7 @@ use crate::{hub, progress};
 pub fn rollout(args: &RolloutArgs, interrupted: &dyn Fn() -> bool) -> Result<bool> {
     args.check()?;
     let ranks = &Ranks::from_env()?;
+    let device = args.rows.device(ranks)?;
     let out = args.out.display();
     ensure!(!args.out.exists(), "--out: {out} exists; choose another file");
     let base = hub::folder(&args.model)?;
@@ -43,7 +44,7 @@ pub fn rollout(args: &RolloutArgs, interrupted: &dyn Fn() -> bool) -> Result<boo
         Ok(opened.records)
     })?;
 
-    let (device, kind) = (args.rows.device(ranks), args.rows.kind());
+    let kind = args.rows.kind();
     let model = Decoder::load(&base, Load { device, kind, weights: kind, freeze_below: 0 })?.frozen();
     let stop_ids = encoder.stop_ids(&[]);
     let batch = 4 * args.rows.micro_batch;

@@ -34,16 +34,18 @@ fn methods_weigh_tokens_differently() {
     let record = SpaRecord::new("w3", "w4 w5 w6 w7 w8", "w9 w5 w6 w10 w8");
     let data = Dataset { path: "pairs.jsonl".into(), records: vec![record] };
     let penalties = vec![-0.5, 0.0, 0.0, -0.5, 0.0, 0.0];
-    let rewards = vec![1.0, 0.0, 0.0, 1.0, 0.0, 1.0];
+    let rewards = vec![1.0, 0.3, 0.3, 1.0, 0.3, 0.3];
+    let of_paper = vec![1.0, 0.0, 0.0, 1.0, 0.0, 1.0];
     for (method, expected) in [
         ("figa", vec![penalties.clone(), rewards.clone()]),
         ("sft", vec![vec![1.0; 6]]),
         ("figa+beta=0", vec![rewards.clone()]),
-        ("figa+gamma=1", vec![penalties.clone(), vec![1.0; 6]]),
+        ("figa+paper", vec![penalties.clone(), of_paper.clone()]),
+        ("figa+gamma=1+eos=1", vec![penalties.clone(), vec![1.0; 6]]),
         ("figa+gamma=0.5+eos=0", vec![penalties.clone(), vec![1.0, 0.5, 0.5, 1.0, 0.5, 0.0]]),
-        ("figa+granularity=phrase:2", vec![vec![-0.5, -0.5, -0.5, -0.5, 0.0, 0.0], vec![1.0, 1.0, 1.0, 1.0, 0.0, 1.0]]),
-        ("figa-kl", vec![penalties.clone(), rewards.clone()]),
-        ("figa+aligner=myers+gamma=0.5", vec![penalties.clone(), vec![1.0, 0.5, 0.5, 1.0, 0.5, 1.0]]),
+        ("figa+granularity=phrase:2", vec![vec![-0.5, -0.5, -0.5, -0.5, 0.0, 0.0], vec![1.0, 1.0, 1.0, 1.0, 0.3, 0.3]]),
+        ("figa-kl", vec![penalties.clone(), of_paper]),
+        ("figa+aligner=myers+gamma=0.5", vec![penalties.clone(), vec![1.0, 0.5, 0.5, 1.0, 0.5, 0.3]]),
         ("dft", vec![vec![1.0; 6]]),
         ("dpo", vec![vec![1.0; 6]; 2]),
         ("ddpo", vec![vec![3.0, 1.0, 1.0, 3.0, 1.0, 1.0]; 2]),
@@ -173,7 +175,7 @@ fn losses_start_from_the_base_model() {
         numbers(&sandbox.metrics(&format!("{name}-{key}/metrics.jsonl")), key)[0]
     };
     for key in ["loss", "grad_norm"] {
-        for (anchored, plain) in [("figa-kl", "figa"), ("asft", "dft")] {
+        for (anchored, plain) in [("figa-kl", "figa+paper"), ("asft", "dft")] {
             let (anchored, plain) = (first_loss(anchored, key), first_loss(plain, key));
             assert!((anchored - plain).abs() < 1e-5 * plain, "{key} {anchored} {plain}");
         }
@@ -187,7 +189,7 @@ fn losses_start_from_the_base_model() {
 fn an_anchor_keeps_kept_tokens_closer_to_the_base_model() {
     let sandbox = Sandbox::new("llama3");
     let pairs = sandbox.text_path("pairs.jsonl");
-    let [figa, anchored] = ["figa", "figa-kl"].map(|name| {
+    let [figa, anchored] = ["figa+paper", "figa-kl"].map(|name| {
         let more = ["--method", name, "--eval", &pairs, "--answers=0", "--batch=10", "--steps=20"];
         assert!(sandbox.run(name, &more).unwrap());
         let outcome = sandbox.outcome(&format!("{name}/outcome.json"));

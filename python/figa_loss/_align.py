@@ -141,9 +141,10 @@ def label(
     revised: Tokens,
     eos: Any,
     *,
-    alpha: float = 1.0,
-    beta: float = 0.5,
-    gamma: float = 0.0,
+    weights: Literal["default", "paper"] = "default",
+    alpha: float | None = None,
+    beta: float | None = None,
+    gamma: float | None = None,
     eos_weight: float | None = None,
     aligner: Aligner | str = Aligner.LEVENSHTEIN,
     granularity: str = "token",
@@ -152,18 +153,19 @@ def label(
 ) -> Labels:
     """What the revision did to each token, and its signed weight.
 
-    `eos` is the token that ends an answer, `None` if there is none. `alpha` is the reward of added tokens, `beta` the
-    penalty of removed tokens, `gamma` the reward of kept tokens, `eos_weight` that of the revised answer's EOS, by default
-    `alpha`. See `align` for the rest.
+    `eos` is the token that ends an answer, `None` if there is none. `weights` names what the changes weigh: `"default"` is
+    `alpha` 1 (reward of added tokens), `beta` 0.5 (penalty of removed tokens), `gamma` 0.3 (reward of kept tokens) and
+    `eos_weight` 0.3 (reward of the revised answer's EOS), `"paper"` is 1, 0.5, 0 and 1. Each can be given by itself. See
+    `align` for the rest.
 
     >>> labels = label([5, 6, 7, 0], [5, 8, 7, 0], eos=0)
-    >>> labels.original_weights.tolist(), labels.revised_weights.tolist()
-    ([0.0, -0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 1.0])
+    >>> labels.original_weights.tolist(), labels.revised_weights.round(1).tolist()
+    ([0.0, -0.5, 0.0, 0.0], [0.3, 1.0, 0.3, 0.3])
     >>> TokenLabel(labels.revised[1]).name
     'SUBSTITUTED'
     """
     method = _method(aligner, granularity, original_words, revised_words)
-    return Labels(*_core.label(original, revised, eos, method, (alpha, beta, gamma, eos_weight)))
+    return Labels(*_core.label(original, revised, eos, method, (weights, alpha, beta, gamma, eos_weight)))
 
 
 def label_batch(
@@ -171,9 +173,10 @@ def label_batch(
     revised: pyarrow.Array | pyarrow.ChunkedArray,
     eos: int | None,
     *,
-    alpha: float = 1.0,
-    beta: float = 0.5,
-    gamma: float = 0.0,
+    weights: Literal["default", "paper"] = "default",
+    alpha: float | None = None,
+    beta: float | None = None,
+    gamma: float | None = None,
     eos_weight: float | None = None,
     aligner: Aligner | str = Aligner.LEVENSHTEIN,
     granularity: str = "token",
@@ -185,13 +188,13 @@ def label_batch(
 
     >>> import pyarrow
     >>> labels = label_batch(pyarrow.array([[5, 6, 0]]), pyarrow.array([[5, 8, 0]]), eos=0)
-    >>> labels["revised_weights"].to_pylist()
-    [[0.0, 1.0, 1.0]]
+    >>> labels["original_weights"].to_pylist()
+    [[0.0, -0.5, 0.0]]
     """
     import pyarrow
 
-    method, weights = (_name(aligner), granularity), (alpha, beta, gamma, eos_weight)
-    batch = _core.label_batch(_one_chunk(original), _one_chunk(revised), eos, method, weights)
+    method, numbers = (_name(aligner), granularity), (weights, alpha, beta, gamma, eos_weight)
+    batch = _core.label_batch(_one_chunk(original), _one_chunk(revised), eos, method, numbers)
     return pyarrow.record_batch(batch)
 
 

@@ -20,7 +20,7 @@ __all__ = [
 __version__: str
 ALIGNERS: list[str]
 
-_Weights = tuple[float, float, float, float | None]
+_Weights = tuple[str, float | None, float | None, float | None, float | None]
 
 @final
 class Batch:

@@ -45,10 +45,12 @@ class PairEncoder:
         prompt: `"chat"`, `"alpaca"`, `"plain"` or `"verbatim"`; by default the model's chat template if it has one,
             else Alpaca.
         eos_token: the token that ends an answer where the template does not; by default the one that the model names.
-        alpha: reward of added tokens.
-        beta: penalty of removed tokens.
-        gamma: reward of the revised answer's kept tokens.
-        eos_weight: reward of the revised answer's EOS; by default `alpha`.
+        weights: what the changes weigh: `"default"`, which suits revisions that change a few tokens of an answer, or
+            `"paper"`; the next four take the place of their numbers.
+        alpha: reward of added tokens: 1.
+        beta: penalty of removed tokens: 0.5.
+        gamma: reward of the revised answer's kept tokens: 0.3, in the paper 0.
+        eos_weight: reward of the revised answer's EOS: 0.3, in the paper 1.
         aligner: see `Aligner`.
         granularity: `"token"`, `"word"` (words of the text) or `"phrase:N"`; see `align`.
         template_name: which of several named chat templates to use.
@@ -72,9 +74,10 @@ class PairEncoder:
         max_length: int | None = None,
         prompt: Literal["chat", "alpaca", "plain", "verbatim"] | None = None,
         eos_token: str | None = None,
-        alpha: float = 1.0,
-        beta: float = 0.5,
-        gamma: float = 0.0,
+        weights: Literal["default", "paper"] = "default",
+        alpha: float | None = None,
+        beta: float | None = None,
+        gamma: float | None = None,
         eos_weight: float | None = None,
         aligner: Aligner | str = Aligner.LEVENSHTEIN,
         granularity: str = "token",
@@ -95,7 +98,7 @@ class PairEncoder:
             "drop_reasoning": drop_reasoning,
             "aligner": _name(aligner),
             "granularity": granularity,
-            "weights": (alpha, beta, gamma, eos_weight),
+            "weights": (weights, alpha, beta, gamma, eos_weight),
             "max_length": max_length,
             "max_answer_tokens": max_answer_tokens,
             "fields": list((fields or {}).items()),

@@ -1,6 +1,7 @@
 """What the tests share: the fixtures of the crate, and a tokenizer."""
 
 import json
+import os
 import pathlib
 
 import pytest
@@ -47,3 +48,14 @@ def model_folder(tmp_path_factory):
     )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def finetune():
+    """The program that trains with the crate. FIGA_FINETUNE says that it has to be there."""
+    if named := os.environ.get("FIGA_FINETUNE"):
+        return ROOT / named
+    built = [path for path in (ROOT / "target" / kind / "finetune" for kind in ("release", "debug")) if path.exists()]
+    if not built:
+        pytest.skip("finetune is not built: cargo build -p figa-finetune")
+    return built[0]

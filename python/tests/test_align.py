@@ -118,17 +118,21 @@ def test_labels_and_weights():
     names = [TokenLabel(number).name for number in labels.revised]
     assert names == ["KEPT", "SUBSTITUTED", "KEPT", "INSERTED", "EOS"]
     assert labels.original_weights.tolist() == [0, -0.5, 0, 0]
-    assert labels.revised_weights.tolist() == [0, 1, 0, 1, 1]
+    assert np.allclose(labels.revised_weights, [0.3, 1, 0.3, 1, 0.3])
+    paper = label([5, 6, 7, 0], [5, 8, 7, 9, 0], 0, weights="paper")
+    assert paper.revised_weights.tolist() == [0, 1, 0, 1, 1]
     assert labels.revised_weights.dtype == np.float32
     others = label([5, 6, 7, 0], [5, 8, 7, 9, 0], None, alpha=2, beta=0.25, gamma=0.1)
     assert others.original_weights.tolist() == [0, -0.25, 0, 0]
     assert np.allclose(others.revised_weights, [0.1, 2, 0.1, 2, 0.1])
-    weighed = label([5, 0], [6, 0], 0, eos_weight=0.25)
+    weighed = label([5, 0], [6, 0], 0, weights="paper", eos_weight=0.25)
     assert weighed.revised_weights.tolist() == [1, 0.25] and weighed.original_weights.tolist() == [-0.5, 0]
     assert label(["a", "</s>"], ["b", "</s>"], "</s>").revised.tolist() == [4, 5]
     assert label("ab.", "cb.", ".").revised.tolist() == [4, 1, 5]
     with pytest.raises(ValueError, match="weights.beta: expected a finite number >= 0, got -1"):
         label([1], [2], None, beta=-1)
+    with pytest.raises(ValueError, match='weights: expected "default" or "paper", got "papre"'):
+        label([1], [2], None, weights="papre")
 
 
 def test_columns_are_labelled_as_their_pairs_are():

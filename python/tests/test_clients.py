@@ -49,7 +49,7 @@ def plain_loop(folder):
     encoder = PairEncoder(folder)
     records = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     model = load(folder)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-5)
     losses = []
     for start in range(0, PAIRS, 4):
         batch = collate([encoder.encode(record) for record in records[start : start + 4]])
@@ -126,17 +126,6 @@ def test_trainers_train_as_the_plain_loop_does(folder, plain_loop, tmp_path, lib
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses == pytest.approx(plain_loop["losses"], abs=1e-4)
     assert_equal_weights(tmp_path, plain_loop)
-
-
-@pytest.fixture
-def finetune():
-    """The program that trains with the crate. FIGA_FINETUNE says that it has to be there."""
-    if named := os.environ.get("FIGA_FINETUNE"):
-        return ROOT / named
-    built = [path for path in (ROOT / "target" / kind / "finetune" for kind in ("release", "debug")) if path.exists()]
-    if not built:
-        pytest.skip("finetune is not built: cargo build -p figa-finetune")
-    return built[0]
 
 
 # The paper's gate, which skips all removed tokens of a model that knows nothing, and one that skips more or fewer of them.

@@ -279,7 +279,7 @@ def test_the_loss_of_a_batch_is_that_of_the_crate(tokenizer_json, records):
     from figa_loss import PairEncoder, collate
 
     expected = json.loads((FIXTURES / "labels.json").read_text())
-    encoder = PairEncoder(tokenizer_json, eos_token="</s>", prompt="plain")
+    encoder = PairEncoder(tokenizer_json, eos_token="</s>", prompt="plain", weights="paper")
     batch = collate([encoder.encode(record) for record in records[:8]])
     ids, labels, weights = (torch.from_numpy(batch[name]) for name in ("input_ids", "labels", "weights"))
     vocab = expected["shape"][2]

@@ -113,9 +113,10 @@ impl PairEncoder {
             Some(token) => Some(token.to_owned()),
             None => folder.special_tokens()?.remove("eos_token"),
         };
-        let eos_token = named.or_else(|| tokenizer.id_to_token(*stop_ids.first()?)).ok_or_else(|| Error::Model {
+        let eos_token = named.or_else(|| tokenizer.id_to_token(*stop_ids.first()?)).ok_or_else(|| Error::Setting {
             place: path.as_ref().display().to_string(),
-            message: "names no eos_token: pass the token that ends an answer (--eos)".into(),
+            message: "names no eos_token: pass the token that ends an answer".into(),
+            setting: "eos_token",
         })?;
         let mut encoder = Self::new(tokenizer, &eos_token).map_err(|error| match error {
             Error::Tokenizer(reason) => folder.invalid_tokenizer(&reason.to_string()),

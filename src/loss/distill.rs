@@ -242,7 +242,8 @@ impl Objective for Asft<'_> {
 /// let logits = Tensor::zeros([1, 3, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
 /// let base = logits.detach();
 /// let labels = Tensor::from_slice(&[-100i64, 2, 3]).reshape([1, 3]);
-/// let weights = FigaWeights::default();
+/// // Kept tokens are held by the anchor, not by a weight.
+/// let weights = FigaWeights::paper();
 /// let of = |weight: fn(&FigaWeights, Side, TokenLabel) -> f32| {
 ///     let tokens = [TokenLabel::Ignored, TokenLabel::Kept, TokenLabel::Substituted];
 ///     let weights = tokens.map(|token| weight(&weights, Side::Revised, token));

@@ -71,6 +71,11 @@ impl Origin {
             self.version,
             now.version
         );
+        ensure!(
+            self.arguments["weights"].is_object(),
+            "--resume: the run in {partial} does not say what its tokens weigh, as those of older versions: remove {partial} to \
+             start again"
+        );
         if let Some(name) = first_difference(&self.arguments, &now.arguments) {
             let flag = if name == "inputs" { name.to_owned() } else { format!("--{}", name.replace('_', "-")) };
             bail!(

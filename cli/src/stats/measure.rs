@@ -3,6 +3,8 @@
 use figa_loss::{EncodedPair, Example, Side, TokenLabel, pack};
 use serde::Serialize;
 
+use crate::reward::ChangeCounts;
+
 /// What can happen to the tokens of each answer.
 pub const ANSWER_LABELS: [(Side, TokenLabel); 6] = [
     (Side::Original, TokenLabel::Kept),
@@ -18,6 +20,7 @@ pub struct PairMeasure {
     pub revised: RowMeasure,
     /// How many tokens have each of [`ANSWER_LABELS`].
     pub labels: [u64; 6],
+    pub changes: ChangeCounts,
     /// Tokens that a model computes if both rows are packed.
     pub packed: usize,
     /// One for each maximum length.
@@ -53,7 +56,8 @@ impl PairMeasure {
         let labels = ANSWER_LABELS.map(|(side, label)| count(pair.row(side), label) as u64);
         const PAD_ID: u32 = 0;
         let packed = pack([pair.rows()], PAD_ID, Example::is_active).seq_len;
-        let mut measure = Self { original, revised, labels, packed, truncation: vec![] };
+        let mut measure =
+            Self { original, revised, labels, changes: ChangeCounts::of(pair), packed, truncation: vec![] };
         measure.truncation = max_lengths.iter().map(|&max_length| measure.truncated(max_length)).collect();
         measure
     }

@@ -6,10 +6,11 @@ use super::totals::{ComputedTokens, StatsTotals};
 /// All tables; `max_length` is marked in the last one.
 pub fn text(totals: &StatsTotals, max_length: Option<usize>) -> String {
     let StatsTotals { records, pairs, rejected, blank_lines, unchanged, active_tokens, .. } = totals;
+    let reward = totals.reward.map(|reward| reward.text()).unwrap_or_default();
     let ComputedTokens { separate, packed, revised } = totals.computed;
     format!(
         "{records} records and {blank_lines} blank lines read: {pairs} pairs, {rejected} rejected\n\
-         pairs without a change: {unchanged}; active: {} of {separate} tokens\n\
+         pairs without a change: {unchanged}; active: {} of {separate} tokens\n{reward}\n\
          tokens to compute: {separate} in two rows a pair, {packed} packed ({}), {revised} in the revised rows alone\n\n{}{}{}",
         share(*active_tokens, separate),
         share(packed, separate),

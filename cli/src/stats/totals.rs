@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::histogram::{Histogram, Quantity};
 use super::measure::{ANSWER_LABELS, PairMeasure, TruncationLoss};
 use crate::encoding::lowercase;
+use crate::reward::{ChangeCounts, Reward};
 
 const QUANTITIES: [Quantity; 6] = [
     tokens("prompt", "prompt", "rows"),
@@ -40,6 +41,11 @@ pub struct StatsTotals {
     pub labels: [AnswerLabelTotal; 6],
     pub truncation: Vec<TruncationLoss>,
     pub computed: ComputedTokens,
+    /// Once all pairs are counted.
+    #[serde(flatten)]
+    pub reward: Option<Reward>,
+    #[serde(skip)]
+    pub changes: ChangeCounts,
     #[serde(skip)]
     pub active_tokens: u64,
 }
@@ -84,6 +90,8 @@ impl StatsTotals {
             labels: ANSWER_LABELS.map(label),
             truncation: max_lengths.iter().map(loss).collect(),
             computed: ComputedTokens::default(),
+            reward: None,
+            changes: ChangeCounts::default(),
             active_tokens: 0,
         }
     }
@@ -91,6 +99,7 @@ impl StatsTotals {
     pub fn add(&mut self, pair: &PairMeasure) {
         self.pairs += 1;
         self.unchanged += u64::from(pair.changed_tokens() == 0);
+        self.changes.add(pair.changes);
         self.active_tokens += pair.active_tokens() as u64;
         self.computed.separate += pair.tokens() as u64;
         self.computed.packed += pair.packed as u64;
