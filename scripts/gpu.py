@@ -5,9 +5,9 @@
     python3 scripts/gpu.py --pack FOLDER    # make gpu-pack: build into a folder, in place of target/gpu
 
 Each stage prints whether it passed, and how long it took; with a GPU, a stage that ran on the CPU has failed. The exit
-code is 1 if a stage failed. The stages: the losses against their dense expressions in f64, f32, bf16 and f16; autocast
-and loss scale; waits for the GPU; the benchmark against other libraries; the demo; groups of processes with NCCL,
-those with more processes than GPUs with Gloo; fine-tuning in bf16.
+code is 1 if a stage failed. The stages: a program as a user writes it; the losses against their dense expressions in
+f64, f32, bf16 and f16; autocast and loss scale; waits for the GPU; the benchmark against other libraries; the demo;
+fine-tuning in bf16.
 
 cargo builds what is run. Where there is no cargo, it is taken from the folder of a pack that the variable FIGA_GPU_PACK
 names (target/gpu), with the libtorch that python3 imports, and with the packages of the benchmark. A pack is built on a
@@ -25,19 +25,17 @@ import tempfile
 import time
 from pathlib import Path
 
-import random_model
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "finetune/tests"))
+import random_model  # noqa: E402
+
 GPU = "Cuda(0)"
 # What is built, as cargo names it.
 TARGETS = [
-    ("test", "family"), ("test", "linear"), ("test", "mixed_precision"), ("test", "collectives"), ("test", "gradients"),
-    ("bench", "loss"), ("example", "train"), ("bin", "finetune"),
+    ("test", "family"), ("test", "linear"), ("test", "mixed_precision"), ("bench", "loss"), ("example", "device"),
+    ("example", "train"), ("bin", "finetune"),
 ]  # fmt: skip
 REQUIREMENTS = ROOT / "benches/gpu_losses.txt"
-# What a model of SmolLM2's shape is replaced by on a CPU.
-SMALL = {"vocab_size": 400, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3}
-SMALL |= {"num_key_value_heads": 1}
 
 
 class Failure(Exception):
@@ -125,6 +123,9 @@ class Run:
         options = ["--exact", *names, "--nocapture", "--test-threads=1"]
         self.run([self.programs[program], *options], expected or f"{max(len(names), 1)} passed", **env)
 
+    def program(self) -> None:
+        self.run([self.programs["device"]], expected=f"on {GPU if self.on_gpu else 'Cpu'}")
+
     def losses(self) -> None:
         self.test("family", "no_loss_is_less_exact_than_its_dense_expression")
         self.test("linear", "no_path_is_less_exact_than_the_dense_expression")
@@ -147,14 +148,8 @@ class Run:
         data = ["--data", "examples/data/spa_tiny.jsonl"]
         self.run([self.programs["train"], *data, *size, "--device", "cuda" if self.on_gpu else "cpu"])
 
-    def processes(self) -> None:
-        names = ["all_reduce_reduces_every_element", "broadcast_copies_the_tensor_of_the_root"]
-        names += ["all_gather_lines_up_the_tensors", "reduce_scatter_gives_each_process_a_part"]
-        self.test("collectives", *names)
-        self.test("gradients", "shares_of_a_batch_give_its_gradients")
-
     def finetune(self) -> None:
-        config = random_model.SMOL_LM2 | ({} if self.on_gpu else SMALL)
+        config = random_model.SMOL_LM2 | ({} if self.on_gpu else random_model.SMALL)
         random_model.write(self.scratch / "smol", config)
         files = ["--model", self.scratch / "smol/model", "--data", self.scratch / "smol/pairs.jsonl"]
         options = "--bf16 --method sft,figa --steps 20 --lr 1e-3 --max-length 32 --prompt plain --out".split()
@@ -169,12 +164,12 @@ class Run:
 
 
 STAGES = {
+    "a program as a user writes it": Run.program,
     "losses against their dense expressions": Run.losses,
     "autocast and loss scale": Run.mixed_precision,
     "waits for the GPU": Run.waits,
     "benchmark against other libraries": Run.benchmark,
     "demo": Run.demo,
-    "groups of processes": Run.processes,
     "fine-tuning in bf16": Run.finetune,
 }
 

@@ -1,10 +1,8 @@
 // The C interface of c10d that src/raw.rs declares. Objects are handed out as pointers, which the caller frees with the
 // function of their type. A function that fails returns null or false, and c10d_error() says why, on the same thread.
 #define USE_C10D_GLOO
-#include <ATen/Context.h>
 #include <c10/util/Flags.h>
 #include <c10/util/Logging.h>
-#include <dlfcn.h>
 #include <future>
 #include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -17,7 +15,6 @@ using StorePtr = c10::intrusive_ptr<c10d::Store>;
 using GroupPtr = c10::intrusive_ptr<c10d::ProcessGroup>;
 using WorkPtr = c10::intrusive_ptr<c10d::Work>;
 using BackendPtr = c10::intrusive_ptr<c10d::Backend>;
-using OptionsPtr = c10::intrusive_ptr<c10d::Backend::Options>;
 
 C10_DECLARE_int(caffe2_log_level);
 
@@ -90,46 +87,8 @@ auto bounded(int64_t limit_ms, F body) -> decltype(body()) {
   return result.get();
 }
 
-// NCCL's backend is in libtorch_cuda.so. Linking it would keep programs from starting where CUDA is not installed, so
-// its two constructors are looked up in a program that has loaded it already. Their classes are known by their bases
-// only, because the headers that declare them need those of CUDA and NCCL, which the wheels of torch lack. So the
-// objects get more memory than they need: the larger one takes 0x458 bytes in torch 2.11 and 0x480 in 2.13, the sizes
-// that its destructor passes to operator delete.
-constexpr size_t kNcclObjectBytes = 16 << 10;
-constexpr const char* kNewNcclOptions = "_ZN4c10d16ProcessGroupNCCL7OptionsC1Eb";
-constexpr const char* kNewNccl =
-    "_ZN4c10d16ProcessGroupNCCLC1EN3c1013intrusive_ptrINS_5StoreENS1_6detail34intrusive_target_default_null_typeIS3_"
-    "EEEEiiNS2_INS0_7OptionsENS5_IS8_EEEE";
-
-template <class Base, class F>
-c10::intrusive_ptr<Base> construct(F constructor) {
-  void* memory = ::operator new(kNcclObjectBytes);
-  try {
-    constructor(memory);
-  } catch (...) {
-    ::operator delete(memory);
-    throw;
-  }
-  auto object = c10::intrusive_ptr<Base>::unsafe_steal_from_new(static_cast<Base*>(memory));
-  // One reference stays, so that the destructor never runs: it would name another size to the allocator.
-  new c10::intrusive_ptr<Base>(object);
-  return object;
-}
-
-// Null where there is no GPU, or no libtorch_cuda.so with NCCL.
-BackendPtr nccl(const StorePtr& store, int rank, int size, Milliseconds timeout) {
-  auto new_options = reinterpret_cast<void (*)(void*, bool)>(dlsym(RTLD_DEFAULT, kNewNcclOptions));
-  auto new_nccl = reinterpret_cast<void (*)(void*, StorePtr, int, int, OptionsPtr)>(dlsym(RTLD_DEFAULT, kNewNccl));
-  if (!new_options || !new_nccl || !at::hasCUDA()) {
-    return {};
-  }
-  auto options = construct<c10d::Backend::Options>([&](void* memory) { new_options(memory, false); });
-  options->timeout = timeout;
-  return construct<c10d::Backend>([&](void* memory) { new_nccl(memory, store, rank, size, options); });
-}
-
-BackendPtr backend(const GroupPtr* group, const at::Tensor* tensor) {
-  return (*group)->getBackend(tensor->device().type());
+BackendPtr backend(const GroupPtr* group) {
+  return (*group)->getBackend(c10::DeviceType::CPU);
 }
 
 // Gloo divides the first dimension among processes, so shapes would matter.
@@ -216,24 +175,18 @@ void c10d_store_free(StorePtr* store) {
   delete store;
 }
 
-// Gloo for tensors on the CPU; NCCL for those on GPUs, where it is found.
-GroupPtr* c10d_group_new(StorePtr* store, int rank, int size, int64_t limit_ms, bool* has_nccl) {
+GroupPtr* c10d_group_new(StorePtr* store, int rank, int size, int64_t limit_ms) {
   return catching([&] {
     Milliseconds timeout(limit_ms);
-    auto backends = bounded(limit_ms + kGraceMs, [=, store = *store] {
-      auto prefixed = [&](const char* prefix) { return c10::make_intrusive<c10d::PrefixStore>(prefix, store); };
-      BackendPtr gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(
-          prefixed("gloo"), rank, size, c10d::ProcessGroupGloo::Options::create_default(timeout));
-      return std::make_pair(gloo, nccl(prefixed("nccl"), rank, size, timeout));
+    BackendPtr gloo = bounded(limit_ms + kGraceMs, [=, store = *store]() -> BackendPtr {
+      return c10::make_intrusive<c10d::ProcessGroupGloo>(
+          c10::make_intrusive<c10d::PrefixStore>("gloo", store), rank, size,
+          c10d::ProcessGroupGloo::Options::create_default(timeout));
     });
     using c10d::ProcessGroup;
     auto group = c10::make_intrusive<ProcessGroup>(*store, rank, size);
-    group->setBackend(c10::DeviceType::CPU, ProcessGroup::BackendType::GLOO, backends.first);
+    group->setBackend(c10::DeviceType::CPU, ProcessGroup::BackendType::GLOO, gloo);
     group->setDefaultBackend(ProcessGroup::BackendType::GLOO);
-    *has_nccl = backends.second.defined();
-    if (*has_nccl) {
-      group->setBackend(c10::DeviceType::CUDA, ProcessGroup::BackendType::NCCL, backends.second);
-    }
     return new GroupPtr(std::move(group));
   });
 }
@@ -242,8 +195,6 @@ void c10d_group_free(GroupPtr* group) {
   catching([&] {
     // Gloo's destructor waits for all operations, even for one that hangs.
     return bounded(kGraceMs, [group] {
-      // What the destructor of NCCL's backend would do. Gloo has nothing to shut down.
-      (*group)->shutdown();
       delete group;
       return true;
     });
@@ -255,7 +206,7 @@ WorkPtr* c10d_all_reduce(GroupPtr* group, at::Tensor* tensor, bool max) {
     std::vector<at::Tensor> tensors{*tensor};
     c10d::AllreduceOptions options;
     options.reduceOp = reduce_op(max);
-    return handle(backend(group, tensor)->allreduce(tensors, options));
+    return handle(backend(group)->allreduce(tensors, options));
   });
 }
 
@@ -264,14 +215,14 @@ WorkPtr* c10d_broadcast(GroupPtr* group, at::Tensor* tensor, int root) {
     std::vector<at::Tensor> tensors{*tensor};
     c10d::BroadcastOptions options;
     options.rootRank = root;
-    return handle(backend(group, tensor)->broadcast(tensors, options));
+    return handle(backend(group)->broadcast(tensors, options));
   });
 }
 
 WorkPtr* c10d_all_gather(GroupPtr* group, at::Tensor* output, at::Tensor* input) {
   return catching([&] {
     auto flat_output = flat(output), flat_input = flat(input);
-    return handle(backend(group, input)->_allgather_base(flat_output, flat_input));
+    return handle(backend(group)->_allgather_base(flat_output, flat_input));
   });
 }
 
@@ -280,29 +231,29 @@ WorkPtr* c10d_reduce_scatter(GroupPtr* group, at::Tensor* output, at::Tensor* in
     c10d::ReduceScatterOptions options;
     options.reduceOp = reduce_op(max);
     auto flat_output = flat(output), flat_input = flat(input);
-    return handle(backend(group, input)->_reduce_scatter_base(flat_output, flat_input, options));
+    return handle(backend(group)->_reduce_scatter_base(flat_output, flat_input, options));
   });
 }
 
 WorkPtr* c10d_send(GroupPtr* group, at::Tensor* tensor, int peer, int tag) {
   return catching([&] {
     std::vector<at::Tensor> tensors{*tensor};
-    return handle(backend(group, tensor)->send(tensors, peer, tag));
+    return handle(backend(group)->send(tensors, peer, tag));
   });
 }
 
 WorkPtr* c10d_receive(GroupPtr* group, at::Tensor* tensor, int peer, int tag) {
   return catching([&] {
     std::vector<at::Tensor> tensors{*tensor};
-    return handle(backend(group, tensor)->recv(tensors, peer, tag));
+    return handle(backend(group)->recv(tensors, peer, tag));
   });
 }
 
-// Gloo limits each message of an operation; this limits the whole. With NCCL, waiting does not block.
+// Gloo limits each message of an operation; this limits the whole.
 bool c10d_work_wait(WorkPtr* work) {
   return catching([&] {
-    auto gloo = dynamic_cast<c10d::ProcessGroupGloo::AsyncWork*>(work->get());
-    auto limit = gloo ? gloo->getTimeout() + Milliseconds(kGraceMs) : kNoTimeout;
+    auto async = dynamic_cast<c10d::ProcessGroupGloo::AsyncWork*>(work->get());
+    auto limit = async ? async->getTimeout() + Milliseconds(kGraceMs) : kNoTimeout;
     TORCH_CHECK((*work)->wait(limit), "the operation was aborted");
     return true;
   });

@@ -11,7 +11,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use tch::nn::{self, Module, OptimizerConfig};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use tch_c10d::{ProcessGroup, ReduceOp, Reducer, ReducerOptions, Rendezvous};
 
 const SAMPLES: i64 = 1001;
@@ -33,15 +33,15 @@ fn train() -> Result<(), Box<dyn Error>> {
     let (rank, world_size) = (group.rank() as i64, group.world_size() as i64);
 
     tch::manual_seed(1);
-    let variables = nn::VarStore::new(group.device());
+    let variables = nn::VarStore::new(Device::Cpu);
     let layer = |inputs, outputs| nn::linear(variables.root(), inputs, outputs, nn::LinearConfig::default());
     let model = nn::seq().add(layer(1, 64)).add_fn(Tensor::tanh).add(layer(64, 1));
     let mut optimizer = nn::Adam::default().build(&variables, 1e-2)?;
     let reducer = Reducer::new(&group, &variables.trainable_variables(), ReducerOptions::default())?;
 
     // Every process makes all samples, and takes each with its rank as the remainder.
-    let all = Tensor::linspace(-3, 3, SAMPLES, (Kind::Float, group.device())).unsqueeze(1);
-    let share = Tensor::arange_start_step(rank, SAMPLES, world_size, (Kind::Int64, group.device()));
+    let all = Tensor::linspace(-3, 3, SAMPLES, (Kind::Float, Device::Cpu)).unsqueeze(1);
+    let share = Tensor::arange_start_step(rank, SAMPLES, world_size, (Kind::Int64, Device::Cpu));
     let inputs = all.index_select(0, &share);
     let targets = inputs.sin();
     for step in 1..=STEPS {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 /// The dtypes that can be sent, with their names.
 pub(crate) const KINDS: [(Kind, &str); 6] = [
@@ -36,7 +36,6 @@ const DIMENSIONS: usize = 8;
 pub(crate) struct Sent {
     /// Its dtype: a place in [`KINDS`].
     kind: usize,
-    on_gpu: bool,
     shape: Vec<i64>,
 }
 
@@ -52,7 +51,7 @@ pub(crate) struct Call {
 
 impl Call {
     /// How many numbers describe a call.
-    pub(crate) const NUMBERS: usize = 5 + DIMENSIONS;
+    pub(crate) const NUMBERS: usize = 4 + DIMENSIONS;
 
     /// Without a tensor.
     pub(crate) fn new(operation: &'static str, argument: i64) -> Self {
@@ -67,7 +66,7 @@ impl Call {
             shape = vec![tensor.numel() as i64];
         }
         let kind = KINDS.iter().position(|(kind, _)| *kind == tensor.kind());
-        let sent = kind.map(|kind| Sent { kind, on_gpu: tensor.device() != Device::Cpu, shape });
+        let sent = kind.map(|kind| Sent { kind, shape });
         Self { tensor: sent, ..Self::new(operation, argument) }
     }
 
@@ -76,9 +75,9 @@ impl Call {
         let operation = OPERATIONS.iter().position(|operation| *operation == self.operation);
         numbers[0] = operation.map_or(-1, |operation| operation as i64);
         numbers[1] = self.argument;
-        if let Some(Sent { kind, on_gpu, shape }) = &self.tensor {
-            numbers[2..5].copy_from_slice(&[*kind as i64, i64::from(*on_gpu), shape.len() as i64]);
-            numbers[5..5 + shape.len()].copy_from_slice(shape);
+        if let Some(Sent { kind, shape }) = &self.tensor {
+            numbers[2..4].copy_from_slice(&[*kind as i64, shape.len() as i64]);
+            numbers[4..4 + shape.len()].copy_from_slice(shape);
         }
         numbers
     }
@@ -88,8 +87,8 @@ impl Call {
         let at = |index: usize| usize::try_from(*numbers.get(index)?).ok();
         let operation = *OPERATIONS.get(at(0)?)?;
         let sent = |kind: usize| {
-            let shape = numbers.get(5..5 + at(4)?)?.to_vec();
-            Some(Sent { kind, on_gpu: at(3)? > 0, shape })
+            let shape = numbers.get(4..4 + at(3)?)?.to_vec();
+            Some(Sent { kind, shape })
         };
         let tensor = at(2).filter(|kind| *kind < KINDS.len()).and_then(sent);
         Some(Self { operation, argument: *numbers.get(1)?, tensor })
@@ -99,8 +98,8 @@ impl Call {
 impl fmt::Display for Call {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.operation)?;
-        if let Some(Sent { kind, on_gpu, shape }) = &self.tensor {
-            write!(formatter, " of {} {shape:?}{}", KINDS[*kind].1, if *on_gpu { " on a GPU" } else { "" })?;
+        if let Some(Sent { kind, shape }) = &self.tensor {
+            write!(formatter, " of {} {shape:?}", KINDS[*kind].1)?;
         }
         Ok(())
     }
@@ -116,7 +115,7 @@ mod tests {
             let mut calls = vec![Call::new(operation, 7)];
             for kind in 0..KINDS.len() {
                 for shape in [vec![], vec![3], vec![2; 8]] {
-                    let sent = Sent { kind, on_gpu: kind % 2 == 1, shape };
+                    let sent = Sent { kind, shape };
                     calls.push(Call { tensor: Some(sent), ..Call::new(operation, -5) });
                 }
             }
@@ -131,9 +130,8 @@ mod tests {
     #[test]
     fn a_call_is_displayed_with_its_tensor() {
         assert_eq!(Call::new("barrier", 0).to_string(), "barrier");
-        for (on_gpu, expected) in [(false, "all_reduce of bf16 [2, 3]"), (true, "all_reduce of bf16 [2, 3] on a GPU")] {
-            let sent = Sent { kind: 1, on_gpu, shape: vec![2, 3] };
-            assert_eq!(Call { tensor: Some(sent), ..Call::new("all_reduce", 0) }.to_string(), expected);
-        }
+        let sent = Sent { kind: 1, shape: vec![2, 3] };
+        let call = Call { tensor: Some(sent), ..Call::new("all_reduce", 0) };
+        assert_eq!(call.to_string(), "all_reduce of bf16 [2, 3]");
     }
 }

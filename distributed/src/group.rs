@@ -24,8 +24,7 @@ pub enum ReduceOp {
 /// Processes that know each other.
 ///
 /// All processes call the same operations in the same order, with tensors of the same shape and dtype. Each call first
-/// waits until all processes make it, and compares; then it begins, and [`Work::wait`] ends it. Tensors on the CPU go
-/// through Gloo, those on GPUs through NCCL.
+/// waits until all processes make it, and compares; then it begins, and [`Work::wait`] ends it. Tensors are on the CPU.
 ///
 /// After an error of communication, a group is of no use: the process ends, and the launcher starts all of them anew.
 #[derive(Debug)]
@@ -69,13 +68,6 @@ impl ProcessGroup {
     /// How many processes there are.
     pub fn world_size(&self) -> usize {
         self.rendezvous.world_size
-    }
-
-    /// The GPU of this process, if the group has NCCL and the machine has a GPU for it; otherwise the CPU.
-    pub fn device(&self) -> Device {
-        let local_rank = self.rendezvous.local_rank;
-        let has_gpu = self.raw.has_nccl && (local_rank as i64) < tch::Cuda::device_count();
-        if has_gpu { Device::Cuda(local_rank) } else { Device::Cpu }
     }
 
     /// Replaces a tensor, in all processes, by the sum, the mean or the maximum of theirs.
@@ -161,7 +153,7 @@ impl ProcessGroup {
         Work::new(self, "receive", self.raw.receive(tensor, from, TENSOR_TAG))?.wait()
     }
 
-    /// Waits until all processes are here. What GPUs still compute is not waited for.
+    /// Waits until all processes are here.
     ///
     /// # Errors
     /// If a process has ended, does not come before the timeout, or calls something else.
@@ -250,14 +242,7 @@ impl ProcessGroup {
         if tensor.is_sparse() || !tensor.is_contiguous() {
             return error("a contiguous tensor (`contiguous` makes one)", "another layout".into());
         }
-        match tensor.device() {
-            Device::Cpu => Ok(()),
-            Device::Cuda(_) if self.raw.has_nccl => Ok(()),
-            Device::Cuda(_) => {
-                error("a tensor on the CPU", "one on a GPU; the libtorch_cuda.so of this program has no NCCL".into())
-            }
-            other => error("a tensor on the CPU or on an NVIDIA GPU", format!("{other:?}")),
-        }
+        check_device(argument, tensor.device())
     }
 
     fn check_parts(&self, argument: &'static str, whole: &Tensor, part: &Tensor) -> Result<()> {
@@ -287,6 +272,16 @@ impl ProcessGroup {
     }
 }
 
+/// Tensors go through Gloo, from and to the memory of the CPU.
+fn check_device(argument: &'static str, device: Device) -> Result<()> {
+    if device == Device::Cpu {
+        return Ok(());
+    }
+    let expected = "a tensor on the CPU (`to_device` moves one; to train on several GPUs, use PyTorch with the Python \
+                    package figa-loss)";
+    Err(Error::Argument { argument, expected: expected.into(), actual: format!("one on {device:?}") })
+}
+
 fn check_op(op: ReduceOp, tensor: &Tensor) -> Result<()> {
     if op == ReduceOp::Mean && matches!(tensor.kind(), Kind::Int64 | Kind::Uint8) {
         let (expected, actual) = ("Sum or Max for integers".into(), "Mean".into());
@@ -305,4 +300,22 @@ fn numbers(tensor: &Tensor) -> Vec<i64> {
 pub(crate) fn ranks(ranks: &[usize]) -> String {
     let numbers: Vec<String> = ranks.iter().map(usize::to_string).collect();
     format!("rank{} {}", if ranks.len() == 1 { "" } else { "s" }, numbers.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::check_device;
+
+    #[test]
+    fn a_tensor_on_a_gpu_is_an_error_that_says_what_to_do() {
+        assert!(check_device("tensor of all_reduce", Device::Cpu).is_ok());
+        let error = check_device("tensor of all_reduce", Device::Cuda(1)).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "tensor of all_reduce: expected a tensor on the CPU (`to_device` moves one; to train on several GPUs, use \
+             PyTorch with the Python package figa-loss), got one on Cuda(1)"
+        );
+    }
 }

@@ -1,8 +1,8 @@
 //! PyTorch's own distributed engine for [`tch`]: process groups, and the gradient reducer of `DistributedDataParallel`.
 //!
-//! Every libtorch contains it (c10d). Tensors on the CPU go through Gloo, those on GPUs through NCCL. A launcher starts
-//! as many processes as there are GPUs; each trains on its share of the data, and a [`Reducer`] averages their
-//! gradients while backward still computes others.
+//! Every libtorch contains it (c10d). A launcher starts several processes; each trains on its share of the data, and a
+//! [`Reducer`] averages their gradients while backward still computes others. Tensors are on the CPU and go through Gloo.
+//! [Several GPUs](#gpus) need NCCL, which is not here.
 //!
 //! ```
 //! use tch::{Device, Kind, Tensor};
@@ -12,12 +12,12 @@
 //! let alone = Rendezvous::new(0, 1, "127.0.0.1", 0);
 //! let group = ProcessGroup::connect(&Rendezvous::from_env()?.unwrap_or(alone))?;
 //!
-//! let weight = Tensor::ones([3], (Kind::Float, group.device())).set_requires_grad(true);
+//! let weight = Tensor::ones([3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
 //! let reducer = Reducer::new(&group, &[weight.shallow_clone()], ReducerOptions::default())?;
 //!
 //! // The share of this process: every process has another number of samples.
-//! let samples = Tensor::randn([5 + group.rank() as i64, 3], (Kind::Float, group.device()));
-//! let mut count = Tensor::from(samples.size()[0]).to_device(group.device());
+//! let samples = Tensor::randn([5 + group.rank() as i64, 3], (Kind::Float, Device::Cpu));
+//! let mut count = Tensor::from(samples.size()[0]);
 //! group.all_reduce(&mut count, ReduceOp::Sum)?.wait()?;
 //!
 //! // The reducer takes the mean over processes. Of a sum over samples that is divided by the number of all samples, the
@@ -30,17 +30,17 @@
 //!
 //! `torchrun --no-python --nproc-per-node 2 PROGRAM` starts two processes on one machine, and needs nothing of Python
 //! but torchrun itself; `srun PROGRAM` and `mpirun PROGRAM` work as well ([`Rendezvous::from_env`]). `docs/scaling.md`
-//! in the repository describes several machines, and what many GPUs gain.
+//! in the repository describes several machines, and what many processes gain.
 //!
 //! # Operations
 //!
 //! ```
-//! use tch::{Kind, Tensor};
+//! use tch::{Device, Kind, Tensor};
 //! use tch_c10d::{ProcessGroup, ReduceOp, Rendezvous, Result, Work};
 //!
 //! fn run(group: &ProcessGroup) -> Result<()> {
 //!     let (rank, world_size) = (group.rank() as i64, group.world_size() as i64);
-//!     let options = (Kind::Float, group.device());
+//!     let options = (Kind::Float, Device::Cpu);
 //!
 //!     let mut sum = Tensor::full([2], rank, options);
 //!     let mut first = Tensor::full([4], rank, options);
@@ -89,17 +89,13 @@
 //! }
 //! ```
 //!
-//! c10d's own messages, some with a backtrace, are not logged during its calls unless `TORCH_CPP_LOG_LEVEL` is set. A
-//! failure of NCCL ends the process from a thread of its own, as it does in PyTorch, with a message in many lines.
+//! c10d's own messages, some with a backtrace, are not logged during its calls unless `TORCH_CPP_LOG_LEVEL` is set.
 //!
 //! # GPUs
 //!
-//! A group has NCCL if the program has loaded `libtorch_cuda.so` and there is a GPU; [`ProcessGroup::device`] is then
-//! the GPU of the process. This crate does not link that library, so the same program runs where CUDA is not installed.
-//! A program that links `figa-loss` loads it where there is a GPU; any other one may call `dlopen`, or link
-//! `torch_cuda`.
-//!
-//! NCCL has not been run yet: `make gpu` in the repository runs the tests with it, on a machine with a GPU.
+//! A tensor on a GPU is an error that says so. NCCL, which reduces between GPUs, needs headers of CUDA and NCCL that the
+//! wheels of torch lack, and is left out until it can be built and tested. To train on several GPUs, use PyTorch: the
+//! Python package `figa-loss` has the losses of that crate there.
 //!
 //! # Building
 //!
@@ -133,3 +129,8 @@ pub use group::{ProcessGroup, ReduceOp};
 pub use reducer::{Reducer, ReducerOptions};
 pub use rendezvous::Rendezvous;
 pub use work::Work;
+
+/// The example of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -25,7 +25,7 @@ unsafe extern "C" {
     fn c10d_store_add(store: Pointer, key: *const c_char, value: i64, sum: *mut i64, limit_ms: i64) -> bool;
     fn c10d_store_wait(store: Pointer, key: *const c_char, exists: *mut bool, limit_ms: i64) -> bool;
     fn c10d_store_free(store: Pointer);
-    fn c10d_group_new(store: Pointer, rank: c_int, size: c_int, limit_ms: i64, has_nccl: *mut bool) -> Pointer;
+    fn c10d_group_new(store: Pointer, rank: c_int, size: c_int, limit_ms: i64) -> Pointer;
     fn c10d_group_free(group: Pointer);
     fn c10d_all_reduce(group: Pointer, tensor: *mut C_tensor, max: bool) -> Pointer;
     fn c10d_broadcast(group: Pointer, tensor: *mut C_tensor, root: c_int) -> Pointer;
@@ -126,18 +126,13 @@ impl Drop for Store {
 
 /// A process group.
 #[derive(Debug)]
-pub(crate) struct Group {
-    pointer: NonNull<c_void>,
-    pub(crate) has_nccl: bool,
-}
+pub(crate) struct Group(NonNull<c_void>);
 
 impl Group {
     pub(crate) fn new(store: &Store, rank: usize, size: usize, limit: Duration) -> Result<Self> {
-        let mut has_nccl = false;
-        // SAFETY: the group keeps its own reference to the store; `has_nccl` outlives the call.
-        let raw =
-            unsafe { c10d_group_new(store.0.as_ptr(), c_int(rank), c_int(size), milliseconds(limit), &mut has_nccl) };
-        NonNull::new(raw).map(|pointer| Self { pointer, has_nccl }).ok_or_else(error)
+        // SAFETY: the group keeps its own reference to the store.
+        let raw = unsafe { c10d_group_new(store.0.as_ptr(), c_int(rank), c_int(size), milliseconds(limit)) };
+        NonNull::new(raw).map(Self).ok_or_else(error)
     }
 
     // SAFETY of the calls below: the pointer is valid, as are the handles of tensors for the time of the call. c10d
@@ -145,34 +140,34 @@ impl Group {
     // handle of the same memory (`shallow_clone`) could still read it, as tch allows with all that it writes in place.
 
     pub(crate) fn all_reduce(&self, tensor: &mut Tensor, max: bool) -> Result<Work> {
-        Work::new(unsafe { c10d_all_reduce(self.pointer.as_ptr(), handle(tensor), max) })
+        Work::new(unsafe { c10d_all_reduce(self.0.as_ptr(), handle(tensor), max) })
     }
 
     pub(crate) fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<Work> {
-        Work::new(unsafe { c10d_broadcast(self.pointer.as_ptr(), handle(tensor), c_int(root)) })
+        Work::new(unsafe { c10d_broadcast(self.0.as_ptr(), handle(tensor), c_int(root)) })
     }
 
     pub(crate) fn all_gather(&self, output: &mut Tensor, input: &Tensor) -> Result<Work> {
-        Work::new(unsafe { c10d_all_gather(self.pointer.as_ptr(), handle(output), handle(input)) })
+        Work::new(unsafe { c10d_all_gather(self.0.as_ptr(), handle(output), handle(input)) })
     }
 
     pub(crate) fn reduce_scatter(&self, output: &mut Tensor, input: &Tensor, max: bool) -> Result<Work> {
-        Work::new(unsafe { c10d_reduce_scatter(self.pointer.as_ptr(), handle(output), handle(input), max) })
+        Work::new(unsafe { c10d_reduce_scatter(self.0.as_ptr(), handle(output), handle(input), max) })
     }
 
     pub(crate) fn send(&self, tensor: &Tensor, to: usize, tag: i32) -> Result<Work> {
-        Work::new(unsafe { c10d_send(self.pointer.as_ptr(), handle(tensor), c_int(to), tag) })
+        Work::new(unsafe { c10d_send(self.0.as_ptr(), handle(tensor), c_int(to), tag) })
     }
 
     pub(crate) fn receive(&self, tensor: &mut Tensor, from: usize, tag: i32) -> Result<Work> {
-        Work::new(unsafe { c10d_receive(self.pointer.as_ptr(), handle(tensor), c_int(from), tag) })
+        Work::new(unsafe { c10d_receive(self.0.as_ptr(), handle(tensor), c_int(from), tag) })
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         // SAFETY: made by `c10d_group_new`, and not used any more. Reducers have their own references to the group.
-        unsafe { c10d_group_free(self.pointer.as_ptr()) }
+        unsafe { c10d_group_free(self.0.as_ptr()) }
     }
 }
 
@@ -206,9 +201,8 @@ impl Reducer {
     pub(crate) fn new(group: &Group, parameters: &[Tensor], bucket_bytes: usize, find_unused: bool) -> Result<Self> {
         let handles: Vec<*mut C_tensor> = parameters.iter().map(handle).collect();
         // SAFETY: there are as many handles as is said; the reducer copies them, and its reference to the group.
-        let raw = unsafe {
-            c10d_reducer_new(group.pointer.as_ptr(), handles.as_ptr(), handles.len(), bucket_bytes, find_unused)
-        };
+        let raw =
+            unsafe { c10d_reducer_new(group.0.as_ptr(), handles.as_ptr(), handles.len(), bucket_bytes, find_unused) };
         NonNull::new(raw).map(Self).ok_or_else(error)
     }
 

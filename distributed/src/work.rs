@@ -21,8 +21,7 @@ impl<'a> Work<'a> {
         Ok(Self { raw: Some(raw), group, operation })
     }
 
-    /// Waits until the operation has ended. On a GPU, that is until it is queued in front of what comes next on the
-    /// current stream.
+    /// Waits until the operation has ended.
     ///
     /// # Errors
     /// If another process has ended, or has not taken part before the timeout. The group is of no use after that.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{device, in_processes};
+use common::in_processes;
 use tch::{Device, Kind, Tensor};
 use tch_c10d::{ProcessGroup, ReduceOp, Result};
 
@@ -14,12 +14,12 @@ fn values(rank: usize, count: usize) -> Vec<f64> {
     (0..count).map(|index| ((index * 7 + rank * 13) % 11 + rank) as f64).collect()
 }
 
-fn tensor(group: &ProcessGroup, kind: Kind, values: &[f64], shape: &[i64]) -> Tensor {
-    Tensor::from_slice(values).to_device(device(group)).to_kind(kind).reshape(shape)
+fn tensor(kind: Kind, values: &[f64], shape: &[i64]) -> Tensor {
+    Tensor::from_slice(values).to_kind(kind).reshape(shape)
 }
 
 fn read(tensor: &Tensor) -> Vec<f64> {
-    Vec::try_from(tensor.to_kind(Kind::Double).to_device(Device::Cpu).view(-1)).unwrap()
+    Vec::try_from(tensor.to_kind(Kind::Double).view(-1)).unwrap()
 }
 
 /// What an operation over the tensors of all processes makes of each element.
@@ -46,14 +46,14 @@ fn all_reduce_reduces_every_element() {
     in_processes("all_reduce_reduces_every_element", &[1, 2, 4], |group| {
         for kind in KINDS {
             for op in ops(kind) {
-                let mut tensor = tensor(group, kind, &values(group.rank(), 15), &SHAPE);
+                let mut tensor = tensor(kind, &values(group.rank(), 15), &SHAPE);
                 group.all_reduce(&mut tensor, op).unwrap().wait().unwrap();
                 assert_eq!(tensor.size(), SHAPE);
                 assert_eq!(read(&tensor), reduced(group, op, 15), "{kind:?} {op:?}");
             }
         }
         // Gloo divides large tensors among its steps.
-        let mut large = tensor(group, Kind::Float, &values(group.rank(), 300_001), &[300_001]);
+        let mut large = tensor(Kind::Float, &values(group.rank(), 300_001), &[300_001]);
         group.all_reduce(&mut large, ReduceOp::Sum).unwrap().wait().unwrap();
         assert_eq!(read(&large), reduced(group, ReduceOp::Sum, 300_001));
     });
@@ -62,7 +62,7 @@ fn all_reduce_reduces_every_element() {
 #[test]
 fn the_mean_of_large_numbers_does_not_overflow() {
     in_processes("the_mean_of_large_numbers_does_not_overflow", &[4], |group| {
-        let mut tensor = tensor(group, Kind::Half, &[60_000.0], &[1]);
+        let mut tensor = tensor(Kind::Half, &[60_000.0], &[1]);
         group.all_reduce(&mut tensor, ReduceOp::Mean).unwrap().wait().unwrap();
         assert_eq!(read(&tensor), [60_000.0]);
     });
@@ -73,7 +73,7 @@ fn broadcast_copies_the_tensor_of_the_root() {
     in_processes("broadcast_copies_the_tensor_of_the_root", &[1, 2, 4], |group| {
         for kind in KINDS {
             for root in 0..group.world_size() {
-                let mut tensor = tensor(group, kind, &values(group.rank(), 15), &SHAPE);
+                let mut tensor = tensor(kind, &values(group.rank(), 15), &SHAPE);
                 group.broadcast(&mut tensor, root).unwrap().wait().unwrap();
                 assert_eq!(read(&tensor), values(root, 15), "{kind:?} of {root}");
             }
@@ -87,8 +87,8 @@ fn all_gather_lines_up_the_tensors() {
         let world_size = group.world_size();
         let expected: Vec<f64> = (0..world_size).flat_map(|rank| values(rank, 15)).collect();
         for kind in KINDS {
-            let input = tensor(group, kind, &values(group.rank(), 15), &SHAPE);
-            let mut output = tensor(group, kind, &vec![0.0; 15 * world_size], &[3 * world_size as i64, 5]);
+            let input = tensor(kind, &values(group.rank(), 15), &SHAPE);
+            let mut output = tensor(kind, &vec![0.0; 15 * world_size], &[3 * world_size as i64, 5]);
             group.all_gather(&mut output, &input).unwrap().wait().unwrap();
             assert_eq!(read(&output), expected, "{kind:?}");
             assert_eq!(read(&input), values(group.rank(), 15));
@@ -102,8 +102,8 @@ fn reduce_scatter_gives_each_process_a_part() {
         let (rank, count) = (group.rank(), 15 * group.world_size());
         for kind in KINDS {
             for op in ops(kind) {
-                let mut input = tensor(group, kind, &values(rank, count), &[count as i64]);
-                let mut output = tensor(group, kind, &[0.0; 15], &SHAPE);
+                let mut input = tensor(kind, &values(rank, count), &[count as i64]);
+                let mut output = tensor(kind, &[0.0; 15], &SHAPE);
                 group.reduce_scatter(&mut output, &mut input, op).unwrap().wait().unwrap();
                 let expected = &reduced(group, op, count)[15 * rank..15 * (rank + 1)];
                 assert_eq!(read(&output), expected, "{kind:?} {op:?}");
@@ -118,8 +118,8 @@ fn tensors_are_sent_around_a_ring() {
         let (rank, world_size) = (group.rank(), group.world_size());
         let (next, previous) = ((rank + 1) % world_size, (rank + world_size - 1) % world_size);
         for kind in KINDS {
-            let sent = tensor(group, kind, &values(rank, 15), &SHAPE);
-            let mut received = tensor(group, kind, &[0.0; 15], &SHAPE);
+            let sent = tensor(kind, &values(rank, 15), &SHAPE);
+            let mut received = tensor(kind, &[0.0; 15], &SHAPE);
             // `send` waits for `receive`, so one process begins with it.
             if rank == 0 {
                 group.send(&sent, next).unwrap();
@@ -137,7 +137,7 @@ fn tensors_are_sent_around_a_ring() {
 fn operations_run_at_the_same_time() {
     in_processes("operations_run_at_the_same_time", &[2], |group| {
         let mut tensors: Vec<Tensor> =
-            (1..=5).map(|count| tensor(group, Kind::Float, &values(group.rank(), count), &[count as i64])).collect();
+            (1..=5).map(|count| tensor(Kind::Float, &values(group.rank(), count), &[count as i64])).collect();
         let begun: Result<Vec<_>> = tensors.iter_mut().map(|tensor| group.all_reduce(tensor, ReduceOp::Sum)).collect();
         let mut begun = begun.unwrap();
         // One that is dropped ends too.
@@ -156,7 +156,7 @@ fn a_process_may_make_several_groups() {
         rendezvous.timeout = std::time::Duration::from_secs(100);
         let second = ProcessGroup::connect(&rendezvous).unwrap();
         for group in [first, &second, first] {
-            let mut tensor = tensor(group, Kind::Int64, &[1.0], &[1]);
+            let mut tensor = tensor(Kind::Int64, &[1.0], &[1]);
             group.all_reduce(&mut tensor, ReduceOp::Sum).unwrap().wait().unwrap();
             assert_eq!(read(&tensor), [2.0]);
             group.barrier().unwrap();

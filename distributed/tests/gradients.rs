@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{device, in_processes};
+use common::in_processes;
 use figa_loss::{FigaLoss, Gate};
 use tch::{Device, Kind, Tensor};
 use tch_c10d::{ProcessGroup, ReduceOp, Reducer, ReducerOptions};
@@ -16,11 +16,10 @@ struct Model {
 }
 
 impl Model {
-    fn new(seed: i64, device: Device) -> Self {
+    fn new(seed: i64) -> Self {
         tch::manual_seed(seed);
         let shapes = [vec![9, 16], vec![16, 32], vec![32], vec![32, 16], vec![16]];
-        let parameter =
-            |shape: Vec<i64>| (Tensor::randn(shape, OPTIONS) * 0.4).to_device(device).set_requires_grad(true);
+        let parameter = |shape: Vec<i64>| (Tensor::randn(shape, OPTIONS) * 0.4).set_requires_grad(true);
         Self { parameters: shapes.into_iter().map(parameter).collect() }
     }
 
@@ -55,11 +54,10 @@ impl Model {
 struct Batch(Tensor, Tensor);
 
 impl Batch {
-    fn new(step: i64, device: Device) -> Self {
+    fn new(step: i64) -> Self {
         tch::manual_seed(100 + step);
         let ids = Tensor::randint(9, [SEQUENCES, 6], (Kind::Int64, Device::Cpu));
-        let weights = Tensor::randint(3, [SEQUENCES, 6], OPTIONS) - 1.0;
-        Self(ids.to_device(device), weights.to_device(device))
+        Self(ids, Tensor::randint(3, [SEQUENCES, 6], OPTIONS) - 1.0)
     }
 
     /// Numerator and denominator of the loss of some sequences. With the gate, the latter depends on the model.
@@ -91,16 +89,15 @@ fn largest_difference(left: &[Tensor], right: &[Tensor]) -> f64 {
 fn shares_of_a_batch_give_its_gradients() {
     in_processes("shares_of_a_batch_give_its_gradients", &[1, 2, 4], |group| {
         // Different seeds: the reducer gives all processes the parameters of rank 0.
-        let device = device(group);
-        let mut model = Model::new(group.rank() as i64, device);
+        let mut model = Model::new(group.rank() as i64);
         let mut options = ReducerOptions::default();
         options.bucket_bytes = 4000; // several buckets
         let reducer = Reducer::new(group, &model.parameters, options).unwrap();
         let mut alone = model.copy();
-        assert_eq!(largest_difference(&model.parameters, &Model::new(0, device).parameters), 0.0);
+        assert_eq!(largest_difference(&model.parameters, &Model::new(0).parameters), 0.0);
         for step in 0..5 {
-            let batch = Batch::new(step, device);
-            let mut denominator = Tensor::zeros([], (Kind::Double, device));
+            let batch = Batch::new(step);
+            let mut denominator = Tensor::zeros([], OPTIONS);
             let [first, last] = shares(group);
             for (first, count) in [first, last] {
                 let (numerator, part) = batch.loss(&model, first, count);

@@ -5,9 +5,6 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-// Loads libtorch_cuda.so where there is a GPU.
-use figa_loss as _;
-use tch::Device;
 use tch_c10d::{ProcessGroup, Rendezvous};
 
 /// After this time, processes are killed and the test fails. CI shares its cores, so it is long.
@@ -100,7 +97,6 @@ pub fn in_processes(test: &str, world_sizes: &[usize], body: impl Fn(&ProcessGro
         let mut rendezvous = Rendezvous::from_env().unwrap().unwrap();
         rendezvous.timeout = Duration::from_secs(100);
         let group = ProcessGroup::connect(&rendezvous).unwrap();
-        println!("{:?}", device(&group));
         body(&group);
         println!("{DONE}");
         return;
@@ -109,13 +105,7 @@ pub fn in_processes(test: &str, world_sizes: &[usize], body: impl Fn(&ProcessGro
         let outcomes = Processes::start(test, world_size, |_, _| {}).finish(&[]);
         let is_done = |outcome: &Outcome| outcome.code == Some(0) && outcome.stdout.contains(DONE);
         assert!(outcomes.iter().all(is_done), "{world_size} processes: {outcomes:#?}");
-        println!("{world_size} processes: {}", outcomes[0].stdout);
     }
-}
-
-/// Where a process keeps its tensors: on GPUs if there are enough, because NCCL wants one for each.
-pub fn device(group: &ProcessGroup) -> Device {
-    if group.world_size() as i64 <= tch::Cuda::device_count() { group.device() } else { Device::Cpu }
 }
 
 /// A port of this machine that nothing uses at the moment.
