@@ -3,11 +3,12 @@
 
     python3 scripts/evidence list                      what there is to run, what is done, and the hours that remain
     python3 scripts/evidence run                       run what is not done; Ctrl-C stops, and the next call continues
+    python3 scripts/evidence data                      count what the pairs to train on change, for the report
     python3 scripts/evidence report                    the tables and figures of what is done
     python3 scripts/evidence try RECIPE --lr 3e-5 ...  one recipe on other records (--eval) or prompts (--prompts)
 
 `run` needs target/release/finetune and target/release/figa, and the model and the pairs that the examples fetch; see
-`make evidence`. A finished experiment is a file in docs/experiments, whose README.md explains the design.
+`make evidence`. A run that is done is a line of docs/experiments/runs.jsonl; README.md beside it has the design.
 """
 
 import argparse
@@ -18,21 +19,23 @@ import sys
 import time
 from threading import Condition, Thread
 
+import data
 from corrections import Corrections
 from grid import plan
 from house_style_task import HouseStyle
-from training import Recipe, Training, write
+from training import RUNS, Recipe, Training
 
 
 def show_plan():
     planned = plan()
-    done = [training for training in planned if training.path().exists()]
     for training in planned:
-        print(f"{'done' if training in done else '    '}  {training.path().stem}")
-    seconds = [training.result()["wall_seconds"] for training in done]
-    left = len(planned) - len(done)
+        print(f"{'done' if training.result() else '    '}  {training}")
+    seconds = [training.result()["wall_seconds"] for training in planned if training.result()]
+    left = len(planned) - len(seconds)
     mean = sum(seconds) / len(seconds) if seconds else 300
-    print(f"{len(done)} of {len(planned)} runs are done; {left * mean / 3600:.1f} hours remain at {mean:.0f} s a run")
+    print(
+        f"{len(seconds)} of {len(planned)} runs are done; {left * mean / 3600:.1f} hours remain at {mean:.0f} s a run"
+    )
     print("A run that depends on the choice of a learning rate is in the list once the rates have been compared.")
 
 
@@ -57,11 +60,11 @@ class Runner:
         """An experiment that is due and does not run yet."""
         with self.changed:
             while not self.failed and not (self.end and time.time() > self.end):
-                missing = [training for training in plan() if not training.path().exists()]
+                missing = [training for training in plan() if not training.result()]
                 free = [training for training in missing if training.name not in self.running]
                 if free:
                     self.running.add(free[0].name)
-                    print(f"{time.strftime('%H:%M')} {free[0].path().stem} ({len(missing)} left)", flush=True)
+                    print(f"{time.strftime('%H:%M')} {free[0]} ({len(missing)} left)", flush=True)
                     return free[0]
                 if not self.running:
                     break
@@ -72,7 +75,7 @@ class Runner:
     def work(self):
         while training := self.next():
             try:
-                write(training.path(), json.dumps(training.run(), separators=(",", ":")) + "\n")
+                RUNS.add(training.run())
             except BaseException as error:  # Also those of a thread that SystemExit would end in silence.
                 self.failed = True
                 print(error, file=sys.stderr)
@@ -98,6 +101,7 @@ def main():
     run = commands.add_parser("run", help="run what is not done")
     run.add_argument("--jobs", type=int, default=1, help="how many to run side by side; they share the cores [1]")
     run.add_argument("--minutes", type=float, help="begin none after this many minutes")
+    commands.add_parser("data", help="count what the pairs to train on change")
     commands.add_parser("report", help="write tables and figures")
     single = commands.add_parser("try", help="train with a recipe, and print its scores")
     single.add_argument("recipe", help="a method of finetune, or several with -- between them, one after the other")
@@ -111,8 +115,10 @@ def main():
         show_plan()
     elif args.command == "run":
         Runner(args.jobs, args.minutes).run()
+    elif args.command == "data":
+        data.write()
     elif args.command == "report":
-        import report  # Needs numpy and matplotlib, which nothing else does.
+        import report  # Needs numpy, scipy and matplotlib, which nothing else does.
 
         report.write()
     else:

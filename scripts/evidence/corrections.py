@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from hashlib import sha256
 
-from training import COMPUTE, FINETUNE, ROOT, WORK, at_a_time, call, read_lines, write_lines
+from training import FINETUNE, ROOT, WORK, at_a_time, call, read_lines, write_lines
 
 sys.path.insert(0, str(ROOT / "examples"))
 from fetch_pairs import folded  # noqa: E402
@@ -56,10 +56,10 @@ class Corrections:
         write_lines(path, self.split()[1])
         return path
 
-    def measure(self, model, name, folder, log):
+    def measure(self, model, name, folder, log, compute):
         out = folder / f"{name}.json"
         command = [FINETUNE, "evaluate", "--model", model, "--eval", self.records_of(name, folder), "--out", out]
-        call(command + ["--answers", 100_000, "--max-length", self.max_length, *at_a_time(), *COMPUTE], log)
+        call(command + ["--answers", 100_000, "--max-length", self.max_length, *at_a_time(), *compute], log)
         measured = json.loads(out.read_text(encoding="utf-8"))
         records = measured["records"]
 

@@ -15,7 +15,6 @@ import house_style  # noqa: E402
 PROMPTS = ROOT / "examples/data/house_prompts.jsonl"
 HELD_OUT = ROOT / "examples/data/house_prompts_held_out.jsonl"
 DEV = 93
-PROMPTS_OF_STAGE = 200
 MAX_TOKENS = 120
 
 
@@ -51,6 +50,9 @@ def repeated(words):
 class HouseStyle:
     # Prompts to measure on, in place of the sets of the task.
     prompts: str = ""
+    # Of the answers that are sampled to train on.
+    precision: str = "bf16"
+    prompts_of_stage: int = 200
     name = "house-style"
     max_length = 256
 
@@ -65,7 +67,7 @@ class HouseStyle:
         """
         command = [FINETUNE, "rollout", "--model", model, "--prompts", prompts, "--out", out, *at_a_time()]
         command += ["--max-tokens", MAX_TOKENS, "--max-length", self.max_length]
-        command += [] if seed is None else ["--temperature", 0.7, "--seed", seed, *COMPUTE]
+        command += [] if seed is None else ["--temperature", 0.7, "--seed", seed, *COMPUTE[self.precision]]
         call_once(command, out, log)
         return out
 
@@ -78,13 +80,14 @@ class HouseStyle:
 
     def data(self, seed, stage, model, folder, log):
         prompts = folder / f"prompts-{stage}.jsonl"
-        start = DEV + stage * PROMPTS_OF_STAGE
-        write_lines(prompts, read_lines(PROMPTS)[start : start + PROMPTS_OF_STAGE])
+        start = DEV + stage * self.prompts_of_stage
+        write_lines(prompts, read_lines(PROMPTS)[start : start + self.prompts_of_stage])
         # The base model answers once for all recipes.
         place = WORK / "base" if model == MODEL else folder
         place.mkdir(parents=True, exist_ok=True)
-        answers = self.rollout(model, prompts, place / f"answers-{stage}-{seed}.jsonl", seed, log)
-        return self.revise(answers, place / f"pairs-{stage}-{seed}.jsonl", log)
+        name = f"{stage}-{seed}.jsonl" if self.precision == "bf16" else f"{stage}-{seed}-{self.precision}.jsonl"
+        answers = self.rollout(model, prompts, place / f"answers-{name}", seed, log)
+        return self.revise(answers, place / f"pairs-{name}", log)
 
     def prompts_of(self, name, folder):
         if name == "dev":
@@ -93,7 +96,7 @@ class HouseStyle:
             return path
         return HELD_OUT if name == "held-out" else self.prompts
 
-    def measure(self, model, name, folder, log):
+    def measure(self, model, name, folder, log, compute):
         # The base model answers once for all recipes. Other prompts are those of one run.
         prompts, base = self.prompts_of(name, folder), folder / "base" if name == "other" else WORK / "base"
         base.mkdir(parents=True, exist_ok=True)

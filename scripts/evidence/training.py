@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from runs import Runs
+
 ROOT = Path(__file__).resolve().parents[2]
 WORK = Path(os.environ.get("EVIDENCE", ROOT / "target/evidence"))
 EXPERIMENTS = ROOT / "docs/experiments"
+RUNS = Runs(EXPERIMENTS / "runs.jsonl")
 MODEL = WORK / "model"
 FINETUNE = ROOT / "target/release/finetune"
 FIGA = ROOT / "target/release/figa"
 BATCH = 4
-# Matrices are multiplied in bf16, and the trained parameters are in f32.
-COMPUTE = ["--bf16"]
+# How matrices are multiplied; the trained parameters are in f32. Without instructions for bf16, a CPU is faster in f32.
+COMPUTE = {"bf16": ["--bf16"], "f32": []}
 # In front of a method that takes the original answers for the revised ones: a control.
 REVERSED = "reversed-"
 
@@ -104,22 +107,25 @@ class Training:
     seed: int
     # "dev", to choose a learning rate, or "held-out".
     set: str
+    precision: str = "bf16"
 
     @property
     def name(self):
         rate = f"-lr{self.lr}-seed{self.seed}" if self.recipe.stages else ""
-        return f"{self.task.name}-{self.recipe.name}{rate}"
+        precision = "" if self.precision == "bf16" else f"-{self.precision}"
+        return f"{self.task.name}-{self.recipe.name}{rate}{precision}"
 
-    def path(self):
-        return EXPERIMENTS / f"{self.name}-{self.set}.json"
+    def __str__(self):
+        return f"{self.name}-{self.set}"
 
     def folder(self):
         """Where its files are until it has ended."""
         return WORK / "runs" / self.name
 
-    @cache
     def result(self):
-        return json.loads(self.path().read_text(encoding="utf-8"))
+        """What is recorded of it, or nothing."""
+        lr, seed = (self.lr, self.seed) if self.recipe.stages else ("", 0)
+        return RUNS.get(self.task.name, self.recipe.name, lr, seed, self.set, self.precision)
 
     def run(self):
         """Trains and measures. The result of a run that diverged says so, and has no scores."""
@@ -133,6 +139,8 @@ class Training:
             what["gpu"] = gpu()
         if self.recipe.stages:
             what.update(lr=self.lr, seed=self.seed)
+        if self.precision != "bf16":
+            what["precision"] = self.precision
         return {**what, **result, "wall_seconds": round(time.time() - start)}
 
     def train_and_measure(self):
@@ -147,7 +155,8 @@ class Training:
             out = folder / f"stage-{number}"
             command = [FINETUNE, "--model", model, "--data", data, "--method", method, "--lr", self.lr]
             command += ["--budget", self.task.budget(len(self.recipe.stages)), "--batch", BATCH, "--seed", self.seed]
-            command += ["--max-length", self.task.max_length, "--save-every", 1000000, *COMPUTE, "--out", out]
+            command += ["--max-length", self.task.max_length, "--save-every", 1000000, *COMPUTE[self.precision]]
+            command += ["--out", out]
             cost = folder / f"cost-{number}.json"
             if not cost.exists():
                 shutil.rmtree(out, ignore_errors=True)
@@ -158,7 +167,7 @@ class Training:
             trained["tokens"] += sum(step["computed"] for step in steps)
             trained["cpu_seconds"] += round(json.loads(cost.read_text()))
             model = out / "model"
-        measured = self.task.measure(model, self.set, folder, log)
+        measured = self.task.measure(model, self.set, folder, log, COMPUTE[self.precision])
         if self.set != "dev":
             shutil.rmtree(folder)
         return {**trained, **measured}
