@@ -42,6 +42,8 @@ impl Program {
         if let Some(root) = reader.declarations.iter().find(|declaration| declaration.is_root) {
             commands.insert(String::new(), reader.flags(root).into_iter().chain(BUILT_IN.map(String::from)).collect());
         }
+        // A program that reads no arguments has no flags either.
+        commands.entry(String::new()).or_default();
         Self { commands }
     }
 

@@ -1,5 +1,6 @@
 //! What the checks read from a Rust source.
 
+use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Expr, ExprLit, Ident, Lit, Meta, Visibility};
 
@@ -32,6 +33,33 @@ impl Visit<'_> for DocLines {
             let text = text.value();
             let text = text.strip_prefix(' ').unwrap_or(&text);
             self.0.push((attribute.pound_token.span.start().line, text.into()));
+        }
+    }
+}
+
+/// The strings in the code of a file, each with its line. Doc comments are not included.
+pub fn strings(path: &str) -> Vec<(usize, String)> {
+    let tokens = read(path).parse().unwrap_or_else(|error| panic!("{path}: {error}"));
+    let mut strings = vec![];
+    add_strings(tokens, &mut strings);
+    strings
+}
+
+fn add_strings(tokens: TokenStream, strings: &mut Vec<(usize, String)>) {
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) => {
+                let first = group.stream().into_iter().next().map(|token| token.to_string());
+                if first.is_none_or(|first| first != "doc") {
+                    add_strings(group.stream(), strings);
+                }
+            }
+            TokenTree::Literal(literal) => {
+                if let Lit::Str(text) = Lit::new(literal.clone()) {
+                    strings.push((literal.span().start().line, text.value()));
+                }
+            }
+            _ => {}
         }
     }
 }

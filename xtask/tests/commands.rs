@@ -137,6 +137,9 @@ impl Repository {
         let package = match &*rest[0] {
             // These name packages of this workspace and of others.
             "install" | "add" => rest[1..].iter().find(|word| self.package(word).is_some())?,
+            // The reader's own crate: this workspace has no program at its root.
+            "init" => return None,
+            "run" if rest.len() == 1 => return None,
             _ => values(&["-p", "--package"]).first().copied().unwrap_or("figa-loss"),
         };
         let Some(package) = self.package(package) else { return Some(format!("there is no package {package}")) };
