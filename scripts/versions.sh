@@ -1,6 +1,7 @@
 #!/bin/sh
-# Type-checks the libraries and the command with the newest tch that Cargo.toml allows, then with the oldest version of
-# each direct dependency. Works on a copy of the repository, because both change Cargo.lock. Needs no libtorch.
+# Type-checks the libraries and the programs with the newest version of each dependency that the manifests allow, as
+# `cargo add` and `cargo install` choose them, then with the oldest of each direct one. Works on a copy of the repository,
+# because both change Cargo.lock. Needs no libtorch.
 set -eu
 cd "$(dirname "$0")/.."
 copy=$PWD/target/versions
@@ -13,12 +14,14 @@ cd "$copy"
 check() { # description of the versions
     echo "versions: $1, $(sed -n '/^name = "tch"$/{n;s/version = "\(.*\)"/tch \1/p;}' Cargo.lock)"
     cargo check -p figa-loss --no-default-features --features data,parquet,rayon,torch,doc-only
-    cargo check -p tch-c10d --features doc-only
     cargo check -p figa-cli
+    # With its own features and those of tch-c10d, which it depends on.
+    cargo check -p figa-finetune --features tch-c10d/doc-only
 }
 
-cargo update tch torch-sys
-check "the newest tch"
+rm Cargo.lock
+cargo generate-lockfile
+check "the newest version of each dependency"
 
 # The flag that resolves the oldest versions is unstable, but its lock file is an ordinary one.
 rm Cargo.lock

@@ -2,7 +2,7 @@
 
     cargo build --release -p figa-cli
     pip install transformers==5.24.0 jinja2==3.1.6
-    python3 scripts/chat_templates.py PATH...
+    python3 cli/tests/chat_templates.py PATH...
 
 A PATH is a file NAME.jinja, the folder of a model (with tokenizer.json), or a folder that holds such files and folders.
 A template alone gets the byte-level tokenizer of the tests, with the special tokens that its text mentions.
@@ -20,7 +20,7 @@ import tempfile
 import tokenizers
 import transformers
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 FIGA = ROOT / "target/release/figa"
 BYTE_LEVEL = ROOT / "tests/fixtures/tokenizers/byte_level.json"
 SPECIAL = re.compile(

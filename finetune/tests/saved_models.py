@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train a tiny model of each family for two steps, load what finetune saved in transformers, and compare the perplexities.
 
-    python3 scripts/saved_models.py target/release/finetune target/release/figa
+    python3 finetune/tests/saved_models.py target/release/finetune target/release/figa
 
 Needs torch and transformers. Prints a line for each model; the exit code says whether all of them agree.
 """
@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from kill_finetune import record, tokenizer
+from random_model import record, tokenizer
 from transformers import AutoModelForCausalLM
 
-CHECKPOINTS = Path(__file__).parent.parent / "finetune/tests/fixtures/checkpoints"
+CHECKPOINTS = Path(__file__).parent / "fixtures/checkpoints"
 TOLERANCE = 1e-5
 
 

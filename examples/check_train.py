@@ -1,6 +1,6 @@
 """Checks the demo: that its held-out sentences are new to the model, and that the model corrects them all the same.
 
-    cargo run --release --example train | python3 scripts/demo.py
+    cargo run --release --example train | python3 examples/check_train.py
 
 The content words of the held-out records must not occur in the training records, nor may another form of them. All
 words count that are not in FUNCTION_WORDS. Of the output, which is passed on, the table at the end must show that the
@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-DATA = Path(__file__).resolve().parent.parent / "examples/data/agreement.jsonl"
+DATA = Path(__file__).resolve().parent / "data/agreement.jsonl"
 
 # Pronouns, determiners, numerals, auxiliaries, conjunctions, prepositions and particles: words of closed classes.
 FUNCTION_WORDS = """

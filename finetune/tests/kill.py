@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kill fine-tuning runs at random moments, resume them, and compare their models with that of an unbroken run.
 
-    cargo build -p figa-finetune && python3 scripts/kill_finetune.py target/debug/finetune [KILLS] [SEED] [METHOD]
+    cargo build -p figa-finetune && python3 finetune/tests/kill.py target/debug/finetune [KILLS] [SEED] [METHOD]
 
 Trains the tiny model of the tests on a few records, with a checkpoint after each step. The process is killed with
 SIGKILL after a random time and started again with --resume, until it has been killed KILLS times (100) and has ended. METHOD is that of training (figa).
@@ -17,26 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-MODEL = Path(__file__).parent.parent / "finetune/tests/fixtures/checkpoints/llama3"
-WORDS = ["[UNK]", "<s>", "</s>"] + [f"w{number}" for number in range(3, 40)]
+from random_model import record, tokenizer
+
+MODEL = Path(__file__).parent / "fixtures/checkpoints/llama3"
 OPTIONS = "--cpu --steps 40 --save-every 1 --batch 3 --micro-batch 2 --lr 0.01 --max-length 12 --prompt plain".split()
-
-
-def tokenizer() -> dict:
-    vocab = {word: number for number, word in enumerate(WORDS)}
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {
-        "added_tokens": [{"id": 2, "content": "</s>", **special}],
-        "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"},
-    }
-
-
-def record(chance: random.Random) -> dict:
-    prompt, answer = (chance.choices(WORDS[3:], k=count) for count in (2, 4))
-    revised = [*answer[:1], *chance.choices(WORDS[3:], k=1), *answer[2:]]
-    fields = {"instruction": prompt, "original_output": answer, "revised_output": revised}
-    return {name: " ".join(words) for name, words in fields.items()}
 
 
 class Runs:

@@ -1,7 +1,7 @@
 """Kills figa at random moments and at every step that reaches the disk, resumes it, and compares with an unbroken run.
 
     cargo build --release -p figa-cli
-    python3 scripts/kills.py target/release/figa [--kills 100] [--seed 0]
+    python3 cli/tests/kills.py target/release/figa [--kills 100] [--seed 0]
 
 For rows as JSON lines, for rows in Parquet and for curated records, this checks that
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fine-tune a tiny random model with two processes under torchrun, one of which is killed on the way.
 
-    python3 scripts/torchrun.py target/debug/finetune
+    python3 finetune/tests/torchrun.py target/debug/finetune
 
 torchrun restarts them, the run continues from its checkpoint, and its losses are those of a run with one process. Needs a
 Python with torch.
@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import random_model
-from gpu import SMALL
 
 STEPS = 60
 LIMIT = 120
@@ -44,7 +43,7 @@ def workers(folder):
 def main(finetune):
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        random_model.write(scratch / "small", random_model.SMOL_LM2 | SMALL)
+        random_model.write(scratch / "small", random_model.SMOL_LM2 | random_model.SMALL)
         command = [finetune, "--model", scratch / "small/model", "--data", scratch / "small/pairs.jsonl", "--cpu"]
         command += f"--steps {STEPS} --save-every 10 --lr 1e-3 --max-length 32 --prompt plain --out".split()
         command = [str(part) for part in command]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write a random model of the shape of SmolLM2-135M, its tokenizer, and records in the words of that tokenizer.
 
-    python3 scripts/random_model.py FOLDER
+    python3 finetune/tests/random_model.py FOLDER
 
 FOLDER gets the folder model, with weights in bf16 that are the same in each run, and pairs.jsonl. Needs nothing but
 Python's standard library.
@@ -13,16 +13,35 @@ import struct
 import sys
 from pathlib import Path
 
-from kill_finetune import record, tokenizer
-
 SMOL_LM2 = {
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
     "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192, "rope_theta": 100000.0,
     "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
+# What a model of SmolLM2's shape is replaced by on a CPU.
+SMALL = {"vocab_size": 400, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3}
+SMALL |= {"num_key_value_heads": 1}
+WORDS = ["[UNK]", "<s>", "</s>"] + [f"w{number}" for number in range(3, 40)]
 ONE = b"\x80\x3f"
 # The upper byte of a number between 2^-7 and 2^-5, positive or negative: 0.02 on average.
 SIGNS = bytes(0x3C if byte < 128 else 0xBC for byte in range(256))
+
+
+def tokenizer() -> dict:
+    vocab = {word: number for number, word in enumerate(WORDS)}
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "added_tokens": [{"id": 2, "content": "</s>", **special}],
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"},
+    }
+
+
+def record(chance: random.Random) -> dict:
+    prompt, answer = (chance.choices(WORDS[3:], k=count) for count in (2, 4))
+    revised = [*answer[:1], *chance.choices(WORDS[3:], k=1), *answer[2:]]
+    fields = {"instruction": prompt, "original_output": answer, "revised_output": revised}
+    return {name: " ".join(words) for name, words in fields.items()}
 
 
 def shapes(config: dict) -> dict[str, list[int]]:
