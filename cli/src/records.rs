@@ -94,7 +94,7 @@ impl FieldArgs {
         fields
     }
 
-    /// The flag of a setting of the library ([`figa_loss::Error::setting`]), if it is one of these.
+    /// The flag of a setting of the library ([`figa_loss::Error::setting`](figa_loss::Error)), if it is one of these.
     pub fn flag(setting: &str) -> Option<&'static str> {
         match setting {
             "documents" => Some("--documents"),
