@@ -159,8 +159,8 @@ def label(
     `align` for the rest.
 
     >>> labels = label([5, 6, 7, 0], [5, 8, 7, 0], eos=0)
-    >>> labels.original_weights.tolist(), labels.revised_weights.round(1).tolist()
-    ([0.0, -0.5, 0.0, 0.0], [0.3, 1.0, 0.3, 0.3])
+    >>> labels.original_weights, labels.revised_weights
+    (array([ 0. , -0.5,  0. ,  0. ], dtype=float32), array([0.3, 1. , 0.3, 0.3], dtype=float32))
     >>> TokenLabel(labels.revised[1]).name
     'SUBSTITUTED'
     """
