@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::Folder;
-use figa_loss::{Granularity, PairEncoder, PromptTemplate, SpaRecord};
+use figa_loss::{FigaWeights, Granularity, PairEncoder, PromptTemplate, SpaRecord};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, RowAccessor};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -70,11 +70,6 @@ fn json_rows(bytes: &[u8]) -> Vec<Value> {
 }
 
 /// A Parquet file as the same JSON.
-/// Weights as a file has them, with as many digits as an f32 needs.
-fn as_written(weights: &[f32]) -> Value {
-    serde_json::from_str(&serde_json::to_string(weights).unwrap()).unwrap()
-}
-
 fn parquet_rows(path: &Path) -> Vec<Value> {
     let reader = SerializedFileReader::new(fs::File::open(path).unwrap()).unwrap();
     let number = |field: &Field| match field {
@@ -101,14 +96,16 @@ fn labels_are_those_of_the_encoder() {
     let mut rng = StdRng::seed_from_u64(1);
     let records: Vec<SpaRecord> = (0..50).map(|_| record(&mut rng)).collect();
     folder.write("pairs.json", serde_json::to_string_pretty(&records).unwrap());
-    let options =
-        ["pairs.json", "--prompt", "plain", "--beta", "0.25", "--granularity", "phrase:2", "--max-length", "20"];
+    // Numbers that an f32 holds exactly.
+    let weights = ["--beta", "0.25", "--gamma", "0.25", "--eos-weight", "0.5"];
+    let options = ["pairs.json", "--prompt", "plain", "--granularity", "phrase:2", "--max-length", "20"];
+    let options = [&options[..], &weights].concat();
     let counts = label_counts(&folder, &[&options[..], &["--out", "labels.jsonl"]].concat());
     label_counts(&folder, &[&options[..], &["--out", "labels.parquet"]].concat());
 
     let mut encoder = PairEncoder::read(folder.path("tokenizer.json"), Some("</s>")).unwrap();
     encoder.template = PromptTemplate::Plain;
-    encoder.weights.beta = 0.25;
+    encoder.weights = FigaWeights { beta: 0.25, gamma: 0.25, eos: 0.5, ..FigaWeights::new() };
     encoder.granularity = Granularity::Phrase(2);
     encoder.max_length = Some(20);
     let (mut tokens, mut active, mut cut) = (0, 0, 0);
@@ -126,10 +123,10 @@ fn labels_are_those_of_the_encoder() {
                 "record": number,
                 "original_input_ids": pair.original.input_ids(),
                 "original_labels": pair.original.labels(),
-                "original_weights": as_written(pair.original.weights()),
+                "original_weights": pair.original.weights(),
                 "revised_input_ids": pair.revised.input_ids(),
                 "revised_labels": pair.revised.labels(),
-                "revised_weights": as_written(pair.revised.weights()),
+                "revised_weights": pair.revised.weights(),
             })
         })
         .collect();
@@ -143,7 +140,7 @@ fn labels_are_those_of_the_encoder() {
     let [added_per_pair, removed_per_pair] = ["added", "removed"].map(|name| take(&format!("{name}_tokens_per_pair")));
     assert!(added > 0.0 && removed > 0.0);
     assert_eq!([added_per_pair, removed_per_pair], [added / 50.0, removed / 50.0]);
-    let share = 0.3 * eos / (added + 0.3 * kept + 0.3 * eos);
+    let share = 0.5 * eos / (added + 0.25 * kept + 0.5 * eos);
     assert!((take("eos_share_of_reward") - share).abs() < 1e-6, "{share}");
     assert_eq!(
         Value::from(counts.clone()),
