@@ -36,7 +36,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// What rustdoc needs in the place of a link's target: the module of a page, the content of an image, and for a file that is
+/// The target that rustdoc needs in the place of a link's: the module of a page, the content of an image, and for a file that is
 /// in the repository alone its address there. `None` if the repository has no address.
 pub fn rustdoc_target(target: &str, blob: Option<&str>, read: impl Fn(&str) -> String) -> Option<String> {
     let (path, anchor) = target.split_at(target.find('#').unwrap_or(target.len()));

@@ -1,12 +1,11 @@
 //! How a command encodes records: the tokenizer, the prompt, and what the changes weigh.
 
-use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Arg, Args, Command, ValueEnum};
+use clap::{Args, ValueEnum};
 use figa_loss::{
     Aligner, ChatOptions, ChatTemplate, EncodedPair, Fields, FigaWeights, Granularity, PairEncoder, PromptTemplate,
     RawRecord,
@@ -34,12 +33,12 @@ pub struct LabellingArgs {
     weights: WeightArgs,
 }
 
-/// What the changes weigh: named weights, and numbers in place of some of them.
+/// Weights of the changes: a name, and numbers in place of some of those that it stands for.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Encoding")]
 struct WeightArgs {
     /// What the changes weigh
-    #[arg(long, value_parser = WeightsParser, default_value = "default")]
+    #[arg(long, value_parser = weights_parser(), default_value = "default")]
     weights: FigaWeights,
     /// Reward of added tokens, in place of that of --weights
     #[arg(long)]
@@ -54,10 +53,6 @@ struct WeightArgs {
     #[arg(long)]
     eos_weight: Option<f32>,
 }
-
-/// Reads the name of weights, and lists the names with their numbers in the help.
-#[derive(Clone)]
-struct WeightsParser;
 
 /// The arguments that say which text a model sees.
 ///
@@ -166,21 +161,6 @@ impl Serialize for WeightArgs {
     }
 }
 
-impl TypedValueParser for WeightsParser {
-    type Value = FigaWeights;
-
-    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<FigaWeights, clap::Error> {
-        let names = FigaWeights::NAMED.map(|(name, _)| name);
-        let parser = PossibleValuesParser::new(names).try_map(|name| name.parse::<FigaWeights>());
-        parser.parse_ref(command, arg, value)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        let values = FigaWeights::NAMED.into_iter();
-        Some(Box::new(values.map(|(name, weights)| PossibleValue::new(name).help(weights.to_string()))))
-    }
-}
-
 impl PromptArgs {
     /// Whether any of them is given.
     pub(crate) fn are_given(&self) -> bool {
@@ -272,6 +252,12 @@ fn by_debug<S: Serializer>(value: &impl Debug, serializer: S) -> Result<S::Ok, S
 
 fn aligner_parser() -> impl TypedValueParser<Value = Aligner> {
     PossibleValuesParser::new(Aligner::ALL.iter().map(Aligner::to_string)).try_map(|name| name.parse::<Aligner>())
+}
+
+/// A name of weights; the help lists the names with their numbers.
+fn weights_parser() -> impl TypedValueParser<Value = FigaWeights> {
+    let names = FigaWeights::NAMED.map(|(name, weights)| PossibleValue::new(name).help(weights.to_string()));
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<FigaWeights>())
 }
 
 /// `NAME=JSON`; what is no JSON is a string.

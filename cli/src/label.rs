@@ -101,7 +101,7 @@ struct TokenCounts {
     cut_rows: u64,
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Serialize)]
 struct Report<'a> {
     #[serde(flatten)]

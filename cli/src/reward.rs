@@ -1,4 +1,4 @@
-//! What the weights reward in a file of pairs, and whether weights like these have been measured on such pairs.
+//! The reward that weights give in a file of pairs, and warnings of weights that have not been measured on such pairs.
 
 use figa_loss::{EncodedPair, FigaWeights, Side, TokenLabel};
 use serde::{Deserialize, Serialize};
@@ -53,7 +53,7 @@ impl ChangeCounts {
         self.eos_tokens += other.eos_tokens;
     }
 
-    /// What the weights reward in this many pairs; `None` where there is no pair.
+    /// The reward that the weights give in this many pairs; `None` where there is no pair.
     pub fn reward(&self, pairs: u64, weights: FigaWeights) -> Option<Reward> {
         let rewarded = |weight: f32, tokens: u64| f64::from(weight) * tokens as f64;
         let eos = rewarded(weights.eos, self.eos_tokens);
@@ -79,7 +79,7 @@ impl Reward {
         )
     }
 
-    /// What a user should know before training with these weights on these pairs.
+    /// Warnings before a training with these weights on these pairs.
     pub fn warnings(&self) -> Vec<String> {
         let [least, most] = MEASURED;
         let (added, eos) = (self.added_tokens_per_pair, self.eos_share_of_reward);

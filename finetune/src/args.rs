@@ -333,10 +333,6 @@ impl Args {
     pub(crate) fn out(&self) -> Result<&Path> {
         self.out.as_deref().context("--out is missing")
     }
-
-    pub(crate) fn methods(&self) -> &[Method] {
-        &self.method
-    }
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ pub fn run(args: Args, interrupted: &dyn Fn() -> bool) -> Result<bool> {
     let (experiment, base_model) = Experiment::prepare(&args, ranks)?;
     if args.profile {
         ensure!(ranks.count() == 1, "--profile: expected one process, found {}", ranks.count());
-        for &method in args.methods() {
+        for &method in &args.method {
             print!("{}\n{}", method.name, profile::profile(&experiment, &base_model, method)?);
         }
         return Ok(true);
@@ -152,7 +152,7 @@ fn train_all(experiment: &Experiment, base_model: Decoder, out: &Path, interrupt
 /// All runs: every method with the first seed, then with the next one.
 fn runs(args: &Args, out: &Path) -> Vec<Run> {
     let seeds = args.seed..args.seed.saturating_add(args.seeds);
-    let runs = seeds.flat_map(|seed| args.methods().iter().map(move |&method| (method, seed)));
+    let runs = seeds.flat_map(|seed| args.method.iter().map(move |&method| (method, seed)));
     let mut runs: Vec<Run> =
         runs.map(|(method, seed)| Run { method, seed, folder: out.join(format!("{}-{seed}", method.name)) }).collect();
     if let [only] = &mut runs[..] {
